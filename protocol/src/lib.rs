@@ -1,0 +1,12 @@
+//! The Lanecast protocol, without I/O.
+#![forbid(unsafe_code)]
+
+pub mod codes;
+
+/// The schema as Rust types, generated from `proto/lanecast/v1`.
+///
+/// Fields of type `Envelope` are [`bytes::Bytes`] here: see `build.rs`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, unreachable_pub)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/lanecast.v1.rs"));
+}
