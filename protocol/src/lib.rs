@@ -1,7 +1,14 @@
 //! The Lanecast protocol, without I/O.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod codes;
+pub mod inbox;
+pub mod lane;
+pub mod outbox;
+pub mod place;
+pub mod position;
+pub mod tracker;
 
 /// The schema as Rust types, generated from `proto/lanecast/v1`.
 ///

@@ -1,0 +1,126 @@
+//! Lanes: the priority classes that every queue and every wire keeps apart.
+
+use crate::v1;
+use crate::v1::frame::Body;
+
+/// A lane, in the order in which the outbox drains them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// The protocol's own frames.
+    Control,
+    /// Events that overtake all others.
+    Urgent,
+    /// Ordinary events, and state such as presence.
+    Normal,
+    /// Signals.
+    Signal,
+    /// Transfers, imports and history pages.
+    Bulk,
+}
+
+impl Lane {
+    /// All lanes, in draining order.
+    pub const ALL: [Self; 5] = [Self::Control, Self::Urgent, Self::Normal, Self::Signal, Self::Bulk];
+
+    /// Place of the lane in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name used in config, metrics and HTTP queries.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Urgent => "urgent",
+            Self::Normal => "normal",
+            Self::Signal => "signal",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// The lane of a wire value; `None` for unspecified and for values of a later version.
+    pub fn from_wire(value: i32) -> Option<Self> {
+        match v1::Lane::try_from(value).ok()? {
+            v1::Lane::Unspecified => None,
+            v1::Lane::Control => Some(Self::Control),
+            v1::Lane::Urgent => Some(Self::Urgent),
+            v1::Lane::Normal => Some(Self::Normal),
+            v1::Lane::Bulk => Some(Self::Bulk),
+            v1::Lane::Signal => Some(Self::Signal),
+        }
+    }
+
+    /// The wire value.
+    pub fn to_wire(self) -> v1::Lane {
+        match self {
+            Self::Control => v1::Lane::Control,
+            Self::Urgent => v1::Lane::Urgent,
+            Self::Normal => v1::Lane::Normal,
+            Self::Signal => v1::Lane::Signal,
+            Self::Bulk => v1::Lane::Bulk,
+        }
+    }
+
+    /// The lane on which a frame travels: the frame table of the spec (LC-LANE-002).
+    ///
+    /// Where the frame carries a lane field that cannot be used, it is normal.
+    pub fn of(body: &Body) -> Self {
+        let own = |value: i32| Self::from_wire(value).unwrap_or(Self::Normal);
+        match body {
+            Body::Hello(_)
+            | Body::Welcome(_)
+            | Body::Error(_)
+            | Body::Ping(_)
+            | Body::Pong(_)
+            | Body::Subscribe(_)
+            | Body::Subscribed(_)
+            | Body::Unsubscribe(_)
+            | Body::Unsubscribed(_)
+            | Body::Published(_)
+            | Body::History(_)
+            | Body::Done(_)
+            | Body::RefreshToken(_)
+            | Body::TokenRefreshed(_)
+            | Body::Limits(_)
+            | Body::GoAway(_)
+            | Body::Credit(_)
+            | Body::Focus(_)
+            | Body::PresenceEnter(_)
+            | Body::PresenceUpdate(_)
+            | Body::PresenceLeave(_)
+            | Body::PresenceGet(_)
+            | Body::Members(_)
+            | Body::ChangeMembers(_)
+            | Body::Mark(_)
+            | Body::Unread(_)
+            | Body::Markers(_) => Self::Control,
+            Body::Publish(publish) => own(publish.lane),
+            Body::Event(event) => own(event.lane),
+            Body::Gap(gap) => own(gap.lane),
+            Body::Fragment(fragment) => own(fragment.lane),
+            Body::FragmentAbort(abort) => own(abort.lane),
+            Body::Signal(_) => Self::Signal,
+            Body::HistoryPage(_) => Self::Bulk,
+            Body::PresencePage(_)
+            | Body::PresenceDiff(_)
+            | Body::MembersPage(_)
+            | Body::Marked(_)
+            | Body::UnreadCounts(_)
+            | Body::MarkersPage(_) => Self::Normal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_values_round_trip_and_strangers_are_none() {
+        for lane in Lane::ALL {
+            assert_eq!(Lane::from_wire(lane.to_wire() as i32), Some(lane));
+        }
+        assert_eq!(Lane::from_wire(0), None);
+        assert_eq!(Lane::from_wire(17), None);
+    }
+}
