@@ -1,5 +1,6 @@
 //! Lanes: the priority classes that every queue and every wire keeps apart.
 
+use crate::position::DurableLane;
 use crate::v1;
 use crate::v1::frame::Body;
 
@@ -107,6 +108,16 @@ impl Lane {
             | Body::Marked(_)
             | Body::UnreadCounts(_)
             | Body::MarkersPage(_) => Self::Normal,
+        }
+    }
+}
+
+impl From<DurableLane> for Lane {
+    fn from(lane: DurableLane) -> Self {
+        match lane {
+            DurableLane::Urgent => Self::Urgent,
+            DurableLane::Normal => Self::Normal,
+            DurableLane::Bulk => Self::Bulk,
         }
     }
 }

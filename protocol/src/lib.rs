@@ -8,6 +8,9 @@ pub mod lane;
 pub mod outbox;
 pub mod place;
 pub mod position;
+pub mod publisher;
+pub mod room;
+pub mod session;
 pub mod tracker;
 
 /// The schema as Rust types, generated from `proto/lanecast/v1`.

@@ -49,31 +49,64 @@ pub struct Output {
     pub record: Bytes,
 }
 
+/// A time to live and what to send when it has run out (LC-PUB-014).
+#[derive(Debug)]
+pub struct Expiry {
+    /// Node's clock, ms.
+    pub at_ms: u64,
+    /// The record of the gap that takes the place of what expired; empty: nothing does.
+    pub instead: Bytes,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Bytes,
+    /// Boxed: few messages have one, and the queue of an idle connection should stay small.
+    expiry: Option<Box<Expiry>>,
+}
+
 /// The outbox of one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    lanes: [VecDeque<Bytes>; 5],
+    lanes: [VecDeque<Entry>; 5],
     bytes: [usize; 5],
 }
 
 impl Outbox {
     /// Queues a record. Bounds are the caller's, who knows what to do when full: see [`Self::bytes`].
     pub fn push(&mut self, lane: Lane, record: Bytes) {
-        self.bytes[lane.index()] += record.len();
-        self.lanes[lane.index()].push_back(record);
+        self.push_entry(lane, Entry { record, expiry: None });
     }
 
-    /// The next record to send.
-    pub fn pop(&mut self) -> Option<Output> {
-        let lane = Lane::ALL.into_iter().find(|lane| !self.lanes[lane.index()].is_empty())?;
-        let queue = &mut self.lanes[lane.index()];
-        let record = queue.pop_front()?;
-        if queue.is_empty() && queue.capacity() > 8 {
-            // An idle connection keeps no room for the burst that it once had.
-            *queue = VecDeque::new();
+    /// Queues a record with a time to live.
+    pub fn push_expiring(&mut self, lane: Lane, record: Bytes, expiry: Expiry) {
+        self.push_entry(lane, Entry { record, expiry: Some(Box::new(expiry)) });
+    }
+
+    fn push_entry(&mut self, lane: Lane, entry: Entry) {
+        self.bytes[lane.index()] += entry.record.len();
+        self.lanes[lane.index()].push_back(entry);
+    }
+
+    /// The next record to send at this time of the node's clock.
+    pub fn pop(&mut self, now_ms: u64) -> Option<Output> {
+        loop {
+            let lane = Lane::ALL.into_iter().find(|lane| !self.lanes[lane.index()].is_empty())?;
+            let queue = &mut self.lanes[lane.index()];
+            let entry = queue.pop_front()?;
+            if queue.is_empty() && queue.capacity() > 4 {
+                // An idle connection keeps no room for the burst that it once had.
+                *queue = VecDeque::new();
+            }
+            self.bytes[lane.index()] -= entry.record.len();
+            let record = match entry.expiry {
+                Some(expiry) if expiry.at_ms <= now_ms => expiry.instead,
+                _ => entry.record,
+            };
+            if !record.is_empty() {
+                return Some(Output { route: Route::of(lane), lane, record });
+            }
         }
-        self.bytes[lane.index()] -= record.len();
-        Some(Output { route: Route::of(lane), lane, record })
     }
 
     /// Unsent bytes of a lane.
@@ -111,9 +144,21 @@ mod tests {
             outbox.push(lane, Bytes::from(text));
         }
         assert_eq!(outbox.bytes(Lane::Normal), 4);
-        let order: Vec<_> = std::iter::from_fn(|| outbox.pop()).map(|output| output.record).collect();
+        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(0)).map(|output| output.record).collect();
         assert_eq!(order, ["c1", "u1", "n1", "n2", "b1"]);
         assert!(outbox.is_empty());
         assert_eq!(Lane::ALL.map(|lane| outbox.bytes(lane)), [0; 5]);
+    }
+
+    #[test]
+    fn what_is_late_is_not_sent() {
+        // LC-PUB-014
+        let mut outbox = Outbox::default();
+        let expiry = |at_ms, instead: &'static str| Expiry { at_ms, instead: Bytes::from(instead) };
+        outbox.push_expiring(Lane::Normal, Bytes::from("late"), expiry(10, "gap"));
+        outbox.push_expiring(Lane::Signal, Bytes::from("late"), expiry(10, ""));
+        outbox.push_expiring(Lane::Bulk, Bytes::from("in time"), expiry(11, "gap"));
+        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(10)).map(|output| output.record).collect();
+        assert_eq!(order, ["gap", "in time"]);
     }
 }

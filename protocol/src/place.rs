@@ -1,7 +1,7 @@
 //! Where a node stands in a room on behalf of one subscriber.
 //!
 //! A [`Place`] holds, for each lane, the last seq that was handed on. Fed with what the log has after it, it yields
-//! every seq once: as an event, or inside a gap (LC-SUB-012). It knows no queue and no transport; whoever feeds it
+//! every seq once: as an event, or inside a gap (LC-SUB-010). It knows no queue and no transport; whoever feeds it
 //! takes no more from the log than fits.
 
 use bytes::Bytes;
@@ -76,7 +76,7 @@ impl Place {
 
     /// Walks over a batch: yields events and gaps in order and moves the place behind them.
     ///
-    /// `now_ms` is the node's clock: an event that expired is a gap (LC-LANE-010). `wanted` says whether the
+    /// `now_ms` is the node's clock: an event that expired is a gap (LC-SUB-016). `wanted` says whether the
     /// subscriber's right covers the event.
     pub fn advance(
         &mut self,
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn every_seq_once_as_event_or_gap() {
-        // LC-SUB-012
+        // LC-SUB-010
         let mut place = Place::at(Position::new(1, PerLane([0, 2, 0])));
         let events = vec![stored(5, 0), stored(6, 10), stored(7, 9), stored(8, 0), stored(9, 0)];
         let steps = place.advance(Normal, Batch { first: 5, events }, 10, |event| event.seq != 8);

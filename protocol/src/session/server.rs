@@ -1,0 +1,939 @@
+//! The node's side of one connection.
+//!
+//! ```text
+//!                    Hello                accept()
+//!  ┌────────────┐ ──────────▶ ┌────────────────┐ ──────────▶ ┌──────┐
+//!  │ AwaitHello │             │ Authenticating │             │ Open │
+//!  └────────────┘             └────────────────┘             └──────┘
+//!        │ time-out, other frame      │ close()                 │ misbehaviour, idle,
+//!        ▼                            ▼                         ▼ no progress, close()
+//!  ┌─────────┐  Error sent   ┌────────┐
+//!  │ Closing │ ────────────▶ │ Closed │
+//!  └─────────┘               └────────┘
+//! ```
+//!
+//! Methods come in four families: *inputs* ([`Session::handle_record`], [`Session::handle_fault`],
+//! [`Session::handle_timeout`], [`Session::progress`]), *commands* that answer what the session asked for
+//! ([`Session::accept`], [`Session::subscribed`], [`Session::published`], [`Session::refuse`], [`Session::deliver`] …),
+//! *outputs* ([`Session::poll_request`], [`Session::next_read`], [`Session::poll_output`], [`Session::poll_timeout`],
+//! [`Session::closed`]) and getters. After each input or command drain requests, then reads, then outputs.
+//!
+//! Durable delivery is pull: [`Session::mark_ready`] says that a room's lane has something new, and the session
+//! asks for it with [`Session::next_read`] while the lane's queue has room (LC-FLOW-003). It never holds more than
+//! that, whatever the room's rate.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Now, Refusal};
+use crate::codec::{self, CodecError};
+use crate::codes::Code;
+use crate::lane::Lane;
+use crate::outbox::{CONTROL_BYTES_MAX, Expiry, Outbox, Output};
+use crate::place::{Batch, Place, Step, Stored};
+use crate::position::{DurableLane, NUMBER_LIMIT, PerLane, Position};
+use crate::room::RoomName;
+use crate::v1;
+use crate::v1::frame::Body;
+
+/// Frames that may follow Hello in the same flight, before it was answered.
+const EARLY_FRAMES_MAX: usize = 256;
+/// Requests that wait for the driver, beyond what Hello holds.
+const REQUESTS_MAX: usize = 1024;
+/// Longest instance id and longest id of a replaced connection, bytes.
+const ID_BYTES_MAX: usize = 64;
+/// Longest device id, bytes.
+const DEVICE_BYTES_MAX: usize = 128;
+/// Longest token, bytes (LC-HS-005).
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest event type, bytes.
+const TYPE_BYTES_MAX: usize = 128;
+/// Longest key of an event or signal, bytes.
+const KEY_BYTES_MAX: usize = 256;
+/// Most headers of an event, and their bytes together.
+const HEADERS_MAX: usize = 32;
+const HEADER_BYTES_MAX: usize = 4 * 1024;
+/// Control bytes beyond which no further Subscribe is taken up, so that answers are made as control drains.
+const CONTROL_BYTES_BUSY: usize = CONTROL_BYTES_MAX / 2;
+/// The only version of the protocol.
+pub const VERSION: u32 = 1;
+
+/// What is the same for all connections of a node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the node, for Welcome.
+    pub node: String,
+    /// What the node serves.
+    pub capabilities: Vec<v1::Capability>,
+    /// What the node accepts.
+    pub limits: v1::Limits,
+    /// When to ping and when to give up.
+    pub heartbeat: v1::Heartbeat,
+    /// The window in which clients spread reconnects.
+    pub reconnect: v1::ReconnectWindow,
+    /// How long a connection may take to send Hello.
+    pub hello_within_ms: u64,
+    /// How long a client may take nothing of what waits for it (LC-FLOW-005).
+    pub no_progress_ms: u64,
+    /// Bytes of each durable lane, and of signals, that wait in the session at most; beyond it durable events stay in
+    /// the log, transients and signals in the connection's mailbox.
+    pub lane_bytes: usize,
+}
+
+/// What a node learnt from the credential and puts in Welcome.
+#[derive(Clone, Debug, Default)]
+pub struct Accepted {
+    /// Id of the connection, unique in the cluster.
+    pub connection_id: String,
+    /// The user.
+    pub user: String,
+    /// The device; empty: none named.
+    pub device: String,
+    /// When the token expires, ms since the Unix epoch; 0: never.
+    pub token_expires_at_ms: u64,
+}
+
+/// What the session asks of its driver. Answer each by the command that its doc names.
+#[derive(Debug)]
+pub enum Request {
+    /// Check the token: [`Session::accept`] or [`Session::close`].
+    Authenticate(Box<v1::Hello>),
+    /// Open a room: [`Session::subscribed`] or [`Session::refuse_subscribe`].
+    Subscribe {
+        /// Where the answer goes.
+        asked: Asked,
+        /// What was asked.
+        subscribe: v1::Subscribe,
+    },
+    /// A subscription was ended and answered; forget it.
+    Unsubscribed {
+        /// Its handle.
+        handle: u64,
+    },
+    /// Publish: [`Session::published`] or [`Session::refuse_publish`].
+    Publish {
+        /// Id for the answer.
+        id: u32,
+        /// What was asked; `lane` and `delivery` may be unspecified.
+        publish: v1::Publish,
+        /// The envelope, decoded for whoever checks rights.
+        envelope: Box<v1::Envelope>,
+    },
+    /// Signal: [`Session::done`] or [`Session::refuse`].
+    Signal {
+        /// Id for the answer; 0: no answer is expected.
+        id: u32,
+        /// What was asked.
+        signal: v1::Signal,
+        /// The envelope, decoded.
+        envelope: Box<v1::Envelope>,
+    },
+    /// Read a page: [`Session::history_page`] or [`Session::refuse`].
+    History {
+        /// Id for the answer.
+        id: u32,
+        /// What was asked.
+        history: v1::History,
+    },
+}
+
+/// Where a Subscribe came from, and so how it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// An entry of Hello: refused by Unsubscribed (LC-HS-012).
+    InHello,
+    /// A frame with this id: refused by Error.
+    Frame(u32),
+}
+
+impl Asked {
+    /// The id of the answer.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::InHello => 0,
+            Self::Frame(id) => id,
+        }
+    }
+}
+
+/// What to read from a room for this connection: answer with [`Session::deliver`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The room.
+    pub room: Arc<str>,
+    /// The subscription.
+    pub handle: u64,
+    /// The epoch of the place.
+    pub epoch: u64,
+    /// The lane.
+    pub lane: DurableLane,
+    /// Read what comes after this seq.
+    pub after: u64,
+    /// Bytes of records that fit now.
+    pub bytes: usize,
+}
+
+/// A room opened for this connection.
+#[derive(Debug)]
+pub struct Opened {
+    /// The room.
+    pub room: Arc<str>,
+    /// The handle of (room, epoch).
+    pub handle: u64,
+    /// Where delivery begins.
+    pub position: Position,
+    /// The head of the log.
+    pub head: Position,
+    /// The newest order.
+    pub head_order: u64,
+    /// Whether a position was asked for and nothing after it is lost.
+    pub recovered: bool,
+    /// What the epochs in between lost.
+    pub rolled_back: Vec<v1::Gap>,
+    /// What is known of missed transients.
+    pub missed_transients: Option<v1::MissedTransients>,
+    /// The transient count at the start.
+    pub transients: Option<v1::TransientMark>,
+    /// Whether the log cannot be reached at present.
+    pub degraded: bool,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    room: Arc<str>,
+    handle: u64,
+    place: Place,
+    ready: PerLane<bool>,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitHello { deadline_ms: u64 },
+    Authenticating { id: u32, early: Vec<v1::Frame>, instance: String, subscriptions: Vec<v1::Subscribe> },
+    Open(Open),
+    Closing(Code),
+    Closed(Code),
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    subscriptions: Vec<Subscription>,
+    publishes_in_flight: u32,
+    /// Whose turn it is in each lane, so that a long replay of one room does not delay the others (LC-LANE-004).
+    turn: PerLane<u32>,
+    /// A GoAway was sent; the connection closes then.
+    leaves_at_ms: Option<u64>,
+    /// The token expires then.
+    expires_at_ms: Option<u64>,
+}
+
+/// What waits for the driver, in the order in which it came (LC-FRM-015).
+#[derive(Debug)]
+enum Waiting {
+    Request(Request),
+    Unsubscribe { id: u32, room: String },
+}
+
+/// The node's side of one connection.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<Config>,
+    state: State,
+    outbox: Outbox,
+    requests: VecDeque<Waiting>,
+    heard_at_ms: u64,
+    /// Since when bytes wait without any being taken; `None`: nothing waits.
+    stuck_since_ms: Option<u64>,
+}
+
+impl Session {
+    /// A session on a fresh connection.
+    pub fn new(config: Arc<Config>, now: Now) -> Self {
+        let deadline_ms = now.monotonic_ms + config.hello_within_ms;
+        Self {
+            config,
+            state: State::AwaitHello { deadline_ms },
+            outbox: Outbox::default(),
+            requests: VecDeque::new(),
+            heard_at_ms: now.monotonic_ms,
+            stuck_since_ms: None,
+        }
+    }
+
+    // Inputs.
+
+    /// Takes one encoded frame: an item of [`codec::records`].
+    pub fn handle_record(&mut self, now: Now, record: Bytes) {
+        match codec::decode(record) {
+            Ok(frame) => self.handle_frame(now, frame),
+            Err(fault) => self.handle_fault(fault),
+        }
+    }
+
+    /// Takes one decoded frame.
+    pub fn handle_frame(&mut self, now: Now, frame: v1::Frame) {
+        self.heard_at_ms = now.monotonic_ms;
+        match &mut self.state {
+            State::AwaitHello { .. } => match frame.body {
+                Some(Body::Hello(hello)) => self.handle_hello(frame.id, hello),
+                _ => self.close(Refusal::new(Code::ExpectedHello, "the first frame must be Hello")),
+            },
+            State::Authenticating { early, .. } => {
+                if early.len() == EARLY_FRAMES_MAX {
+                    self.close(Refusal::new(Code::ControlOverflow, "too many frames before Welcome"));
+                } else {
+                    early.push(frame);
+                }
+            }
+            State::Open(_) => self.handle_open(now, frame),
+            State::Closing(_) | State::Closed(_) => {}
+        }
+    }
+
+    /// Takes a fault of the transport or the codec: the connection closes with its code.
+    pub fn handle_fault(&mut self, fault: CodecError) {
+        self.close(Refusal::new(fault.code, fault.detail));
+    }
+
+    /// Checks the deadlines.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.poll_timeout().is_none_or(|deadline| now.monotonic_ms < deadline) {
+            return;
+        }
+        match &self.state {
+            State::AwaitHello { .. } => self.close(Refusal::new(Code::HandshakeTimeout, "no Hello in time")),
+            State::Open(open) if open.leaves_at_ms.is_some_and(|at| at <= now.monotonic_ms) => {
+                self.close(Refusal::new(Code::GoingAway, "the time that GoAway named is over"));
+            }
+            State::Open(open) if open.expires_at_ms.is_some_and(|at| at <= now.monotonic_ms) => {
+                self.close(Refusal::new(Code::TokenExpired, "the token has expired"));
+            }
+            State::Authenticating { .. } | State::Open(_) => {
+                let stuck = self.stuck_since_ms.is_some_and(|since| since + self.config.no_progress_ms <= now.monotonic_ms);
+                if stuck {
+                    self.close(Refusal::new(Code::NoProgress, "nothing was taken for too long"));
+                } else {
+                    self.close(Refusal::new(Code::IdleTimeout, "nothing was received for too long"));
+                }
+            }
+            State::Closing(_) | State::Closed(_) => {}
+        }
+    }
+
+    /// Says that the transport took bytes; `waiting` whether it holds more.
+    pub fn progress(&mut self, now: Now, waiting: bool) {
+        self.stuck_since_ms = waiting.then_some(now.monotonic_ms);
+    }
+
+    // Commands.
+
+    /// Welcomes the client.
+    pub fn accept(&mut self, now: Now, accepted: Accepted) {
+        let State::Authenticating { id, early, instance, subscriptions } = &mut self.state else { return };
+        let (id, early, instance) = (*id, std::mem::take(early), std::mem::take(instance));
+        let subscribes = subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
+        self.requests.extend(subscribes.map(Waiting::Request));
+        let expires_at_ms = (accepted.token_expires_at_ms != 0)
+            .then(|| now.monotonic_ms + accepted.token_expires_at_ms.saturating_sub(now.wall_ms));
+        self.state = State::Open(Open { expires_at_ms, ..Open::default() });
+        let welcome = v1::Welcome {
+            version: VERSION,
+            capabilities: self.config.capabilities.iter().map(|&capability| capability.into()).collect(),
+            connection_id: accepted.connection_id,
+            user: accepted.user,
+            device: accepted.device,
+            instance,
+            heartbeat: Some(self.config.heartbeat),
+            limits: Some(self.config.limits),
+            server_time_ms: now.wall_ms,
+            reconnect: Some(self.config.reconnect),
+            node: self.config.node.clone(),
+            token_expires_at_ms: accepted.token_expires_at_ms,
+        };
+        self.control(id, Body::Welcome(welcome));
+        for frame in early {
+            self.handle_frame(now, frame);
+        }
+    }
+
+    /// Answers a request that has nothing else to say (LC-FRM-014).
+    pub fn done(&mut self, id: u32) {
+        if id != 0 {
+            self.control(id, Body::Done(v1::Done {}));
+        }
+    }
+
+    /// Refuses a request. With id 0 the client learns of it all the same.
+    pub fn refuse(&mut self, id: u32, refusal: Refusal) {
+        self.control(id, Body::Error(error(refusal, false)));
+    }
+
+    /// Answers a Publish.
+    pub fn published(&mut self, id: u32, published: v1::Published) {
+        self.publish_settled();
+        if id != 0 {
+            self.control(id, Body::Published(published));
+        }
+    }
+
+    /// Refuses a Publish.
+    pub fn refuse_publish(&mut self, id: u32, refusal: Refusal) {
+        self.publish_settled();
+        self.refuse(id, refusal);
+    }
+
+    fn publish_settled(&mut self) {
+        if let State::Open(open) = &mut self.state {
+            open.publishes_in_flight = open.publishes_in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Refuses a Subscribe.
+    pub fn refuse_subscribe(&mut self, asked: Asked, refusal: Refusal) {
+        if let Asked::Frame(id) = asked {
+            return self.refuse(id, refusal);
+        }
+        let cause = v1::UnsubscribedCause::Refused.into();
+        let code = refusal.code.number().into();
+        self.control(0, Body::Unsubscribed(v1::Unsubscribed { room: refusal.room, cause, code }));
+    }
+
+    /// Begins a subscription, or moves the place of one, and answers it. With a cause it comes unasked: the room
+    /// has a new epoch, and `opened.position` is where the place stands in it.
+    pub fn subscribed(&mut self, id: u32, opened: Opened, cause: v1::SubscribedCause) {
+        let State::Open(open) = &mut self.state else { return };
+        let place = Place::at(opened.position);
+        // A position below the head has something to read, be it only the gap of a trimmed log.
+        let ready = PerLane::from_fn(|lane| opened.head.seq(lane) > opened.position.seq(lane));
+        let subscription = Subscription { room: opened.room.clone(), handle: opened.handle, place, ready };
+        match open.subscriptions.iter_mut().find(|known| known.room == opened.room) {
+            Some(known) => *known = subscription,
+            None => open.subscriptions.push(subscription),
+        }
+        let frame = v1::Subscribed {
+            room: opened.room.to_string(),
+            handle: opened.handle,
+            position: Some(opened.position.into()),
+            head: Some(opened.head.into()),
+            head_order: opened.head_order,
+            recovered: opened.recovered,
+            rolled_back: opened.rolled_back,
+            missed_transients: opened.missed_transients,
+            transients: opened.transients,
+            cause: cause.into(),
+            degraded: opened.degraded,
+        };
+        self.control(id, Body::Subscribed(frame));
+    }
+
+    /// Ends a subscription unasked.
+    pub fn unsubscribed(&mut self, room: &str, cause: v1::UnsubscribedCause, code: Option<Code>) {
+        let State::Open(open) = &mut self.state else { return };
+        let Some(at) = open.subscriptions.iter().position(|known| &*known.room == room) else { return };
+        let gone = open.subscriptions.remove(at);
+        self.requests.push_back(Waiting::Request(Request::Unsubscribed { handle: gone.handle }));
+        let code = code.map_or(0, |code| code.number().into());
+        self.control(0, Body::Unsubscribed(v1::Unsubscribed { room: room.to_owned(), cause: cause.into(), code }));
+    }
+
+    /// Sends a page of history; it rides bulk.
+    pub fn history_page(&mut self, id: u32, page: v1::HistoryPage) {
+        self.outbox.push(Lane::Bulk, codec::encode_body(id, Body::HistoryPage(page)));
+    }
+
+    /// Says that a lane of a room has something after the place.
+    pub fn mark_ready(&mut self, handle: u64, lane: DurableLane) {
+        if let State::Open(open) = &mut self.state
+            && let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == handle)
+        {
+            subscription.ready[lane] = true;
+        }
+    }
+
+    /// Hands over what was read. `more` says that the log has further events after the batch.
+    pub fn deliver(&mut self, now: Now, read: &Read, batch: Batch, more: bool, wanted: impl Fn(&Stored) -> bool) {
+        let State::Open(open) = &mut self.state else { return };
+        let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == read.handle) else { return };
+        if subscription.place.sent(read.lane) != read.after {
+            // A Subscribe moved the place while the log was being read.
+            return;
+        }
+        subscription.ready[read.lane] = more;
+        let expiring: Vec<(u64, u64)> = batch
+            .events
+            .iter()
+            .filter(|event| event.expires_at_ms != 0)
+            .map(|event| (event.seq, event.expires_at_ms))
+            .collect();
+        let epoch = subscription.place.epoch;
+        let gap = |from, to, cause| gap_record(read.handle, read.lane, epoch, from, to, cause);
+        let lane = Lane::from(read.lane);
+        for step in subscription.place.advance(read.lane, batch, now.wall_ms, wanted) {
+            match step {
+                Step::Gap { from, to, cause } => self.outbox.push(lane, gap(from, to, cause)),
+                Step::Event { seq, record } => match expiring.iter().find(|(of, _)| *of == seq) {
+                    None => self.outbox.push(lane, record),
+                    Some(&(_, at_ms)) => {
+                        let instead = gap(seq, seq, v1::GapCause::Expired);
+                        self.outbox.push_expiring(lane, record, Expiry { at_ms, instead });
+                    }
+                },
+            }
+        }
+    }
+
+    /// Queues a record that the log does not hold: a transient event, a gap of transients or a signal. Ask
+    /// [`Self::has_room`] first; beyond it they wait, and are dropped, in the connection's mailbox.
+    pub fn send(&mut self, lane: Lane, record: Bytes, expiry: Option<Expiry>) {
+        match expiry {
+            None => self.outbox.push(lane, record),
+            Some(expiry) => self.outbox.push_expiring(lane, record, expiry),
+        }
+    }
+
+    /// Tells the client to connect elsewhere; the connection closes after `closes_in_ms`.
+    pub fn go_away(&mut self, now: Now, go_away: v1::GoAway) {
+        if let State::Open(open) = &mut self.state {
+            open.leaves_at_ms = Some(now.monotonic_ms + u64::from(go_away.closes_in_ms));
+            self.control(0, Body::GoAway(go_away));
+        } else {
+            self.close(Refusal::new(Code::GoingAway, "the node shuts down"));
+        }
+    }
+
+    /// Closes the connection: an Error, then the transport's close with the same code.
+    pub fn close(&mut self, refusal: Refusal) {
+        if matches!(self.state, State::Closing(_) | State::Closed(_)) {
+            return;
+        }
+        self.state = State::Closing(refusal.code);
+        self.requests.clear();
+        self.outbox.clear();
+        self.outbox.push(Lane::Control, codec::encode_body(0, Body::Error(error(refusal, true))));
+    }
+
+    // Outputs.
+
+    /// The next request to the driver.
+    pub fn poll_request(&mut self) -> Option<Request> {
+        loop {
+            let busy = self.outbox.bytes(Lane::Control) > CONTROL_BYTES_BUSY;
+            let waiting = match self.requests.front()? {
+                Waiting::Request(Request::Subscribe { .. }) if busy => return None,
+                _ => self.requests.pop_front()?,
+            };
+            match waiting {
+                Waiting::Request(Request::Subscribe { asked, subscribe }) => match self.admit(&subscribe) {
+                    Ok(()) => return Some(Request::Subscribe { asked, subscribe }),
+                    Err(refusal) => self.refuse_subscribe(asked, refusal.in_room(subscribe.room)),
+                },
+                Waiting::Request(request) => return Some(request),
+                Waiting::Unsubscribe { id, room } => {
+                    if let Some(handle) = self.end(id, &room) {
+                        return Some(Request::Unsubscribed { handle });
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&self, subscribe: &v1::Subscribe) -> Result<(), Refusal> {
+        check_subscribe(subscribe)?;
+        let limit = self.config.limits.rooms as usize;
+        let State::Open(open) = &self.state else { return Ok(()) };
+        let known = open.subscriptions.iter().any(|known| *known.room == *subscribe.room);
+        if !known && open.subscriptions.len() >= limit {
+            return Err(Refusal::new(Code::TooManyRooms, format!("at most {limit} rooms")));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, id: u32, room: &str) -> Option<u64> {
+        let State::Open(open) = &mut self.state else { return None };
+        let Some(at) = open.subscriptions.iter().position(|known| &*known.room == room) else {
+            self.refuse(id, Refusal::new(Code::NotSubscribed, "not subscribed").in_room(room));
+            return None;
+        };
+        let gone = open.subscriptions.remove(at);
+        self.control(id, Body::Unsubscribed(v1::Unsubscribed { room: room.to_owned(), cause: 0, code: 0 }));
+        Some(gone.handle)
+    }
+
+    /// The next read of a room's log, while its lane has room here.
+    pub fn next_read(&mut self) -> Option<Read> {
+        let State::Open(open) = &mut self.state else { return None };
+        let count = open.subscriptions.len();
+        for lane in DurableLane::ALL {
+            let queued = self.outbox.bytes(lane.into());
+            if count == 0 || queued >= self.config.lane_bytes {
+                continue;
+            }
+            let turn = open.turn[lane] as usize;
+            let Some(at) = (0..count).map(|step| (turn + step) % count).find(|&at| open.subscriptions[at].ready[lane])
+            else {
+                continue;
+            };
+            open.turn[lane] = at as u32 + 1;
+            let subscription = &open.subscriptions[at];
+            return Some(Read {
+                room: subscription.room.clone(),
+                handle: subscription.handle,
+                epoch: subscription.place.epoch,
+                lane,
+                after: subscription.place.sent(lane),
+                bytes: self.config.lane_bytes - queued,
+            });
+        }
+        None
+    }
+
+    /// The next record to write. When it is `None` and [`Self::closing`] says a code, close the transport with it and
+    /// call [`Self::transport_closed`].
+    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+        self.outbox.pop(now.wall_ms)
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called, monotonic ms.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let idle = self.heard_at_ms + u64::from(self.config.heartbeat.idle_close_ms);
+        let stuck = self.stuck_since_ms.map(|since| since + self.config.no_progress_ms);
+        match &self.state {
+            State::AwaitHello { deadline_ms } => Some(*deadline_ms),
+            State::Authenticating { .. } => Some(idle),
+            State::Open(open) => [Some(idle), stuck, open.leaves_at_ms, open.expires_at_ms].into_iter().flatten().min(),
+            State::Closing(_) | State::Closed(_) => None,
+        }
+    }
+
+    /// The transport is gone: nothing more will be asked or sent. Returns the handles that were subscribed.
+    pub fn transport_closed(&mut self) -> Vec<u64> {
+        let code = self.closing().unwrap_or(Code::Normal);
+        let handles = match &self.state {
+            State::Open(open) => open.subscriptions.iter().map(|subscription| subscription.handle).collect(),
+            _ => Vec::new(),
+        };
+        self.state = State::Closed(code);
+        self.outbox.clear();
+        self.requests.clear();
+        handles
+    }
+
+    // Getters.
+
+    /// The code with which the session closes, once it does.
+    pub fn closing(&self) -> Option<Code> {
+        match self.state {
+            State::Closing(code) | State::Closed(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether the client was welcomed and the session is not closing.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// Whether a record of this lane may be given to [`Self::send`] now.
+    pub fn has_room(&self, lane: Lane) -> bool {
+        self.is_open() && self.outbox.bytes(lane) < self.config.lane_bytes
+    }
+
+    /// Unsent bytes of a lane.
+    pub fn queued_bytes(&self, lane: Lane) -> usize {
+        self.outbox.bytes(lane)
+    }
+
+    /// Whether anything waits to be written.
+    pub fn has_output(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// The place of a subscription, in its epoch.
+    pub fn position(&self, handle: u64) -> Option<Position> {
+        let State::Open(open) = &self.state else { return None };
+        open.subscriptions.iter().find(|known| known.handle == handle).map(|known| known.place.position())
+    }
+
+    /// The handle of a subscribed room.
+    pub fn handle_of(&self, room: &str) -> Option<u64> {
+        let State::Open(open) = &self.state else { return None };
+        open.subscriptions.iter().find(|known| &*known.room == room).map(|known| known.handle)
+    }
+
+    // Frames.
+
+    fn handle_hello(&mut self, id: u32, mut hello: v1::Hello) {
+        if let Err(refusal) = check_hello(&hello) {
+            return self.close(refusal);
+        }
+        let subscriptions = std::mem::take(&mut hello.subscriptions);
+        self.state = State::Authenticating { id, early: Vec::new(), instance: hello.instance.clone(), subscriptions };
+        self.request(Request::Authenticate(Box::new(hello)));
+    }
+
+    fn handle_open(&mut self, now: Now, frame: v1::Frame) {
+        let id = frame.id;
+        let Some(body) = frame.body else { return self.unimplemented(id) };
+        match body {
+            Body::Hello(_) => self.close(Refusal::new(Code::SecondHello, "Hello comes once")),
+            Body::Ping(ping) => {
+                let pong = v1::Pong { stamp: ping.stamp, server_time_ms: now.wall_ms };
+                self.control(id, Body::Pong(pong));
+            }
+            Body::Pong(_) | Body::Credit(_) => {}
+            Body::Subscribe(subscribe) => self.request(Request::Subscribe { asked: Asked::Frame(id), subscribe }),
+            Body::Unsubscribe(v1::Unsubscribe { room }) => self.wait(Waiting::Unsubscribe { id, room }),
+            Body::Publish(publish) => self.handle_publish(id, publish),
+            Body::Signal(signal) => match check_signal(&signal, &self.config.limits) {
+                Ok(envelope) => self.request(Request::Signal { id, signal, envelope: Box::new(envelope) }),
+                Err(refusal) => self.refuse(id, refusal.in_room(signal.room)),
+            },
+            Body::History(history) => match check_history(&history) {
+                Ok(()) => self.request(Request::History { id, history }),
+                Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
+            },
+            Body::RefreshToken(_)
+            | Body::Focus(_)
+            | Body::Fragment(_)
+            | Body::FragmentAbort(_)
+            | Body::PresenceEnter(_)
+            | Body::PresenceUpdate(_)
+            | Body::PresenceLeave(_)
+            | Body::PresenceGet(_)
+            | Body::Members(_)
+            | Body::ChangeMembers(_)
+            | Body::Mark(_)
+            | Body::Unread(_)
+            | Body::Markers(_) => self.unimplemented(id),
+            Body::Welcome(_)
+            | Body::Error(_)
+            | Body::Subscribed(_)
+            | Body::Unsubscribed(_)
+            | Body::Published(_)
+            | Body::Event(_)
+            | Body::Gap(_)
+            | Body::HistoryPage(_)
+            | Body::Done(_)
+            | Body::TokenRefreshed(_)
+            | Body::Limits(_)
+            | Body::GoAway(_)
+            | Body::PresencePage(_)
+            | Body::PresenceDiff(_)
+            | Body::MembersPage(_)
+            | Body::Marked(_)
+            | Body::UnreadCounts(_)
+            | Body::MarkersPage(_) => self.close(Refusal::new(Code::Protocol, "only nodes send this frame")),
+        }
+    }
+
+    /// LC-FRM-010: an unknown request is answered, an unknown notice ignored.
+    fn unimplemented(&mut self, id: u32) {
+        if id != 0 {
+            self.refuse(id, Refusal::new(Code::Unimplemented, "this node does not serve this frame"));
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        self.wait(Waiting::Request(request));
+    }
+
+    fn wait(&mut self, waiting: Waiting) {
+        // Only a client that does not read its answers, or sends a flood in one packet, gets here.
+        if self.requests.len() >= REQUESTS_MAX {
+            return self.close(Refusal::new(Code::ControlOverflow, "too many requests at once"));
+        }
+        self.requests.push_back(waiting);
+    }
+
+    fn handle_publish(&mut self, id: u32, publish: v1::Publish) {
+        let limits = self.config.limits;
+        let State::Open(open) = &mut self.state else { return };
+        let refusal = if open.publishes_in_flight >= limits.publishes_in_flight {
+            let detail = format!("at most {} publishes in flight", limits.publishes_in_flight);
+            Refusal::new(Code::TooManyInFlight, detail).retry_after(100)
+        } else {
+            match check_publish(&publish, &limits) {
+                Ok(envelope) => {
+                    open.publishes_in_flight += 1;
+                    let envelope = Box::new(envelope);
+                    return self.request(Request::Publish { id, publish, envelope });
+                }
+                Err(refusal) => refusal,
+            }
+        };
+        self.refuse(id, refusal.in_room(publish.room));
+    }
+
+    fn control(&mut self, id: u32, body: Body) {
+        if !matches!(self.state, State::Open(_)) {
+            return;
+        }
+        let record = codec::encode_body(id, body);
+        if self.outbox.bytes(Lane::Control) + record.len() > CONTROL_BYTES_MAX {
+            // LC-FLOW-004: answers are never dropped, so whoever does not read them has to go.
+            return self.close(Refusal::new(Code::ControlOverflow, "answers are not read"));
+        }
+        self.outbox.push(Lane::Control, record);
+    }
+}
+
+fn error(refusal: Refusal, closing: bool) -> v1::Error {
+    v1::Error {
+        code: refusal.code.number().into(),
+        detail: refusal.detail,
+        room: refusal.room,
+        retry_after_ms: refusal.retry_after_ms,
+        closing,
+    }
+}
+
+/// The record of a durable gap.
+pub fn gap_record(handle: u64, lane: DurableLane, epoch: u64, from: u64, to: u64, cause: v1::GapCause) -> Bytes {
+    let gap = v1::Gap {
+        handle,
+        lane: v1::Lane::from(lane).into(),
+        epoch,
+        from,
+        to,
+        count: 0,
+        cause: cause.into(),
+        refillable: cause == v1::GapCause::Unknown,
+    };
+    codec::encode_body(0, Body::Gap(gap))
+}
+
+/// Checks in the order of LC-HS-007.
+fn check_hello(hello: &v1::Hello) -> Result<(), Refusal> {
+    if hello.version_min > VERSION || hello.version_max < VERSION || hello.version_min > hello.version_max {
+        return Err(Refusal::new(Code::Version, "this node speaks version 1"));
+    }
+    let bad = |detail: &str| Err(Refusal::new(Code::BadHello, detail));
+    let id_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if hello.instance.is_empty() || hello.instance.len() > ID_BYTES_MAX || !hello.instance.chars().all(id_char) {
+        return bad("instance must be 1 to 64 of A-Z a-z 0-9 - _");
+    }
+    if hello.replaces.len() > ID_BYTES_MAX || hello.device.len() > DEVICE_BYTES_MAX {
+        return bad("replaces or device is too long");
+    }
+    if hello.token.len() > TOKEN_BYTES_MAX {
+        return bad("the token is larger than 8 KiB");
+    }
+    Ok(())
+}
+
+fn check_room(room: &str) -> Result<(), Refusal> {
+    match RoomName::check(room) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(Refusal::new(Code::RoomName, fault.to_string())),
+    }
+}
+
+/// Checks a Subscribe as far as the protocol goes; also for those that came in Hello.
+///
+/// # Errors
+/// ROOM_NAME, INVALID or UNIMPLEMENTED.
+pub fn check_subscribe(subscribe: &v1::Subscribe) -> Result<(), Refusal> {
+    check_room(&subscribe.room)?;
+    if subscribe.members || subscribe.presence || subscribe.markers || subscribe.unread {
+        return Err(Refusal::new(Code::Unimplemented, "this node serves no members, presence, markers or unread"));
+    }
+    match subscribe.start.as_ref().and_then(|start| start.at.as_ref()) {
+        Some(v1::start::At::Position(position)) => match Position::try_from(position) {
+            Ok(position) if position.epoch > 0 => Ok(()),
+            _ => Err(Refusal::new(Code::Invalid, "the position is out of bounds")),
+        },
+        Some(v1::start::At::Marker(_)) => {
+            Err(Refusal::new(Code::Unimplemented, "this node serves no markers"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_publish(publish: &v1::Publish, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
+    check_room(&publish.room)?;
+    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
+    if matches!(Lane::from_wire(publish.lane), Some(Lane::Control | Lane::Signal)) {
+        return invalid("events travel on urgent, normal or bulk");
+    }
+    if publish.ack == v1::AckLevel::Replicated as i32 {
+        return Err(Refusal::new(Code::Unimplemented, "this node does not replicate"));
+    }
+    if publish.number >= NUMBER_LIMIT || publish.after >= NUMBER_LIMIT {
+        return invalid("number or after is out of bounds");
+    }
+    check_envelope(&publish.envelope, limits)
+}
+
+fn check_signal(signal: &v1::Signal, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
+    check_room(&signal.room)?;
+    let envelope = check_envelope(&signal.envelope, limits)?;
+    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
+    if envelope.key.is_empty() {
+        return invalid("a signal needs a key");
+    }
+    if signal.counter == 0 || signal.counter >= NUMBER_LIMIT || signal.start >= NUMBER_LIMIT {
+        return invalid("start or counter is out of bounds");
+    }
+    Ok(envelope)
+}
+
+fn check_history(history: &v1::History) -> Result<(), Refusal> {
+    check_room(&history.room)?;
+    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
+    if history.lanes.len() > DurableLane::COUNT || history.lanes.iter().any(|lane| DurableLane::from_wire(*lane).is_none()) {
+        return invalid("only urgent, normal and bulk have a history");
+    }
+    if history.cursor.is_some_and(|cursor| cursor.epoch >= NUMBER_LIMIT || cursor.order >= NUMBER_LIMIT) {
+        return invalid("the cursor is out of bounds");
+    }
+    Ok(())
+}
+
+/// Checks the numbers of a publish that turned out to be durable, once the room's policy is known.
+///
+/// # Errors
+/// INVALID (LC-PUB-007).
+pub fn check_numbers(publish: &v1::Publish) -> Result<(), Refusal> {
+    if publish.number == 0 || publish.after >= publish.number {
+        return Err(Refusal::new(Code::Invalid, "a durable publish has a number, and after is below it"));
+    }
+    Ok(())
+}
+
+/// Checks what a publisher wrote, as far as the protocol goes.
+///
+/// # Errors
+/// INVALID or MESSAGE_TOO_LARGE (against the largest message of any room; a policy may allow less).
+pub fn check_envelope(bytes: &Bytes, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
+    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
+    let Ok(envelope) = v1::Envelope::decode(bytes.clone()) else { return invalid("the envelope is malformed") };
+    if bytes.is_empty() {
+        return invalid("there is no envelope");
+    }
+    if envelope.r#type.len() > TYPE_BYTES_MAX || envelope.key.len() > KEY_BYTES_MAX {
+        return invalid("type or key is too long");
+    }
+    if envelope.r#type.starts_with('$') {
+        return invalid("types that begin with $ are reserved");
+    }
+    let header_bytes: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if envelope.headers.len() > HEADERS_MAX || header_bytes > HEADER_BYTES_MAX || envelope.content_type.len() > 256 {
+        return invalid("too many headers, or too long ones");
+    }
+    if body_len(&envelope) > limits.message_bytes as usize {
+        return Err(Refusal::new(Code::MessageTooLarge, format!("at most {} bytes", limits.message_bytes)));
+    }
+    Ok(envelope)
+}
+
+/// Bytes of the body.
+pub fn body_len(envelope: &v1::Envelope) -> usize {
+    match &envelope.body {
+        Some(v1::envelope::Body::Data(data)) => data.len(),
+        Some(v1::envelope::Body::Text(text)) => text.len(),
+        None => 0,
+    }
+}
