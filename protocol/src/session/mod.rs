@@ -3,6 +3,7 @@
 //! Bytes and time go in; records, requests and deadlines come out. After every input, drain every output: the
 //! types say in which order.
 
+pub mod client;
 pub mod server;
 
 /// The time at which something happens, from the caller's clocks.

@@ -1,0 +1,963 @@
+//! The client's side: rooms, publishes and signals that outlive connections, and the connection of the moment.
+//!
+//! ```text
+//!            connect()                 opened()                 Welcome
+//!  ┌──────┐ ─────────▶ ┌────────────┐ ─────────▶ ┌───────────┐ ─────────▶ ┌──────┐
+//!  │ Idle │            │ Connecting │            │ Handshake │            │ Open │
+//!  └──────┘            └────────────┘            └───────────┘            └──────┘
+//!                        ▲        │ failed()           │ close, time-out      │ close, no Pong,
+//!                        │        ▼                    │                      │ GoAway
+//!                        │      ┌─────────┐ ◀──────────┴──────────────────────┘
+//!                        └───── │ Waiting │
+//!                   delay over  └─────────┘   a code that says stop, close() ──▶ Closed
+//! ```
+//!
+//! Methods come in four families: *inputs* ([`Client::opened`], [`Client::failed`], [`Client::handle_record`],
+//! [`Client::handle_closed`], [`Client::handle_timeout`], [`Client::network_changed`]), *commands* of the application
+//! ([`Client::connect`], [`Client::subscribe`], [`Client::publish`], [`Client::signal`], [`Client::history`],
+//! [`Client::next_batch`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
+//! [`Client::poll_event`], [`Client::poll_timeout`]) and getters. After each input or command drain all outputs.
+
+mod room;
+mod signals;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+pub use self::room::{RoomState, SubscribeOptions};
+pub use self::signals::Outgoing;
+use self::room::{Effect, Room};
+use self::signals::Signals;
+use super::Now;
+use super::server::VERSION;
+use crate::codec;
+use crate::codes::{Action as Advice, Code, action_of};
+use crate::inbox::Item;
+use crate::lane::Lane;
+use crate::outbox::{Outbox, Output};
+use crate::position::{DurableLane, Position};
+use crate::publisher::{Bounds, OutboxFull, Publisher, Settled, Ticket};
+use crate::v1;
+use crate::v1::frame::Body;
+
+/// How long opening a transport, and then the answer to Hello, may take.
+const CONNECT_WITHIN_MS: u64 = 10_000;
+/// Heartbeat and reconnect window until a Welcome says otherwise.
+const HEARTBEAT: v1::Heartbeat = v1::Heartbeat { ping_after_ms: 25_000, pong_within_ms: 10_000, idle_close_ms: 60_000 };
+const RECONNECT: v1::ReconnectWindow = v1::ReconnectWindow { min_ms: 500, max_ms: 20_000 };
+/// Fresh tokens refused in a row before the client stops asking for more.
+const TOKENS_REFUSED_MAX: u32 = 3;
+/// Requests other than durable publishes that wait for their answer; beyond it they are refused to the application.
+const PENDING_MAX: usize = 1024;
+/// Upload bytes handed to the outbox at a time; the rest stays where it can still be given up or overtaken.
+const UPLOAD_BYTES: usize = 64 * 1024;
+/// Frames under an unknown handle are kept this long and this many bytes, since on QUIC they may overtake the
+/// Subscribed that names it (LC-QUIC-010).
+const HELD_BYTES_MAX: usize = 64 * 1024;
+const HELD_MS: u64 = 2_000;
+/// Largest record taken from a node: its own limit is not known before Welcome.
+pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// After a hint that the network changed, a Pong is expected this soon.
+const PROBE_MS: u64 = 2_000;
+
+/// What a client is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Random id of this client; with it publishes are numbered. Never shared by two publishers (LC-HS-021).
+    pub instance: String,
+    /// What the client says about itself.
+    pub info: v1::ClientInfo,
+    /// The device of the user; empty: none named.
+    pub device: String,
+    /// Bounds of the queue of durable publishes.
+    pub outbox: Bounds,
+    /// How long a durable publish may wait before it is given up.
+    pub outbox_ttl_ms: u64,
+    /// Random; spreads the client's reconnects.
+    pub seed: u64,
+}
+
+/// How the client stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientState {
+    /// Not started.
+    Idle,
+    /// Opening a connection.
+    Connecting,
+    /// Welcomed by a node.
+    Connected,
+    /// Without a connection; the next attempt comes by itself.
+    Suspended {
+        /// Why the last connection or attempt ended: a code of the table, 0 if the transport gave none.
+        code: u32,
+    },
+    /// Over for good.
+    Closed {
+        /// Why: a code of the table; NORMAL if the application closed it.
+        code: u32,
+    },
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Get a token and open a transport, then call [`Client::opened`] or [`Client::failed`].
+    Connect {
+        /// The last token was refused: ask the application for a new one.
+        new_token: bool,
+        /// Connect there instead; empty: the usual address.
+        address: String,
+    },
+    /// Write what [`Client::poll_output`] still gives, then close the transport with this code.
+    Disconnect(Code),
+}
+
+/// What happened, for the application.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The client's state changed.
+    State(ClientState),
+    /// A room's state changed.
+    Room(String, RoomState),
+    /// Something waits in [`Client::next_batch`].
+    Ready(String),
+    /// A signal, or that one was taken back.
+    Signal(String, Box<v1::Signal>),
+    /// A publish ended.
+    Settled(Ticket, Settled),
+    /// A page of history, or why there is none.
+    Page(Ticket, Result<Box<v1::HistoryPage>, v1::Error>),
+}
+
+/// A command that cannot be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The client is closed.
+    #[error("the client is closed")]
+    Closed,
+    /// There is no connection, and the request is not worth keeping.
+    #[error("not connected")]
+    NotConnected,
+    /// The queue of durable publishes is full.
+    #[error(transparent)]
+    OutboxFull(#[from] OutboxFull),
+    /// Too many requests wait for their answer.
+    #[error("too many requests are waiting")]
+    TooMany,
+}
+
+enum Pending {
+    Publish(Ticket),
+    History(Ticket),
+    Subscribe(String),
+    Ignored,
+}
+
+struct Held {
+    at_ms: u64,
+    bytes: usize,
+    body: Body,
+}
+
+/// What only an open connection has.
+struct Open {
+    opened_at_ms: u64,
+    sent_at_ms: u64,
+    pong_by_ms: Option<u64>,
+    leave_at_ms: Option<u64>,
+    leave_to: String,
+    in_flight_max: usize,
+    pending: BTreeMap<u32, Pending>,
+    held: VecDeque<Held>,
+    held_bytes: usize,
+}
+
+enum Link {
+    Idle,
+    Waiting { until_ms: u64, new_token: bool, address: String },
+    Connecting { deadline_ms: u64 },
+    Handshake { deadline_ms: u64 },
+    Open(Box<Open>),
+    Closed { code: u32 },
+}
+
+/// The client's side of the protocol.
+pub struct Client {
+    options: Options,
+    link: Link,
+    /// Whether the transport keeps the order of lane urgent.
+    ordered: bool,
+    outbox: Outbox,
+    rooms: BTreeMap<String, Room>,
+    publisher: Publisher,
+    signals: Signals,
+    heartbeat: v1::Heartbeat,
+    reconnect: v1::ReconnectWindow,
+    attempt: u32,
+    tokens_refused: u32,
+    /// The code of an Error that said `closing`.
+    closing: Option<u32>,
+    connection_id: String,
+    next_id: u32,
+    next_ticket: u64,
+    /// Node's clock minus ours, ms.
+    clock_offset_ms: i64,
+    random: u64,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+}
+
+impl Client {
+    /// A client that does nothing until [`Self::connect`].
+    pub fn new(options: Options) -> Self {
+        Self {
+            link: Link::Idle,
+            ordered: true,
+            outbox: Outbox::default(),
+            rooms: BTreeMap::new(),
+            publisher: Publisher::new(options.outbox),
+            signals: Signals::default(),
+            heartbeat: HEARTBEAT,
+            reconnect: RECONNECT,
+            attempt: 0,
+            tokens_refused: 0,
+            closing: None,
+            connection_id: String::new(),
+            next_id: 0,
+            next_ticket: 0,
+            clock_offset_ms: 0,
+            random: options.seed,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            options,
+        }
+    }
+
+    // Inputs.
+
+    /// A transport is open; `ordered` says whether it keeps the order inside lane urgent.
+    pub fn opened(&mut self, now: Now, token: String, ordered: bool) {
+        if !matches!(self.link, Link::Connecting { .. }) {
+            return;
+        }
+        self.ordered = ordered;
+        self.outbox.clear();
+        self.closing = None;
+        let id = self.id();
+        let wanted = self.rooms.iter_mut().filter(|(_, room)| room.wanted());
+        let subscriptions = wanted
+            .map(|(name, room)| {
+                room.asked = Some(0);
+                room.subscribe(name)
+            })
+            .collect();
+        let hello = v1::Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            token,
+            instance: self.options.instance.clone(),
+            replaces: self.connection_id.clone(),
+            client: Some(self.options.info.clone()),
+            capabilities: vec![v1::Capability::History.into(), v1::Capability::Signals.into()],
+            subscriptions,
+            device: self.options.device.clone(),
+        };
+        self.outbox.push(Lane::Control, codec::encode_body(id, Body::Hello(hello)));
+        self.link = Link::Handshake { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS };
+    }
+
+    /// The transport could not be opened.
+    pub fn failed(&mut self, now: Now) {
+        if matches!(self.link, Link::Connecting { .. }) {
+            self.lost(now, 0);
+        }
+    }
+
+    /// The transport closed; `code` is its close code, if it gave one.
+    pub fn handle_closed(&mut self, now: Now, code: Option<u16>) {
+        if matches!(self.link, Link::Handshake { .. } | Link::Open(_)) {
+            let code = self.closing.take().or(code.map(u32::from)).unwrap_or(0);
+            self.lost(now, code);
+        }
+    }
+
+    /// Takes one encoded frame: an item of [`codec::records`].
+    pub fn handle_record(&mut self, now: Now, record: Bytes) {
+        let bytes = record.len();
+        let Ok(frame) = codec::decode(record) else { return self.give_up(now, Code::Protocol) };
+        let Some(body) = frame.body else { return };
+        match &self.link {
+            Link::Handshake { .. } => match body {
+                Body::Welcome(welcome) => self.welcomed(now, welcome),
+                Body::Error(error) if error.closing => self.closing = Some(error.code),
+                _ => self.give_up(now, Code::Protocol),
+            },
+            Link::Open(_) => self.handle_body(now, frame.id, body, bytes),
+            _ => {}
+        }
+    }
+
+    /// The network changed (another Wi-Fi, a new address): waiting is pointless, and the connection may be dead.
+    pub fn network_changed(&mut self, now: Now) {
+        match &mut self.link {
+            Link::Waiting { until_ms, .. } => *until_ms = now.monotonic_ms,
+            Link::Open(open) => {
+                let by = now.monotonic_ms + PROBE_MS;
+                open.pong_by_ms = Some(open.pong_by_ms.map_or(by, |earlier| earlier.min(by)));
+                open.sent_at_ms = now.monotonic_ms;
+                self.ping(now);
+            }
+            _ => {}
+        }
+        self.handle_timeout(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.publisher.handle_timeout(now.monotonic_ms);
+        let due = |at: u64| at <= now.monotonic_ms;
+        match &self.link {
+            Link::Waiting { until_ms, new_token, address } if due(*until_ms) => {
+                let (new_token, address) = (*new_token, address.clone());
+                self.begin(now, new_token, address);
+            }
+            Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms } if due(*deadline_ms) => {
+                self.actions.push_back(Action::Disconnect(Code::HandshakeTimeout));
+                self.lost(now, Code::HandshakeTimeout.number().into());
+            }
+            Link::Open(open) if open.leave_at_ms.is_some_and(due) => {
+                let address = open.leave_to.clone();
+                self.actions.push_back(Action::Disconnect(Code::Normal));
+                self.detach();
+                self.begin(now, false, address);
+            }
+            Link::Open(open) if open.pong_by_ms.is_some_and(due) => self.give_up(now, Code::IdleTimeout),
+            Link::Open(_) => self.handle_open_timeout(now),
+            _ => {}
+        }
+    }
+
+    fn handle_open_timeout(&mut self, now: Now) {
+        let Link::Open(open) = &mut self.link else { return };
+        if open.pong_by_ms.is_none() && open.sent_at_ms + u64::from(self.heartbeat.ping_after_ms) <= now.monotonic_ms {
+            open.pong_by_ms = Some(now.monotonic_ms + u64::from(self.heartbeat.pong_within_ms));
+            self.ping(now);
+        }
+        self.expire_held(now);
+        let again: Vec<String> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.again_at_ms.is_some_and(|at| at <= now.monotonic_ms))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in again {
+            self.ask(&name);
+        }
+    }
+
+    // Commands.
+
+    /// Begins to connect, and stays connected until [`Self::close`].
+    pub fn connect(&mut self, now: Now) {
+        if matches!(self.link, Link::Idle) {
+            self.begin(now, false, String::new());
+        }
+    }
+
+    /// Subscribes to a room; one that is subscribed starts anew with these options.
+    ///
+    /// # Errors
+    /// [`CommandError::Closed`].
+    pub fn subscribe(&mut self, name: &str, options: SubscribeOptions) -> Result<(), CommandError> {
+        if matches!(self.link, Link::Closed { .. }) {
+            return Err(CommandError::Closed);
+        }
+        self.rooms.insert(name.to_owned(), Room::new(options));
+        self.events.push_back(Event::Room(name.to_owned(), RoomState::Subscribing));
+        self.ask(name);
+        Ok(())
+    }
+
+    /// Ends a subscription and forgets the room.
+    pub fn unsubscribe(&mut self, name: &str) {
+        let Some(room) = self.rooms.remove(name) else { return };
+        if room.wanted() {
+            self.leave(name);
+        }
+        self.events.push_back(Event::Room(name.to_owned(), RoomState::Ended { code: None }));
+    }
+
+    /// Queues a durable publish: it is sent, and sent again, until it is settled.
+    ///
+    /// # Errors
+    /// [`CommandError::Closed`] or [`CommandError::OutboxFull`].
+    pub fn publish(
+        &mut self,
+        now: Now,
+        room: &str,
+        lane: DurableLane,
+        envelope: Bytes,
+        ttl_ms: u32,
+    ) -> Result<Ticket, CommandError> {
+        if matches!(self.link, Link::Closed { .. }) {
+            return Err(CommandError::Closed);
+        }
+        let ticket = self.ticket();
+        let own = if ttl_ms == 0 { u64::MAX } else { ttl_ms.into() };
+        let give_up_at_ms = now.monotonic_ms.saturating_add(own.min(self.options.outbox_ttl_ms));
+        self.publisher.push(ticket, room, lane, envelope, ttl_ms, give_up_at_ms)?;
+        Ok(ticket)
+    }
+
+    /// Sends a transient event now or not at all.
+    ///
+    /// # Errors
+    /// [`CommandError::NotConnected`] or [`CommandError::TooMany`].
+    pub fn publish_transient(
+        &mut self,
+        room: &str,
+        lane: DurableLane,
+        envelope: Bytes,
+        ttl_ms: u32,
+    ) -> Result<Ticket, CommandError> {
+        let ticket = self.ticket();
+        let publish = v1::Publish {
+            room: room.to_owned(),
+            lane: v1::Lane::from(lane).into(),
+            delivery: v1::Delivery::Transient.into(),
+            ttl_ms,
+            envelope,
+            ..Default::default()
+        };
+        self.request(Body::Publish(publish), Pending::Publish(ticket))?;
+        Ok(ticket)
+    }
+
+    /// Queues a signal; a newer one of the same room, type and key takes its place.
+    pub fn signal(&mut self, now: Now, signal: Outgoing) {
+        self.signals.push(now, signal);
+    }
+
+    /// Asks for a page of history.
+    ///
+    /// # Errors
+    /// [`CommandError::NotConnected`] or [`CommandError::TooMany`].
+    pub fn history(&mut self, history: v1::History) -> Result<Ticket, CommandError> {
+        let ticket = self.ticket();
+        self.request(Body::History(history), Pending::History(ticket))?;
+        Ok(ticket)
+    }
+
+    /// The next items of a room, at most `max`. Asking says that the batch before was handled.
+    pub fn next_batch(&mut self, name: &str, max: usize) -> Vec<Item> {
+        let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
+        let batch = room.inbox.next_batch(max);
+        if room.paused && room.has_drained() {
+            room.paused = false;
+            self.ask(name);
+        }
+        batch
+    }
+
+    /// Says that the batch handed out last was handled, without asking for another.
+    pub fn take(&mut self, name: &str) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.inbox.take();
+        }
+    }
+
+    /// Closes for good. Unsettled publishes are dropped with a memory outbox: wait for them first.
+    pub fn close(&mut self, now: Now) {
+        self.stop(now, Code::Normal.number().into());
+    }
+
+    // Outputs.
+
+    /// The next thing that the driver has to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next record to write.
+    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+        self.fill(now);
+        let output = self.outbox.pop(now.wall_ms)?;
+        if let Link::Open(open) = &mut self.link {
+            open.sent_at_ms = now.monotonic_ms;
+        }
+        Some(output)
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some((ticket, settled)) = self.publisher.poll_settled() {
+            return Some(Event::Settled(ticket, settled));
+        }
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called, monotonic ms.
+    pub fn poll_timeout(&self, now: Now) -> Option<u64> {
+        let link = match &self.link {
+            Link::Idle | Link::Closed { .. } => return None,
+            Link::Waiting { until_ms, .. } => Some(*until_ms),
+            Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms } => Some(*deadline_ms),
+            Link::Open(open) => {
+                let ping = (open.pong_by_ms.is_none())
+                    .then(|| open.sent_at_ms + u64::from(self.heartbeat.ping_after_ms));
+                let held = open.held.front().map(|held| held.at_ms + HELD_MS);
+                let again = self.rooms.values().filter_map(|room| room.again_at_ms).min();
+                let signals = self.signals.poll_timeout();
+                [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals].into_iter().flatten().min()
+            }
+        };
+        [link, self.publisher.poll_timeout(now.monotonic_ms)].into_iter().flatten().min()
+    }
+
+    // Getters.
+
+    /// How the client stands.
+    pub fn state(&self) -> ClientState {
+        match &self.link {
+            Link::Idle => ClientState::Idle,
+            Link::Waiting { .. } => ClientState::Suspended { code: self.closing.unwrap_or(0) },
+            Link::Connecting { .. } | Link::Handshake { .. } => ClientState::Connecting,
+            Link::Open(_) => ClientState::Connected,
+            Link::Closed { code } => ClientState::Closed { code: *code },
+        }
+    }
+
+    /// How a room stands.
+    pub fn room_state(&self, name: &str) -> Option<&RoomState> {
+        self.rooms.get(name).map(|room| &room.state)
+    }
+
+    /// The position of a room: what the application has taken. Store it to go on there after a restart.
+    pub fn position(&self, name: &str) -> Option<Position> {
+        self.rooms.get(name).and_then(|room| room.inbox.position())
+    }
+
+    /// Durable publishes that are not settled.
+    pub fn unsettled(&self) -> usize {
+        self.publisher.unsettled()
+    }
+
+    /// The node's clock, as far as it is known.
+    pub fn node_time_ms(&self, now: Now) -> u64 {
+        now.wall_ms.saturating_add_signed(self.clock_offset_ms)
+    }
+
+    /// The id of the present or last connection; empty before the first.
+    pub fn connection_id(&self) -> &str {
+        &self.connection_id
+    }
+
+    // The link.
+
+    fn begin(&mut self, now: Now, new_token: bool, address: String) {
+        self.link = Link::Connecting { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS };
+        self.actions.push_back(Action::Connect { new_token, address });
+        self.events.push_back(Event::State(ClientState::Connecting));
+    }
+
+    /// Drops what belongs to the connection; rooms, publishes and signals stay.
+    fn detach(&mut self) {
+        self.outbox.clear();
+        self.publisher.disconnected();
+        let before = std::mem::replace(&mut self.link, Link::Idle);
+        if let Link::Open(open) = before {
+            for (_, pending) in open.pending {
+                self.unanswered(pending);
+            }
+        }
+        for (name, room) in &mut self.rooms {
+            let state = room.state.clone();
+            room.disconnected();
+            if room.state != state {
+                self.events.push_back(Event::Room(name.clone(), room.state.clone()));
+            }
+        }
+    }
+
+    fn unanswered(&mut self, pending: Pending) {
+        let error = v1::Error {
+            code: Code::Unavailable.number().into(),
+            detail: "the connection ended before the answer came".into(),
+            ..Default::default()
+        };
+        match pending {
+            // It may have been passed on; that is what transient means.
+            Pending::Publish(ticket) => {
+                let settled = Settled::Refused { code: error.code, detail: error.detail };
+                self.events.push_back(Event::Settled(ticket, settled));
+            }
+            Pending::History(ticket) => self.events.push_back(Event::Page(ticket, Err(error))),
+            Pending::Subscribe(_) | Pending::Ignored => {}
+        }
+    }
+
+    /// The node does not answer or talks nonsense.
+    fn give_up(&mut self, now: Now, code: Code) {
+        self.actions.push_back(Action::Disconnect(code));
+        self.lost(now, 0);
+    }
+
+    /// The connection is gone: what now is decided by the code (LC-LIFE-023, LC-AUTH-022).
+    fn lost(&mut self, now: Now, code: u32) {
+        if let Link::Open(open) = &self.link
+            && now.monotonic_ms - open.opened_at_ms >= u64::from(self.reconnect.max_ms)
+        {
+            self.attempt = 0;
+        }
+        self.detach();
+        let action = if code >= 4000 { action_of(code) } else { Advice::Retry };
+        let new_token = action == Advice::NewToken;
+        if new_token {
+            self.tokens_refused += 1;
+        }
+        if action == Advice::Stop || self.tokens_refused > TOKENS_REFUSED_MAX {
+            return self.stop(now, code);
+        }
+        let window = u64::from(self.reconnect.min_ms) << self.attempt.min(16);
+        let window = window.min(self.reconnect.max_ms.into());
+        self.attempt += 1;
+        let until_ms = now.monotonic_ms + self.draw(window + 1);
+        self.link = Link::Waiting { until_ms, new_token, address: String::new() };
+        self.events.push_back(Event::State(ClientState::Suspended { code }));
+    }
+
+    fn stop(&mut self, _now: Now, code: u32) {
+        if matches!(self.link, Link::Closed { .. }) {
+            return;
+        }
+        if matches!(self.link, Link::Open(_) | Link::Handshake { .. } | Link::Connecting { .. }) {
+            self.actions.push_back(Action::Disconnect(Code::Normal));
+        }
+        self.detach();
+        self.link = Link::Closed { code };
+        self.events.push_back(Event::State(ClientState::Closed { code }));
+    }
+
+    fn welcomed(&mut self, now: Now, welcome: v1::Welcome) {
+        if welcome.version != VERSION {
+            return self.give_up(now, Code::Version);
+        }
+        self.tokens_refused = 0;
+        self.connection_id = welcome.connection_id;
+        self.heartbeat = welcome.heartbeat.unwrap_or(HEARTBEAT);
+        self.reconnect = welcome.reconnect.unwrap_or(RECONNECT);
+        self.set_clock(now, welcome.server_time_ms, 0);
+        let limits = welcome.limits.unwrap_or_default();
+        self.signals.limit(now, limits.signals_per_second);
+        self.link = Link::Open(Box::new(Open {
+            opened_at_ms: now.monotonic_ms,
+            sent_at_ms: now.monotonic_ms,
+            pong_by_ms: None,
+            leave_at_ms: None,
+            leave_to: String::new(),
+            in_flight_max: limits.publishes_in_flight.max(1) as usize,
+            pending: BTreeMap::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+        }));
+        self.events.push_back(Event::State(ClientState::Connected));
+        // Rooms that the application named after Hello was sent.
+        let late: Vec<String> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.wanted() && room.asked.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in late {
+            self.ask(&name);
+        }
+    }
+
+    fn set_clock(&mut self, now: Now, node_ms: u64, round_trip_ms: u64) {
+        if node_ms != 0 {
+            self.clock_offset_ms = (node_ms + round_trip_ms / 2) as i64 - now.wall_ms as i64;
+        }
+    }
+
+    fn ping(&mut self, now: Now) {
+        let id = self.id();
+        let ping = v1::Ping { stamp: now.monotonic_ms };
+        self.outbox.push(Lane::Control, codec::encode_body(id, Body::Ping(ping)));
+    }
+
+    // Requests.
+
+    fn id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        self.next_id
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    fn request(&mut self, body: Body, pending: Pending) -> Result<u32, CommandError> {
+        let id = self.id();
+        let Link::Open(open) = &mut self.link else { return Err(CommandError::NotConnected) };
+        if open.pending.len() >= PENDING_MAX {
+            return Err(CommandError::TooMany);
+        }
+        open.pending.insert(id, pending);
+        let lane = Lane::of(&body);
+        self.outbox.push(lane, codec::encode_body(id, body));
+        Ok(id)
+    }
+
+    /// Sends a Subscribe for a room, if there is a connection; else Hello will carry it.
+    fn ask(&mut self, name: &str) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        room.again_at_ms = None;
+        let frame = room.subscribe(name);
+        if let Ok(id) = self.request(Body::Subscribe(frame), Pending::Subscribe(name.to_owned()))
+            && let Some(room) = self.rooms.get_mut(name)
+        {
+            room.asked = Some(id);
+        }
+    }
+
+    fn leave(&mut self, name: &str) {
+        let unsubscribe = v1::Unsubscribe { room: name.to_owned() };
+        // Without a connection there is nothing to leave.
+        let _ = self.request(Body::Unsubscribe(unsubscribe), Pending::Ignored);
+    }
+
+    /// Moves publishes and signals into the outbox while it has room.
+    fn fill(&mut self, now: Now) {
+        let Link::Open(open) = &self.link else { return };
+        let in_flight_max = open.in_flight_max;
+        while DurableLane::ALL.into_iter().map(|lane| self.outbox.bytes(lane.into())).sum::<usize>() < UPLOAD_BYTES {
+            let mut id = self.next_id;
+            let next = || {
+                id = id.wrapping_add(1).max(1);
+                id
+            };
+            let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, next) else { break };
+            self.next_id = id;
+            let body = Body::Publish(publish);
+            self.outbox.push(Lane::of(&body), codec::encode_body(id, body));
+        }
+        while self.outbox.bytes(Lane::Signal) == 0 {
+            let Some(signal) = self.signals.poll(now) else { break };
+            self.outbox.push(Lane::Signal, codec::encode_body(0, Body::Signal(signal)));
+        }
+    }
+
+    // Frames.
+
+    fn handle_body(&mut self, now: Now, id: u32, body: Body, bytes: usize) {
+        match body {
+            Body::Ping(ping) => {
+                let pong = v1::Pong { stamp: ping.stamp, server_time_ms: 0 };
+                self.outbox.push(Lane::Control, codec::encode_body(id, Body::Pong(pong)));
+            }
+            Body::Pong(pong) => {
+                if let Link::Open(open) = &mut self.link {
+                    open.pong_by_ms = None;
+                }
+                self.set_clock(now, pong.server_time_ms, now.monotonic_ms.saturating_sub(pong.stamp));
+            }
+            Body::Subscribed(frame) => self.handle_subscribed(now, id, frame),
+            Body::Unsubscribed(frame) => self.handle_unsubscribed(id, &frame),
+            Body::Published(published) => {
+                if !self.publisher.published(id, published)
+                    && let Some(Pending::Publish(ticket)) = self.answered(id)
+                {
+                    self.events.push_back(Event::Settled(ticket, Settled::Stored(published)));
+                }
+            }
+            Body::HistoryPage(page) => {
+                if let Some(Pending::History(ticket)) = self.answered(id) {
+                    self.events.push_back(Event::Page(ticket, Ok(Box::new(page))));
+                }
+            }
+            Body::Event(_) | Body::Gap(_) | Body::Signal(_) => self.handle_room_frame(now, body, bytes),
+            Body::Error(error) if error.closing => self.closing = Some(error.code),
+            Body::Error(error) => self.handle_error(now, id, error),
+            Body::GoAway(go_away) => {
+                if let Link::Open(open) = &mut self.link {
+                    open.leave_at_ms = Some(now.monotonic_ms + u64::from(go_away.retry_after_ms));
+                    open.leave_to = go_away.address;
+                }
+            }
+            Body::Limits(limits) => {
+                if let Link::Open(open) = &mut self.link {
+                    open.in_flight_max = limits.publishes_in_flight.max(1) as usize;
+                }
+                self.signals.limit(now, limits.signals_per_second);
+            }
+            Body::Done(_) => {
+                self.answered(id);
+            }
+            // Frames of parts that this client does not use, and those that only clients send, say nothing to it.
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, id: u32) -> Option<Pending> {
+        let Link::Open(open) = &mut self.link else { return None };
+        open.pending.remove(&id)
+    }
+
+    fn handle_subscribed(&mut self, now: Now, id: u32, frame: v1::Subscribed) {
+        self.answered(id);
+        let name = frame.room.clone();
+        let Some(room) = self.rooms.get_mut(&name) else { return };
+        let unasked = frame.cause != v1::SubscribedCause::Unspecified as i32;
+        if !unasked && room.asked != Some(id) {
+            // The answer to a Subscribe that a later one has overtaken.
+            return;
+        }
+        match room.subscribed(frame) {
+            Ok(effect) => self.report(&name, effect),
+            // Going on would lose events in silence; a new connection starts from what is known.
+            Err(_) => return self.give_up(now, Code::Protocol),
+        }
+        self.release_held(now);
+    }
+
+    fn handle_unsubscribed(&mut self, id: u32, frame: &v1::Unsubscribed) {
+        if matches!(self.answered(id), Some(Pending::Ignored)) {
+            if let Some(room) = self.rooms.get_mut(&frame.room)
+                && room.paused
+            {
+                room.tracker.disconnected();
+            }
+            return;
+        }
+        let refused = frame.cause == v1::UnsubscribedCause::Refused as i32;
+        if let Some(room) = self.rooms.get(&frame.room)
+            && (!refused || room.asked == Some(0))
+        {
+            let room = frame.room.clone();
+            self.end(&room, frame.code);
+        }
+    }
+
+    fn end(&mut self, name: &str, code: u32) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        room.tracker.disconnected();
+        room.asked = None;
+        room.state = RoomState::Ended { code: Some(code) };
+        self.events.push_back(Event::Room(name.to_owned(), room.state.clone()));
+    }
+
+    fn handle_error(&mut self, now: Now, id: u32, error: v1::Error) {
+        if self.publisher.refused(now.monotonic_ms, id, &error) {
+            return;
+        }
+        match self.answered(id) {
+            Some(Pending::Publish(ticket)) => {
+                let settled = Settled::Refused { code: error.code, detail: error.detail };
+                self.events.push_back(Event::Settled(ticket, settled));
+            }
+            Some(Pending::History(ticket)) => self.events.push_back(Event::Page(ticket, Err(error))),
+            Some(Pending::Subscribe(name)) => {
+                let Some(room) = self.rooms.get_mut(&name) else { return };
+                if room.asked != Some(id) {
+                    return;
+                }
+                room.asked = None;
+                match action_of(error.code) {
+                    Advice::Retry | Advice::RetryAfter => {
+                        room.again_at_ms = Some(now.monotonic_ms + u64::from(error.retry_after_ms.max(500)));
+                    }
+                    _ => self.end(&name, error.code),
+                }
+            }
+            Some(Pending::Ignored) | None => {}
+        }
+    }
+
+    fn handle_room_frame(&mut self, now: Now, body: Body, bytes: usize) {
+        let handle = match &body {
+            Body::Event(event) => event.handle,
+            Body::Gap(gap) => gap.handle,
+            Body::Signal(signal) => signal.handle,
+            _ => return,
+        };
+        let Some(name) = self.rooms.iter().find(|(_, room)| room.tracker.knows(handle)).map(|(name, _)| name.clone())
+        else {
+            return self.hold(now, body, bytes);
+        };
+        let ordered = self.ordered;
+        let Some(room) = self.rooms.get_mut(&name) else { return };
+        let effect = match body {
+            Body::Event(event) => room.event(now.monotonic_ms, event, ordered),
+            Body::Gap(gap) => room.gap(now.monotonic_ms, &gap, ordered),
+            Body::Signal(signal) => return self.events.push_back(Event::Signal(name, Box::new(signal))),
+            _ => return,
+        };
+        if room.is_full() && !room.paused && room.wanted() {
+            room.paused = true;
+            self.leave(&name);
+        }
+        self.report(&name, effect);
+    }
+
+    fn report(&mut self, name: &str, effect: Effect) {
+        let Some(room) = self.rooms.get(name) else { return };
+        if effect.state {
+            self.events.push_back(Event::Room(name.to_owned(), room.state.clone()));
+        }
+        if effect.items && !matches!(self.events.back(), Some(Event::Ready(ready)) if ready == name) {
+            self.events.push_back(Event::Ready(name.to_owned()));
+        }
+    }
+
+    /// Keeps a frame whose handle is not known yet. Where the transport keeps the order across lanes there is nothing
+    /// to wait for: the handle is one that ended.
+    fn hold(&mut self, now: Now, body: Body, bytes: usize) {
+        let ordered = self.ordered;
+        let Link::Open(open) = &mut self.link else { return };
+        if ordered {
+            return;
+        }
+        if open.held_bytes + bytes > HELD_BYTES_MAX {
+            return self.drop_held(now);
+        }
+        open.held_bytes += bytes;
+        open.held.push_back(Held { at_ms: now.monotonic_ms, bytes, body });
+    }
+
+    fn release_held(&mut self, now: Now) {
+        let Link::Open(open) = &mut self.link else { return };
+        let held = std::mem::take(&mut open.held);
+        open.held_bytes = 0;
+        for Held { body, bytes, .. } in held {
+            self.handle_room_frame(now, body, bytes);
+        }
+    }
+
+    fn expire_held(&mut self, now: Now) {
+        let Link::Open(open) = &self.link else { return };
+        if open.held.front().is_some_and(|held| held.at_ms + HELD_MS <= now.monotonic_ms) {
+            self.drop_held(now);
+        }
+    }
+
+    /// Drops what was held, and subscribes again to every room whose answer is outstanding.
+    fn drop_held(&mut self, now: Now) {
+        let Link::Open(open) = &mut self.link else { return };
+        open.held.clear();
+        open.held_bytes = 0;
+        for room in self.rooms.values_mut().filter(|room| room.asked.is_some()) {
+            room.again_at_ms = Some(now.monotonic_ms);
+        }
+    }
+
+    /// A number below `bound`, from a generator that needs no quality but spread (splitmix64).
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound.max(1)
+    }
+}

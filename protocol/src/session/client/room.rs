@@ -1,0 +1,221 @@
+//! A room on the client's side: its subscription, what was received and what waits for the application.
+
+use crate::inbox::{Delivery, Inbox};
+use crate::position::{DurableLane, Position};
+use crate::tracker::{Misbehaviour, Tracker, Verdict};
+use crate::v1;
+
+/// Items and bytes that wait for the application; beyond them the room is left until half was taken, and then
+/// resumed from the log, so that an application that does not read costs no memory and no other room waits for it.
+const ITEMS_MAX: usize = 1024;
+const BYTES_MAX: usize = 1024 * 1024;
+/// A room that has to subscribe again because of a hole does so at most this often.
+const AGAIN_AFTER_MS: u64 = 1000;
+
+/// How a room stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RoomState {
+    /// Asked for, not answered, or the connection is gone.
+    Subscribing,
+    /// Subscribed; events from before the subscription are still coming.
+    CatchingUp {
+        /// Whether the room was resumed without loss.
+        recovered: bool,
+        /// What is known of missed transient events.
+        missed_transients: Option<v1::MissedTransients>,
+    },
+    /// Subscribed, and everything up to the head at that time has come.
+    Live {
+        /// Whether the room was resumed without loss.
+        recovered: bool,
+        /// What is known of missed transient events.
+        missed_transients: Option<v1::MissedTransients>,
+    },
+    /// Subscribed, but the node cannot reach the log.
+    Degraded,
+    /// Over: unsubscribed, or refused with this code of the table.
+    Ended {
+        /// The code; `None`: unsubscribed by the application.
+        code: Option<u32>,
+    },
+}
+
+/// What a room is subscribed for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubscribeOptions {
+    /// Where to begin; `None`: live. A resume always goes on where the client was.
+    pub start: Option<v1::start::At>,
+    /// Also get signals.
+    pub signals: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) tracker: Tracker,
+    pub(super) inbox: Inbox,
+    pub(super) options: SubscribeOptions,
+    pub(super) state: RoomState,
+    /// The id of the Subscribe that is not answered; 0 for one in Hello.
+    pub(super) asked: Option<u32>,
+    /// Left because the application does not read.
+    pub(super) paused: bool,
+    /// Subscribe again then, monotonic ms.
+    pub(super) again_at_ms: Option<u64>,
+    last_again_ms: Option<u64>,
+    head: Option<Position>,
+}
+
+/// What a frame did to a room.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Effect {
+    /// The room's state changed.
+    pub(super) state: bool,
+    /// Something waits for the application.
+    pub(super) items: bool,
+}
+
+impl Room {
+    pub(super) fn new(options: SubscribeOptions) -> Self {
+        let (mut tracker, mut inbox) = (Tracker::new(), Inbox::default());
+        if let Some(v1::start::At::Position(position)) = &options.start
+            && let Ok(position) = Position::try_from(position)
+            && position.epoch != 0
+        {
+            tracker = Tracker::at(position);
+            inbox.begin(position);
+        }
+        Self {
+            tracker,
+            inbox,
+            options,
+            state: RoomState::Subscribing,
+            asked: None,
+            paused: false,
+            again_at_ms: None,
+            last_again_ms: None,
+            head: None,
+        }
+    }
+
+    /// Whether a new connection should subscribe to it.
+    pub(super) fn wanted(&self) -> bool {
+        !self.paused && !matches!(self.state, RoomState::Ended { .. })
+    }
+
+    /// The Subscribe frame: from the options at first, then from where the client is.
+    pub(super) fn subscribe(&self, room: &str) -> v1::Subscribe {
+        let at = match self.tracker.position() {
+            Some(position) => Some(v1::start::At::Position(position.into())),
+            None => self.options.start.clone(),
+        };
+        v1::Subscribe {
+            room: room.to_owned(),
+            start: at.map(|at| v1::Start { at: Some(at) }),
+            transients: self.tracker.transient_mark(),
+            signals: self.options.signals,
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.tracker.disconnected();
+        self.asked = None;
+        self.again_at_ms = None;
+        if self.wanted() {
+            self.state = RoomState::Subscribing;
+        }
+    }
+
+    pub(super) fn subscribed(&mut self, frame: v1::Subscribed) -> Result<Effect, Misbehaviour> {
+        let first = self.tracker.position().is_none();
+        let change = self.tracker.subscribed(&frame)?;
+        let head = frame.head.as_ref().and_then(|head| Position::try_from(head).ok());
+        if first && let Some(position) = self.tracker.position() {
+            self.inbox.begin(position);
+        }
+        let items = change.as_ref().is_some_and(|change| !change.gaps.is_empty());
+        if let Some(change) = change {
+            self.inbox.change_epoch(change);
+        }
+        self.head = head;
+        self.asked = None;
+        self.again_at_ms = None;
+        let (recovered, missed_transients) = (frame.recovered, frame.missed_transients);
+        self.state = match frame.degraded {
+            true => RoomState::Degraded,
+            false => RoomState::CatchingUp { recovered, missed_transients },
+        };
+        self.caught_up();
+        Ok(Effect { state: true, items })
+    }
+
+    /// Becomes live once the head at subscription has come.
+    fn caught_up(&mut self) -> bool {
+        let RoomState::CatchingUp { recovered, missed_transients } = self.state else { return false };
+        let (Some(head), Some(position)) = (self.head, self.tracker.position()) else { return false };
+        let there = head.epoch != position.epoch || DurableLane::ALL.into_iter().all(|lane| position.seq(lane) >= head.seq(lane));
+        if there {
+            self.state = RoomState::Live { recovered, missed_transients };
+        }
+        there
+    }
+
+    /// Takes an Event or a Gap of this room.
+    pub(super) fn event(&mut self, now_ms: u64, event: v1::Event, ordered: bool) -> Effect {
+        let Some(lane) = DurableLane::from_wire(event.lane) else { return Effect::default() };
+        let delivery = Delivery { epoch: self.tracker.epoch(), event };
+        if delivery.event.seq == 0 {
+            if self.tracker.transient(delivery.event.handle, lane) {
+                self.inbox.transient(lane, delivery);
+                return Effect { items: true, state: false };
+            }
+            return Effect::default();
+        }
+        match self.tracker.event(delivery.event.handle, lane, delivery.event.seq, ordered) {
+            Verdict::Deliver => {
+                self.inbox.event(lane, delivery);
+                Effect { items: true, state: self.caught_up() }
+            }
+            Verdict::Hole => self.hole(now_ms),
+            Verdict::Duplicate | Verdict::Revoked | Verdict::UnknownHandle => Effect::default(),
+        }
+    }
+
+    pub(super) fn gap(&mut self, now_ms: u64, gap: &v1::Gap, ordered: bool) -> Effect {
+        if gap.from == 0 {
+            let cause = v1::GapCause::try_from(gap.cause).unwrap_or(v1::GapCause::Unknown);
+            let Some(lane) = DurableLane::from_wire(gap.lane) else { return Effect::default() };
+            if self.tracker.transient_gap(gap.handle, lane, gap.count) {
+                self.inbox.transient_gap(lane, (gap.count > 0).then_some(gap.count), cause);
+                return Effect { items: true, state: false };
+            }
+            return Effect::default();
+        }
+        let (verdict, news) = self.tracker.gap(gap, ordered);
+        if let Some(news) = news {
+            self.inbox.gap(news);
+            return Effect { items: true, state: self.caught_up() };
+        }
+        if verdict == Verdict::Hole { self.hole(now_ms) } else { Effect::default() }
+    }
+
+    /// Something is missing without a Gap: subscribe again from *received*, soon but not in a loop.
+    fn hole(&mut self, now_ms: u64) -> Effect {
+        if self.asked.is_none() && self.again_at_ms.is_none() {
+            let earliest = self.last_again_ms.map_or(now_ms, |last| now_ms.max(last + AGAIN_AFTER_MS));
+            self.again_at_ms = Some(earliest);
+            self.last_again_ms = Some(earliest);
+        }
+        Effect::default()
+    }
+
+    /// Whether so much waits for the application that the room should be left for a while.
+    pub(super) fn is_full(&self) -> bool {
+        self.inbox.len() >= ITEMS_MAX || self.inbox.bytes() >= BYTES_MAX
+    }
+
+    /// Whether a room that was left may come back.
+    pub(super) fn has_drained(&self) -> bool {
+        self.inbox.len() <= ITEMS_MAX / 2 && self.inbox.bytes() <= BYTES_MAX / 2
+    }
+}
