@@ -4,6 +4,8 @@
 pub mod codec;
 pub mod codes;
 pub mod inbox;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod lane;
 pub mod outbox;
 pub mod place;
