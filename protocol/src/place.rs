@@ -4,6 +4,8 @@
 //! every seq once: as an event, or inside a gap (LC-SUB-010). It knows no queue and no transport; whoever feeds it
 //! takes no more from the log than fits.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::position::{DurableLane, PerLane, Position};
@@ -16,6 +18,8 @@ pub struct Stored {
     pub seq: u64,
     /// When it stops being worth anything, node's clock, ms; 0: never.
     pub expires_at_ms: u64,
+    /// Its type, for subscribers whose right names types.
+    pub event_type: Arc<str>,
     /// Its record, ready to send.
     pub record: Bytes,
 }
@@ -130,7 +134,7 @@ mod tests {
     use DurableLane::Normal;
 
     fn stored(seq: u64, expires_at_ms: u64) -> Stored {
-        Stored { seq, expires_at_ms, record: Bytes::from(seq.to_string()) }
+        Stored { seq, expires_at_ms, event_type: "t".into(), record: Bytes::from(seq.to_string()) }
     }
 
     fn gap(from: u64, to: u64, cause: v1::GapCause) -> Step {

@@ -1,0 +1,216 @@
+//! What may be lost on the way to a slow subscriber, and how the loss is counted or absorbed.
+//!
+//! Transient events wait in a [`TransientQueue`]: bounded in bytes, oldest dropped first, every drop reported as a gap
+//! (LC-SUB-020). Signals wait in a [`SignalQueue`]: conflated by key, the newest wins, expired ones are never sent
+//! (LC-SIG-004). Both are emptied only as far as the session's lane has room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::codec;
+use crate::outbox::Expiry;
+use crate::position::DurableLane;
+use crate::v1;
+use crate::v1::frame::Body;
+
+/// Bytes of transient events that wait for one connection and lane.
+const TRANSIENT_BYTES_MAX: usize = 64 * 1024;
+/// Rooms whose dropped transients are counted apart; beyond it the counts of the oldest leave first.
+const DROPPED_MAX: usize = 128;
+/// Keys that wait for one connection; beyond it the oldest signal is dropped.
+const SIGNALS_MAX: usize = 1024;
+
+/// The record of a gap of transients; `count` 0 is an unknown number.
+pub fn transient_gap_record(handle: u64, lane: DurableLane, count: u64, cause: v1::GapCause) -> Bytes {
+    let lane = v1::Lane::from(lane).into();
+    codec::encode_body(0, Body::Gap(v1::Gap { handle, lane, count, cause: cause.into(), ..Default::default() }))
+}
+
+#[derive(Debug)]
+struct Transient {
+    handle: u64,
+    record: Bytes,
+    expires_at_ms: u64,
+}
+
+/// Transient events of one lane that wait for one connection.
+#[derive(Debug, Default)]
+pub struct TransientQueue {
+    waiting: VecDeque<Transient>,
+    bytes: usize,
+    /// Dropped and not reported: handle and count, oldest first.
+    dropped: VecDeque<(u64, u64)>,
+}
+
+impl TransientQueue {
+    /// Queues an event; returns how many older ones it pushed out.
+    pub fn push(&mut self, handle: u64, record: Bytes, expires_at_ms: u64) -> u64 {
+        self.bytes += record.len();
+        self.waiting.push_back(Transient { handle, record, expires_at_ms });
+        let mut count = 0;
+        while self.bytes > TRANSIENT_BYTES_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.bytes -= oldest.record.len();
+            self.count_drop(oldest.handle);
+            count += 1;
+        }
+        count
+    }
+
+    fn count_drop(&mut self, handle: u64) {
+        match self.dropped.iter_mut().find(|(of, _)| *of == handle) {
+            Some((_, count)) => *count += 1,
+            None => {
+                if self.dropped.len() == DROPPED_MAX {
+                    self.dropped.pop_front();
+                }
+                self.dropped.push_back((handle, 1));
+            }
+        }
+    }
+
+    /// The next record to send, with what takes its place if it expires in the session's queue.
+    pub fn pop(&mut self, lane: DurableLane) -> Option<(Bytes, Option<Expiry>)> {
+        if let Some((handle, count)) = self.dropped.pop_front() {
+            return Some((transient_gap_record(handle, lane, count, v1::GapCause::Dropped), None));
+        }
+        let Transient { handle, record, expires_at_ms } = self.waiting.pop_front()?;
+        self.bytes -= record.len();
+        let expiry = (expires_at_ms != 0).then(|| Expiry {
+            at_ms: expires_at_ms,
+            instead: transient_gap_record(handle, lane, 1, v1::GapCause::Expired),
+        });
+        Some((record, expiry))
+    }
+
+    /// Forgets a subscription that ended.
+    pub fn forget(&mut self, handle: u64) {
+        self.waiting.retain(|transient| transient.handle != handle);
+        self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
+        self.dropped.retain(|(of, _)| *of != handle);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.dropped.is_empty()
+    }
+}
+
+/// What a signal replaces: sender and, inside it, type and key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignalKey {
+    /// User, service and instance of the sender.
+    pub sender: Arc<str>,
+    /// The type.
+    pub kind: Arc<str>,
+    /// The key.
+    pub key: Arc<str>,
+}
+
+/// A signal on its way to subscribers.
+#[derive(Clone, Debug)]
+pub struct LiveSignal {
+    /// What it replaces.
+    pub key: SignalKey,
+    /// Which of two is newer: (start, counter).
+    pub age: (u64, u64),
+    /// When it dies, node's clock, ms.
+    pub expires_at_ms: u64,
+    /// Its record, ready to send.
+    pub record: Bytes,
+}
+
+/// Signals that wait for one connection.
+#[derive(Debug, Default)]
+pub struct SignalQueue {
+    waiting: VecDeque<(u64, LiveSignal)>,
+}
+
+impl SignalQueue {
+    /// Queues a signal, in the place of an older one of the same key. Returns whether another was dropped for it.
+    pub fn push(&mut self, handle: u64, signal: LiveSignal) -> bool {
+        let same = self.waiting.iter_mut().find(|(of, older)| *of == handle && older.key == signal.key);
+        if let Some((_, older)) = same {
+            if older.age < signal.age {
+                *older = signal;
+            }
+            return false;
+        }
+        let full = self.waiting.len() == SIGNALS_MAX;
+        if full {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((handle, signal));
+        full
+    }
+
+    /// The next record to send that is alive at this time of the node's clock.
+    pub fn pop(&mut self, now_ms: u64) -> Option<(Bytes, Expiry)> {
+        loop {
+            let (_, signal) = self.waiting.pop_front()?;
+            if signal.expires_at_ms > now_ms {
+                return Some((signal.record, Expiry { at_ms: signal.expires_at_ms, instead: Bytes::new() }));
+            }
+        }
+    }
+
+    /// Forgets a subscription that ended.
+    pub fn forget(&mut self, handle: u64) {
+        self.waiting.retain(|(of, _)| *of != handle);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap(record: &Bytes) -> v1::Gap {
+        let frame = codec::decode(codec::records(record.clone(), 1 << 20).next().unwrap().unwrap()).unwrap();
+        match frame.body {
+            Some(Body::Gap(gap)) => gap,
+            other => panic!("not a gap: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_is_counted_by_room() {
+        // LC-SUB-020
+        let mut queue = TransientQueue::default();
+        let record = Bytes::from(vec![0; TRANSIENT_BYTES_MAX / 4]);
+        let dropped: u64 = (0..10).map(|at| queue.push(at % 2, record.clone(), 0)).sum();
+        assert_eq!(dropped, 6);
+        let (first, _) = queue.pop(DurableLane::Normal).unwrap();
+        let (second, _) = queue.pop(DurableLane::Normal).unwrap();
+        assert_eq!([gap(&first), gap(&second)].map(|gap| (gap.handle, gap.count)), [(0, 3), (1, 3)]);
+        assert_eq!(std::iter::from_fn(|| queue.pop(DurableLane::Normal)).count(), 4);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_newest_signal_keeps_the_place_of_the_older() {
+        // LC-SIG-004
+        let signal = |key: &str, counter, text: &'static str| LiveSignal {
+            key: SignalKey { sender: "u".into(), kind: "cursor".into(), key: key.into() },
+            age: (0, counter),
+            expires_at_ms: 100,
+            record: Bytes::from(text),
+        };
+        let mut queue = SignalQueue::default();
+        for (key, counter, text) in [("a", 1, "a1"), ("b", 2, "b2"), ("a", 4, "a4"), ("a", 3, "a3")] {
+            queue.push(1, signal(key, counter, text));
+        }
+        queue.push(2, signal("a", 1, "other room"));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(99)).map(|(record, _)| record).collect();
+        assert_eq!(order, ["a4", "b2", "other room"]);
+        queue.push(1, signal("a", 9, "dead"));
+        assert!(queue.pop(100).is_none());
+    }
+}
