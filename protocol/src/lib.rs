@@ -7,6 +7,7 @@ pub mod inbox;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod lane;
+pub mod log;
 pub mod lossy;
 pub mod outbox;
 pub mod place;

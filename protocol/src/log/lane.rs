@@ -1,0 +1,80 @@
+//! The records of one lane: contiguous seqs, of which the oldest are forgotten.
+
+use std::collections::VecDeque;
+
+use super::{Record, Retention};
+
+/// Invariant: the seqs of `records` end at `head` and have no hole.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LaneLog {
+    records: VecDeque<Record>,
+    head: u64,
+    /// The order of the newest record that was trimmed; 0: none was.
+    trimmed_order: u64,
+    cost: usize,
+}
+
+impl LaneLog {
+    pub(super) fn push(&mut self, record: impl FnOnce(u64) -> Record) -> u64 {
+        self.head += 1;
+        let record = record(self.head);
+        self.cost += record.cost();
+        self.records.push_back(record);
+        self.head
+    }
+
+    /// Drops from the front only: an event that is kept longer than its age because an older one carries a later
+    /// time is still bounded by the count.
+    pub(super) fn trim(&mut self, now_ms: u64, retention: Retention) {
+        while let Some(oldest) = self.records.front() {
+            let too_many = self.records.len() > retention.events_max.max(1);
+            let too_old = oldest.time_ms.saturating_add(retention.age_ms_max) <= now_ms;
+            if !too_many && !too_old {
+                break;
+            }
+            self.trimmed_order = oldest.order;
+            self.cost -= oldest.cost();
+            self.records.pop_front();
+        }
+        // A burst must not pin its memory for ever.
+        if self.records.capacity() > 64 && self.records.len() < self.records.capacity() / 4 {
+            self.records.shrink_to(self.records.len() * 2);
+        }
+    }
+
+    pub(super) fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The lowest seq retained, or the next one if none is.
+    pub(super) fn first(&self) -> u64 {
+        self.head + 1 - self.records.len() as u64
+    }
+
+    pub(super) fn trimmed_order(&self) -> u64 {
+        self.trimmed_order
+    }
+
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(super) fn records(&self) -> &VecDeque<Record> {
+        &self.records
+    }
+
+    /// The records with a higher seq.
+    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &Record> {
+        let skipped = (seq + 1).saturating_sub(self.first());
+        self.records.range(usize::try_from(skipped).unwrap_or(usize::MAX).min(self.records.len())..)
+    }
+
+    /// How many of the retained records have an order up to this one.
+    pub(super) fn count_up_to(&self, order: u64) -> usize {
+        self.records.partition_point(|record| record.order <= order)
+    }
+}
