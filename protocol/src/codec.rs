@@ -20,6 +20,9 @@ const STREAM_HEADER: u32 = 2;
 /// Field of `Frame` that holds an event.
 const EVENT: u32 = 13;
 
+/// Field of `Frame` that holds a signal.
+const SIGNAL: u32 = 15;
+
 /// A record was refused; `code` is what the peer is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
@@ -97,14 +100,29 @@ pub fn event_tail(from: v1::Sender, time_ms: u64, expires_at_ms: u64, envelope: 
 
 /// The record of an event: a `Frame` without id, whose `Event` is front and tail.
 pub fn event_record(front: EventFront, tail: &[u8]) -> Bytes {
-    let front = front.message();
-    let event_len = front.encoded_len() + tail.len();
-    let frame_len = 1 + encoded_len_varint(event_len as u64) + event_len;
+    spliced_record(EVENT, &front.message(), tail)
+}
+
+/// Encodes what is the same for a signal wherever it goes. The fields that only a client sends are left out.
+pub fn signal_tail(signal: &v1::Signal) -> Bytes {
+    let shared = v1::Signal { handle: 0, room: String::new(), ttl_ms: 0, ..signal.clone() };
+    shared.encode_to_vec().into()
+}
+
+/// The record of a signal: a `Frame` without id, whose `Signal` is handle and tail.
+pub fn signal_record(handle: u64, tail: &[u8]) -> Bytes {
+    spliced_record(SIGNAL, &v1::Signal { handle, ..Default::default() }, tail)
+}
+
+fn spliced_record(field: u32, front: &impl Message, tail: &[u8]) -> Bytes {
+    let body_len = front.encoded_len() + tail.len();
+    let frame_len = 1 + encoded_len_varint(body_len as u64) + body_len;
     let mut out = BytesMut::with_capacity(1 + encoded_len_varint(frame_len as u64) + frame_len);
     encode_key(FRAMES, WireType::LengthDelimited, &mut out);
     encode_varint(frame_len as u64, &mut out);
-    encode_key(EVENT, WireType::LengthDelimited, &mut out);
-    encode_varint(event_len as u64, &mut out);
+    // Both fields are below 16, so their key is one byte.
+    encode_key(field, WireType::LengthDelimited, &mut out);
+    encode_varint(body_len as u64, &mut out);
     front.encode_raw(&mut out);
     out.extend_from_slice(tail);
     out.freeze()
@@ -207,6 +225,14 @@ mod tests {
         assert_eq!(event.from, Some(from));
         assert_eq!(event.envelope, envelope);
         assert_eq!(front.decode(&tail).unwrap(), *event);
+    }
+
+    #[test]
+    fn a_signal_is_handle_and_tail() {
+        let signal = v1::Signal { room: "r".into(), counter: 2, ttl_ms: 9, envelope: Bytes::from("\n\x01t"), ..Default::default() };
+        let frames = all(&signal_record(7, &signal_tail(&signal))).unwrap();
+        let expected = v1::Signal { handle: 7, room: String::new(), ttl_ms: 0, ..signal };
+        assert_eq!(frames[0].body, Some(Body::Signal(expected)));
     }
 
     #[test]

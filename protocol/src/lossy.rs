@@ -2,7 +2,7 @@
 //!
 //! Transient events wait in a [`TransientQueue`]: bounded in bytes, oldest dropped first, every drop reported as a gap
 //! (LC-SUB-020). Signals wait in a [`SignalQueue`]: conflated by key, the newest wins, expired ones are never sent
-//! (LC-SIG-004). Both are emptied only as far as the session's lane has room.
+//! (LC-SIG-009). Both are emptied only as far as the session's lane has room.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +17,6 @@ use crate::v1::frame::Body;
 
 /// Bytes of transient events that wait for one connection and lane.
 const TRANSIENT_BYTES_MAX: usize = 64 * 1024;
-/// Rooms whose dropped transients are counted apart; beyond it the counts of the oldest leave first.
-const DROPPED_MAX: usize = 128;
 /// Keys that wait for one connection; beyond it the oldest signal is dropped.
 const SIGNALS_MAX: usize = 1024;
 
@@ -31,6 +29,8 @@ pub fn transient_gap_record(handle: u64, lane: DurableLane, count: u64, cause: v
 #[derive(Debug)]
 struct Transient {
     handle: u64,
+    /// Its number in the room's count of its lane.
+    count: u64,
     record: Bytes,
     expires_at_ms: u64,
 }
@@ -40,44 +40,47 @@ struct Transient {
 pub struct TransientQueue {
     waiting: VecDeque<Transient>,
     bytes: usize,
-    /// Dropped and not reported: handle and count, oldest first.
-    dropped: VecDeque<(u64, u64)>,
+    /// Left out and not reported: handle, cause and count. Bounded by the rooms of the connection.
+    left_out: VecDeque<(u64, v1::GapCause, u64)>,
 }
 
 impl TransientQueue {
-    /// Queues an event; returns how many older ones it pushed out.
-    pub fn push(&mut self, handle: u64, record: Bytes, expires_at_ms: u64) -> u64 {
+    /// Queues an event, the `count`th of its room and lane; returns how many older ones it pushed out.
+    pub fn push(&mut self, handle: u64, count: u64, record: Bytes, expires_at_ms: u64) -> u64 {
         self.bytes += record.len();
-        self.waiting.push_back(Transient { handle, record, expires_at_ms });
-        let mut count = 0;
+        self.waiting.push_back(Transient { handle, count, record, expires_at_ms });
+        let mut pushed_out = 0;
         while self.bytes > TRANSIENT_BYTES_MAX
             && let Some(oldest) = self.waiting.pop_front()
         {
             self.bytes -= oldest.record.len();
-            self.count_drop(oldest.handle);
-            count += 1;
+            self.leave_out(oldest.handle, v1::GapCause::Dropped, 1);
+            pushed_out += 1;
         }
-        count
+        pushed_out
     }
 
-    fn count_drop(&mut self, handle: u64) {
-        match self.dropped.iter_mut().find(|(of, _)| *of == handle) {
-            Some((_, count)) => *count += 1,
-            None => {
-                if self.dropped.len() == DROPPED_MAX {
-                    self.dropped.pop_front();
-                }
-                self.dropped.push_back((handle, 1));
-            }
+    /// Counts events that are not delivered.
+    pub fn leave_out(&mut self, handle: u64, cause: v1::GapCause, events: u64) {
+        match self.left_out.iter_mut().find(|(of, why, _)| *of == handle && *why == cause) {
+            Some((.., count)) => *count += events,
+            None => self.left_out.push_back((handle, cause, events)),
         }
+    }
+
+    /// A subscription begins anew at a count: what it says to be before the beginning is not sent any more.
+    pub fn begin(&mut self, handle: u64, count: u64) {
+        self.waiting.retain(|transient| transient.handle != handle || transient.count > count);
+        self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
+        self.left_out.retain(|(of, ..)| *of != handle);
     }
 
     /// The next record to send, with what takes its place if it expires in the session's queue.
     pub fn pop(&mut self, lane: DurableLane) -> Option<(Bytes, Option<Expiry>)> {
-        if let Some((handle, count)) = self.dropped.pop_front() {
-            return Some((transient_gap_record(handle, lane, count, v1::GapCause::Dropped), None));
+        if let Some((handle, cause, count)) = self.left_out.pop_front() {
+            return Some((transient_gap_record(handle, lane, count, cause), None));
         }
-        let Transient { handle, record, expires_at_ms } = self.waiting.pop_front()?;
+        let Transient { handle, record, expires_at_ms, .. } = self.waiting.pop_front()?;
         self.bytes -= record.len();
         let expiry = (expires_at_ms != 0).then(|| Expiry {
             at_ms: expires_at_ms,
@@ -90,17 +93,17 @@ impl TransientQueue {
     pub fn forget(&mut self, handle: u64) {
         self.waiting.retain(|transient| transient.handle != handle);
         self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
-        self.dropped.retain(|(of, _)| *of != handle);
+        self.left_out.retain(|(of, ..)| *of != handle);
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.dropped.is_empty()
+        self.waiting.is_empty() && self.left_out.is_empty()
     }
 }
 
 /// What a signal replaces: sender and, inside it, type and key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SignalKey {
     /// User, service and instance of the sender.
     pub sender: Arc<str>,
@@ -185,7 +188,7 @@ mod tests {
         // LC-SUB-020
         let mut queue = TransientQueue::default();
         let record = Bytes::from(vec![0; TRANSIENT_BYTES_MAX / 4]);
-        let dropped: u64 = (0..10).map(|at| queue.push(at % 2, record.clone(), 0)).sum();
+        let dropped: u64 = (0..10).map(|at| queue.push(at % 2, at, record.clone(), 0)).sum();
         assert_eq!(dropped, 6);
         let (first, _) = queue.pop(DurableLane::Normal).unwrap();
         let (second, _) = queue.pop(DurableLane::Normal).unwrap();
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn the_newest_signal_keeps_the_place_of_the_older() {
-        // LC-SIG-004
+        // LC-SIG-009
         let signal = |key: &str, counter, text: &'static str| LiveSignal {
             key: SignalKey { sender: "u".into(), kind: "cursor".into(), key: key.into() },
             age: (0, counter),
