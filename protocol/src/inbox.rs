@@ -28,13 +28,22 @@ pub enum Item {
     Gap(SeqGap),
     /// Transient events that were lost.
     TransientGap {
-        /// Their lane.
-        lane: DurableLane,
+        /// Their lane; `None`: any of them.
+        lane: Option<DurableLane>,
         /// How many; `None`: an unknown number.
         count: Option<u64>,
-        /// Why.
+        /// Why; unspecified: they were missed while the client was away.
         cause: v1::GapCause,
     },
+}
+
+/// An item, and the position once it and all that was handed out before it are handled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    /// The item.
+    pub item: Item,
+    /// What to store when it was handled.
+    pub after: Position,
 }
 
 impl Item {
@@ -96,7 +105,7 @@ pub struct Inbox {
 impl Inbox {
     /// The position: everything up to it was taken. `None` before the first subscription.
     pub fn position(&self) -> Option<Position> {
-        (self.epoch != 0).then(|| Position::new(self.epoch, PerLane::from_fn(|lane| self.taken[lane].base())))
+        (self.epoch != 0).then(|| position_of(self.epoch, &self.taken))
     }
 
     /// Sets where the room begins, before anything came.
@@ -146,9 +155,10 @@ impl Inbox {
         self.push(lane, Mark::None, Some(Item::Event(delivery)));
     }
 
-    /// Queues a gap of transients; `count` `None` is an unknown number.
-    pub fn transient_gap(&mut self, lane: DurableLane, count: Option<u64>, cause: v1::GapCause) {
-        self.push(lane, Mark::None, Some(Item::TransientGap { lane, count, cause }));
+    /// Queues a gap of transients, with normal if no lane is known; `count` `None` is an unknown number.
+    pub fn transient_gap(&mut self, lane: Option<DurableLane>, count: Option<u64>, cause: v1::GapCause) {
+        let place = lane.unwrap_or(DurableLane::Normal);
+        self.push(place, Mark::None, Some(Item::TransientGap { lane, count, cause }));
     }
 
     /// Queues a gap. One of cause FILTERED moves the position and is not shown.
@@ -182,14 +192,7 @@ impl Inbox {
 
     fn apply(&mut self, change: &EpochChange) {
         self.epoch = change.position.epoch;
-        for lane in DurableLane::ALL {
-            let seq = change.position.seq(lane);
-            if change.restarted[lane] {
-                self.taken[lane] = SeqWindow::up_to(seq);
-            } else {
-                self.taken[lane].cut_back(seq);
-            }
-        }
+        cut_back(&mut self.taken, change);
     }
 
     fn pass_silent(&mut self) {
@@ -210,32 +213,65 @@ impl Inbox {
 
     /// The next items, at most `max`, after taking the batch before. Empty: nothing is waiting.
     pub fn next_batch(&mut self, max: usize) -> Vec<Item> {
+        self.next_placed(max).into_iter().map(|placed| placed.item).collect()
+    }
+
+    /// As [`Self::next_batch`], each item with the position after it: for an application that handles them singly.
+    pub fn next_placed(&mut self, max: usize) -> Vec<Placed> {
         self.take();
-        let mut batch = Vec::new();
+        let mut batch: Vec<Placed> = Vec::new();
+        let (mut epoch, mut taken) = (self.epoch, self.taken);
         while batch.len() < max {
             let Some(segment) = self.segments.front_mut() else { break };
             if let Some(entry) = segment.pop() {
                 self.outstanding.push(entry.mark);
+                if let Mark::Seqs { lane, from, to } = entry.mark {
+                    taken[lane].insert(from, to);
+                }
+                let after = position_of(epoch, &taken);
                 if let Some(item) = entry.item {
                     self.items -= 1;
                     self.bytes -= item.cost();
-                    batch.push(item);
+                    batch.push(Placed { item, after });
+                } else if let Some(before) = batch.last_mut() {
+                    before.after = after;
                 }
                 continue;
             }
             let Some(change) = segment.end.take() else { break };
             self.segments.pop_front();
             self.items -= change.gaps.len();
-            batch.extend(change.gaps.iter().copied().map(Item::Gap));
+            let before = position_of(epoch, &taken);
+            batch.extend(change.gaps.iter().map(|gap| Placed { item: Item::Gap(*gap), after: before }));
+            epoch = change.position.epoch;
+            cut_back(&mut taken, &change);
+            if let Some(last) = batch.last_mut() {
+                last.after = position_of(epoch, &taken);
+            }
             self.outstanding_change = Some(change);
             break;
         }
         if batch.is_empty() && (!self.outstanding.is_empty() || self.outstanding_change.is_some()) {
             // Only silent entries were in the way.
             self.take();
-            return if self.is_empty() { batch } else { self.next_batch(max) };
+            return if self.is_empty() { batch } else { self.next_placed(max) };
         }
         batch
+    }
+}
+
+fn position_of(epoch: u64, taken: &PerLane<SeqWindow>) -> Position {
+    Position::new(epoch, PerLane::from_fn(|lane| taken[lane].base()))
+}
+
+fn cut_back(taken: &mut PerLane<SeqWindow>, change: &EpochChange) {
+    for lane in DurableLane::ALL {
+        let seq = change.position.seq(lane);
+        if change.restarted[lane] {
+            taken[lane] = SeqWindow::up_to(seq);
+        } else {
+            taken[lane].cut_back(seq);
+        }
     }
 }
 
@@ -272,6 +308,21 @@ mod tests {
         assert_eq!(text(&inbox), "1-1-1-0");
         inbox.take();
         assert_eq!(text(&inbox), "1-1-2-0");
+    }
+
+    #[test]
+    fn each_item_knows_the_position_after_it() {
+        // LC-RES-004
+        let mut inbox = inbox(0);
+        let gap = |from, to, cause| SeqGap { lane: Normal, epoch: 1, from, to: Some(to), cause, refillable: false };
+        inbox.event(Normal, event(1, 1));
+        inbox.gap(gap(2, 3, v1::GapCause::Filtered));
+        inbox.gap(gap(4, 9, v1::GapCause::Trimmed));
+        let lost = gap(6, 9, v1::GapCause::RolledBack);
+        let position = Position::new(2, PerLane([0, 5, 0]));
+        inbox.change_epoch(EpochChange { gaps: vec![lost], position, restarted: PerLane([false; 3]) });
+        let after: Vec<_> = inbox.next_placed(10).iter().map(|placed| placed.after.to_string()).collect();
+        assert_eq!(after, ["1-0-3-0", "1-0-9-0", "2-0-5-0"]);
     }
 
     #[test]

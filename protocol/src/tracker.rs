@@ -177,6 +177,11 @@ impl Tracker {
         })
     }
 
+    /// Whether a subscription is in place on the present connection.
+    pub fn is_subscribed(&self) -> bool {
+        self.handle != 0
+    }
+
     /// Whether frames under this handle are, or still count as, this room's.
     pub fn knows(&self, handle: u64) -> bool {
         handle != 0 && (handle == self.handle || self.former.iter().any(|former| former.handle == handle))

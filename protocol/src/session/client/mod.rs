@@ -12,8 +12,8 @@
 //!                   delay over  └─────────┘   a code that says stop, close() ──▶ Closed
 //! ```
 //!
-//! Methods come in four families: *inputs* ([`Client::opened`], [`Client::failed`], [`Client::handle_record`],
-//! [`Client::handle_closed`], [`Client::handle_timeout`], [`Client::network_changed`]), *commands* of the application
+//! Methods come in four families: *inputs* ([`Client::opened`], [`Client::failed`], [`Client::no_token`],
+//! [`Client::handle_record`], [`Client::handle_closed`], [`Client::handle_timeout`], [`Client::network_changed`]), *commands* of the application
 //! ([`Client::connect`], [`Client::subscribe`], [`Client::publish`], [`Client::signal`], [`Client::history`],
 //! [`Client::next_batch`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
 //! [`Client::poll_event`], [`Client::poll_timeout`]) and getters. After each input or command drain all outputs.
@@ -33,7 +33,7 @@ use super::Now;
 use super::server::VERSION;
 use crate::codec;
 use crate::codes::{Action as Advice, Code, action_of};
-use crate::inbox::Item;
+use crate::inbox::{Item, Placed};
 use crate::lane::Lane;
 use crate::outbox::{Outbox, Output};
 use crate::position::{DurableLane, Position};
@@ -102,7 +102,7 @@ pub enum ClientState {
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Get a token and open a transport, then call [`Client::opened`] or [`Client::failed`].
+    /// Get a token and open a transport, then call [`Client::opened`], [`Client::failed`] or [`Client::no_token`].
     Connect {
         /// The last token was refused: ask the application for a new one.
         new_token: bool,
@@ -145,6 +145,9 @@ pub enum CommandError {
     /// Too many requests wait for their answer.
     #[error("too many requests are waiting")]
     TooMany,
+    /// The request is larger than the node's limit.
+    #[error("larger than the node's limit of a record")]
+    TooLarge,
 }
 
 enum Pending {
@@ -168,6 +171,8 @@ struct Open {
     leave_at_ms: Option<u64>,
     leave_to: String,
     in_flight_max: usize,
+    /// The node's limit; 0: not said.
+    record_bytes: usize,
     pending: BTreeMap<u32, Pending>,
     held: VecDeque<Held>,
     held_bytes: usize,
@@ -271,6 +276,13 @@ impl Client {
     pub fn failed(&mut self, now: Now) {
         if matches!(self.link, Link::Connecting { .. }) {
             self.lost(now, 0);
+        }
+    }
+
+    /// There is no token but one that was refused with this code, and it is not sent again (LC-AUTH-022): over for good.
+    pub fn no_token(&mut self, now: Now, code: u32) {
+        if matches!(self.link, Link::Connecting { .. }) {
+            self.stop(now, code);
         }
     }
 
@@ -379,6 +391,18 @@ impl Client {
         Ok(())
     }
 
+    /// Asks for a room's signals from now on, or no more; its events go on where they are.
+    pub fn set_signals(&mut self, name: &str, wanted: bool) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        if room.options.signals == wanted {
+            return;
+        }
+        room.options.signals = wanted;
+        if room.wanted() {
+            self.ask(name);
+        }
+    }
+
     /// Ends a subscription and forgets the room.
     pub fn unsubscribe(&mut self, name: &str) {
         let Some(room) = self.rooms.remove(name) else { return };
@@ -451,8 +475,13 @@ impl Client {
 
     /// The next items of a room, at most `max`. Asking says that the batch before was handled.
     pub fn next_batch(&mut self, name: &str, max: usize) -> Vec<Item> {
+        self.next_placed(name, max).into_iter().map(|placed| placed.item).collect()
+    }
+
+    /// As [`Self::next_batch`], each item with the position after it.
+    pub fn next_placed(&mut self, name: &str, max: usize) -> Vec<Placed> {
         let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
-        let batch = room.inbox.next_batch(max);
+        let batch = room.inbox.next_placed(max);
         if room.paused && room.has_drained() {
             room.paused = false;
             self.ask(name);
@@ -546,6 +575,14 @@ impl Client {
     /// The node's clock, as far as it is known.
     pub fn node_time_ms(&self, now: Now) -> u64 {
         now.wall_ms.saturating_add_signed(self.clock_offset_ms)
+    }
+
+    /// Largest record, and on a WebSocket largest message, that the node takes; `None`: not known.
+    pub fn record_bytes_max(&self) -> Option<usize> {
+        match &self.link {
+            Link::Open(open) if open.record_bytes > 0 => Some(open.record_bytes),
+            _ => None,
+        }
     }
 
     /// The id of the present or last connection; empty before the first.
@@ -657,6 +694,7 @@ impl Client {
             leave_at_ms: None,
             leave_to: String::new(),
             in_flight_max: limits.publishes_in_flight.max(1) as usize,
+            record_bytes: limits.record_bytes as usize,
             pending: BTreeMap::new(),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -704,9 +742,12 @@ impl Client {
         if open.pending.len() >= PENDING_MAX {
             return Err(CommandError::TooMany);
         }
+        let (lane, record) = (Lane::of(&body), codec::encode_body(id, body));
+        if open.record_bytes > 0 && record.len() > open.record_bytes {
+            return Err(CommandError::TooLarge);
+        }
         open.pending.insert(id, pending);
-        let lane = Lane::of(&body);
-        self.outbox.push(lane, codec::encode_body(id, body));
+        self.outbox.push(lane, record);
         Ok(id)
     }
 
@@ -741,12 +782,31 @@ impl Client {
             let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, next) else { break };
             self.next_id = id;
             let body = Body::Publish(publish);
-            self.outbox.push(Lane::of(&body), codec::encode_body(id, body));
+            let (lane, record) = (Lane::of(&body), codec::encode_body(id, body));
+            if self.fits(&record) {
+                self.outbox.push(lane, record);
+            } else {
+                // The node would close the connection, and every next one.
+                let error = v1::Error {
+                    code: Code::MessageTooLarge.number().into(),
+                    detail: "larger than the node's limit of a record".into(),
+                    ..Default::default()
+                };
+                self.publisher.refused(now.monotonic_ms, id, &error);
+            }
         }
         while self.outbox.bytes(Lane::Signal) == 0 {
             let Some(signal) = self.signals.poll(now) else { break };
-            self.outbox.push(Lane::Signal, codec::encode_body(0, Body::Signal(signal)));
+            let record = codec::encode_body(0, Body::Signal(signal));
+            if self.fits(&record) {
+                self.outbox.push(Lane::Signal, record);
+            }
         }
+    }
+
+    /// Whether the node takes a record of this size (LC-HS-020).
+    fn fits(&self, record: &Bytes) -> bool {
+        self.record_bytes_max().is_none_or(|max| record.len() <= max)
     }
 
     // Frames.
@@ -789,6 +849,7 @@ impl Client {
             Body::Limits(limits) => {
                 if let Link::Open(open) = &mut self.link {
                     open.in_flight_max = limits.publishes_in_flight.max(1) as usize;
+                    open.record_bytes = limits.record_bytes as usize;
                 }
                 self.signals.limit(now, limits.signals_per_second);
             }
@@ -812,6 +873,10 @@ impl Client {
         let unasked = frame.cause != v1::SubscribedCause::Unspecified as i32;
         if !unasked && room.asked != Some(id) {
             // The answer to a Subscribe that a later one has overtaken.
+            return;
+        }
+        if unasked && room.asked.is_some() && !room.tracker.is_subscribed() {
+            // It is about a former subscription of this room; where the new one begins, its own answer says.
             return;
         }
         match room.subscribed(frame) {

@@ -133,10 +133,11 @@ impl Room {
         if first && let Some(position) = self.tracker.position() {
             self.inbox.begin(position);
         }
-        let items = change.as_ref().is_some_and(|change| !change.gaps.is_empty());
+        let mut items = change.as_ref().is_some_and(|change| !change.gaps.is_empty());
         if let Some(change) = change {
             self.inbox.change_epoch(change);
         }
+        items |= self.missed(frame.missed_transients.as_ref());
         self.head = head;
         self.asked = None;
         self.again_at_ms = None;
@@ -147,6 +148,19 @@ impl Room {
         };
         self.caught_up();
         Ok(Effect { state: true, items })
+    }
+
+    /// Hands on what was missed of transient events while the client was away (LC-SDK-007).
+    fn missed(&mut self, missed: Option<&v1::MissedTransients>) -> bool {
+        let Some(missed) = missed else { return false };
+        let count = match v1::MissedKnowledge::try_from(missed.knowledge) {
+            Ok(v1::MissedKnowledge::Unspecified | v1::MissedKnowledge::None) => return false,
+            Ok(v1::MissedKnowledge::Count) if missed.count == 0 => return false,
+            Ok(v1::MissedKnowledge::Count) => Some(missed.count),
+            Ok(v1::MissedKnowledge::Unknown) | Err(_) => None,
+        };
+        self.inbox.transient_gap(None, count, v1::GapCause::Unspecified);
+        true
     }
 
     /// Becomes live once the head at subscription has come.
@@ -186,7 +200,7 @@ impl Room {
             let cause = v1::GapCause::try_from(gap.cause).unwrap_or(v1::GapCause::Unknown);
             let Some(lane) = DurableLane::from_wire(gap.lane) else { return Effect::default() };
             if self.tracker.transient_gap(gap.handle, lane, gap.count) {
-                self.inbox.transient_gap(lane, (gap.count > 0).then_some(gap.count), cause);
+                self.inbox.transient_gap(Some(lane), (gap.count > 0).then_some(gap.count), cause);
                 return Effect { items: true, state: false };
             }
             return Effect::default();
