@@ -1,0 +1,260 @@
+//! Where rooms live behind a node.
+//!
+//! The [`Engine`] trait is the only seam between a node and its rooms. Its clauses (E1 …) are sentences that the
+//! contract suite checks one by one on every engine; the memory engine is their executable definition. Whoever calls
+//! an engine relies on the clauses and on nothing else.
+
+mod memory;
+mod signals;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lanecast_protocol::codes::Code;
+use lanecast_protocol::log::{self, Append, Head, HistoryQuery, Outcome, Page, Read, Record, Retention, Start};
+use lanecast_protocol::lossy::SignalKey;
+use lanecast_protocol::position::DurableLane;
+use lanecast_protocol::v1;
+
+pub use self::memory::{MemoryEngine, MemoryOptions, ROOM_IDLE_MS};
+
+/// An event that is passed on and not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transient {
+    /// Its lane.
+    pub lane: DurableLane,
+    /// When it stops being worth anything, ms since the Unix epoch; 0: never.
+    pub expires_at_ms: u64,
+    /// The application's type.
+    pub event_type: Arc<str>,
+    /// The encoded fields of `Event` from `from` on.
+    pub tail: Bytes,
+}
+
+/// A signal as an engine passes it on and keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signal {
+    /// What it replaces.
+    pub key: SignalKey,
+    /// How often the sender's outbox was opened.
+    pub start: u64,
+    /// Counted by the sender per start.
+    pub counter: u64,
+    /// When it dies, ms since the Unix epoch.
+    pub expires_at_ms: u64,
+    /// The value is gone.
+    pub clear: bool,
+    /// The encoded fields of `Signal` but handle, room and ttl.
+    pub tail: Bytes,
+}
+
+impl Signal {
+    /// What says which of two signals of a key is newer.
+    pub fn age(&self) -> (u64, u64) {
+        (self.start, self.counter)
+    }
+}
+
+/// What became of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signalled {
+    /// It is the newest and was passed on.
+    Newest,
+    /// A newer one of its key is known, or it expired; it was dropped.
+    Stale,
+}
+
+/// Everything that `Subscribed` says, of one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opened {
+    /// Position, head, and what was lost.
+    pub log: log::Opened,
+    /// The transients of the room up to that moment.
+    pub transients: v1::TransientMark,
+    /// How many transients were published between the asked mark and that moment.
+    pub missed_transients: v1::MissedTransients,
+}
+
+/// Why an engine did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine cannot be reached. Whether an append was stored is unknown; to repeat it under its number or key is
+    /// safe.
+    #[error("the engine cannot be reached")]
+    Unavailable {
+        /// When to try again, ms.
+        retry_after_ms: u32,
+    },
+    /// A bound of the engine is reached; nothing was changed.
+    #[error("the engine has no room for more {what}")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// When to try again, ms.
+        retry_after_ms: u32,
+    },
+}
+
+impl EngineError {
+    /// The code with which a request is refused.
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Unavailable { .. } => Code::Unavailable,
+            Self::Full { .. } => Code::RateLimited,
+        }
+    }
+
+    /// When to try again, ms.
+    pub const fn retry_after_ms(self) -> u32 {
+        match self {
+            Self::Unavailable { retry_after_ms } | Self::Full { retry_after_ms, .. } => retry_after_ms,
+        }
+    }
+}
+
+/// Gauges and counters of an engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Rooms held.
+    pub rooms: usize,
+    /// Bytes held, by the engine's own estimate.
+    pub bytes: usize,
+    /// Requests refused because a bound was reached.
+    pub refused: u64,
+    /// Watermarks forgotten early (LC-PUB-024).
+    pub watermarks_evicted: u64,
+}
+
+/// Where an engine tells its node what happens in the rooms that the node subscribed to.
+///
+/// Calls for one room come one after the other, in the order of what they tell of; calls for different rooms may come
+/// at once. They come while the engine holds the room: an implementation returns quickly and does not call the engine.
+pub trait EngineSink: Send + Sync {
+    /// An event was stored (E20).
+    fn appended(&self, room: &Arc<str>, epoch: u64, record: &Record);
+
+    /// A transient event was published; `mark` counts it (E30).
+    fn transient(&self, room: &Arc<str>, event: &Transient, mark: &v1::TransientMark);
+
+    /// A signal came that is the newest of its key (E40).
+    fn signal(&self, room: &Arc<str>, signal: &Signal);
+
+    /// The log has a new epoch: whoever has a place in it must be opened anew (E22).
+    fn epoch_changed(&self, room: &Arc<str>, epoch: u64);
+}
+
+/// Rooms: their logs, transients and signals.
+///
+/// Futures may take long and may fail with [`EngineError::Unavailable`] at any time. Dropping one leaves open whether
+/// its operation was done.
+///
+/// # The log
+/// - **E1** The outcomes of [`append`](Engine::append) are one for each item, in their order; items are judged one by
+///   one in that order, each after those before it took effect.
+/// - **E2** Stored events are numbered by lane and, across lanes, by order, each contiguous from 1, in the order in
+///   which they were judged; different rooms count by themselves.
+/// - **E3** What was answered as stored is there: each later read, page, head and opening has it, byte for byte, until
+///   it is trimmed.
+/// - **E4** A number at or below the watermark of its (user, instance, lane) is a duplicate with the numbers of the first
+///   one, if they are known, and stores nothing.
+/// - **E5** A number above the watermark whose `after` is above the watermark too is out of order and stores nothing.
+/// - **E6** An idempotency key used before with the same body gives the first numbers, with another body a conflict, and
+///   neither stores anything; another API key has keys of its own.
+/// - **E7** Of each lane as many events are kept as the retention given with the newest append says, none older than its
+///   age; the rest is trimmed, oldest first, and the heads stay.
+/// - **E8** [`read`](Engine::read) gives the events of a lane after a seq, without a hole, at least one if there is one,
+///   and no more than the bounds; `first` says from where on the log has them, so that what was trimmed is seen.
+/// - **E9** [`history`](Engine::history) merges the lanes asked for by order, in either direction, and says in gaps what is
+///   trimmed or expired.
+/// - **E10** A room that was never published to has an epoch, no seqs, and is there for everybody who names it.
+/// - **E11** [`head`](Engine::head) says the newest seqs and order, and the oldest position that is served without a gap.
+///
+/// # Opening
+/// - **E12** Live opens at the head; beginning at the oldest event; a count and a duration as far back as they say, or as
+///   the log still has.
+/// - **E13** A position of the present epoch opens at itself, and is recovered exactly if nothing after it was trimmed.
+/// - **E14** A position in an epoch that the log does not know opens at the oldest event, not recovered, with one
+///   rolled-back range without upper end for each lane.
+/// - **E15** A position beyond the head opens at the head, not recovered, with the range that it claimed rolled back; the
+///   log is not changed by it.
+/// - **E16** An engine that forgot a room, or starts without what it had, opens the room in a greater epoch.
+///
+/// # Notifications
+/// - **E20** Each event that is stored while the room is subscribed is told to the sink once, in the order of their
+///   storing, with the epoch and the record; what was not stored is not told.
+/// - **E21** Nothing is told of a room before [`subscribe`](Engine::subscribe) or after
+///   [`unsubscribe`](Engine::unsubscribe); subscribing twice is subscribing once.
+/// - **E22** A new epoch of a subscribed room is told before any of its events.
+///
+/// # Transients
+/// - **E30** A transient event of a subscribed room is told to the sink once, with a mark that counts it by lane; it
+///   changes neither seqs nor order and is in no read.
+/// - **E31** Opening gives the mark of that moment: a transient told with a higher count came after it.
+/// - **E32** A mark asked for at opening is answered with none or the exact count of what came since, if its source is
+///   still followed, with unknown if not, and with unspecified if none was asked for.
+///
+/// # Signals
+/// - **E40** Of a (sender, type, key) the signal with the greatest (start, counter) wins: one that is not greater than the
+///   newest is stale and is neither told nor kept.
+/// - **E41** [`live_signals`](Engine::live_signals) gives the newest signal of every (sender, type, key) that has not expired
+///   and is not a clear, oldest first.
+/// - **E42** A clear is told, ends the value, and an older signal that comes after it stays stale.
+/// - **E43** An expired signal is neither told nor kept, and does not make room for an older one.
+/// - **E44** A room whose table of signals is full refuses further keys and tells nothing of them, while known keys go on.
+///
+/// # Bounds
+/// - **E50** Beyond the bound on rooms a new room is refused as full; rooms that exist go on.
+/// - **E51** Beyond the bound on bytes an append is refused as full, and nothing of it is stored.
+/// - **E52** [`sweep`](Engine::sweep) forgets a room only if nobody is subscribed to it and it has no event, watermark, key or
+///   live signal.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Judges and stores events (E1 to E7).
+    async fn append(&self, room: &str, retention: Retention, items: Vec<Append>) -> Vec<Result<Outcome, EngineError>>;
+
+    /// Reads one lane (E8).
+    async fn read(
+        &self,
+        room: &str,
+        lane: DurableLane,
+        after: u64,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<Read, EngineError>;
+
+    /// Reads a page (E9).
+    async fn history(&self, room: &str, query: HistoryQuery) -> Result<Page, EngineError>;
+
+    /// Reads the head (E11).
+    async fn head(&self, room: &str) -> Result<Head, EngineError>;
+
+    /// Says where a subscription begins (E12 to E16), and what is known of transients (E31, E32).
+    async fn open(
+        &self,
+        room: &str,
+        start: Start,
+        transients: Option<v1::TransientMark>,
+    ) -> Result<Opened, EngineError>;
+
+    /// Passes a transient event on (E30).
+    async fn publish_transient(&self, room: &str, event: Transient) -> Result<(), EngineError>;
+
+    /// Passes a signal on and keeps it while it is the newest (E40 to E44).
+    async fn signal(&self, room: &str, signal: Signal) -> Result<Signalled, EngineError>;
+
+    /// The signals that somebody who enters the room must see (E41).
+    async fn live_signals(&self, room: &str) -> Result<Vec<Signal>, EngineError>;
+
+    /// Begins to tell the sink what happens in a room (E20 to E22).
+    async fn subscribe(&self, room: &str) -> Result<(), EngineError>;
+
+    /// Ends what [`subscribe`](Self::subscribe) began.
+    async fn unsubscribe(&self, room: &str) -> Result<(), EngineError>;
+
+    /// Forgets what is too old. To be called every few seconds; nothing is served longer than it may be without it.
+    fn sweep(&self);
+
+    /// Gauges and counters.
+    fn stats(&self) -> EngineStats;
+}
