@@ -1,1 +1,19 @@
-//! Being built.
+//! The Lanecast node.
+//!
+//! ```text
+//! transport ─▶ session ─▶ hub ─▶ engine          http, auth, config, telemetry beside them
+//! ```
+//!
+//! Promises: every queue, task set and wait has a bound; every task has an owner that a drain awaits; time is asked of
+//! the [`clock`] only. Refuses: knowing any SDK. The wire and its rules live in `lanecast-protocol`.
+#![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod node;
+pub mod policy;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,269 @@
+//! User tokens: the JWT profile (LC-AUTH-030 and after), HS256.
+//!
+//! Promises: the algorithm is the node's choice, never the token's; times are judged by the node's clock; a token that
+//! is refused says to its owner only whether it is bad or expired, and to the log why.
+//! Refuses: keys in headers (`jwk`, `jku`, `x5u`), tokens without `exp`, and anything above [`TOKEN_BYTES_MAX`].
+
+use std::fmt;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use lanecast_protocol::codes::Code;
+use lanecast_protocol::position::NUMBER_LIMIT;
+use lanecast_protocol::room::check_user;
+use serde::{Deserialize, Serialize};
+
+use super::rights::{RightSpec, Rights};
+use crate::config::Secret;
+
+/// Largest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Smallest secret of HS256, in bytes: as long as the hash (RFC 7518, section 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+/// Largest device id, in bytes.
+pub const DEVICE_BYTES_MAX: usize = 128;
+/// Rights in one token. The size of a token bounds them too; this bounds what one request costs to judge.
+pub const RIGHTS_MAX: usize = 64;
+
+/// Why a token is refused. For the log; the client learns the [`code`](Self::code) only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// It is larger than [`TOKEN_BYTES_MAX`].
+    TooLarge,
+    /// The node was not given a secret, so it can check no token.
+    NoSecret,
+    /// It is not a JWT, is signed otherwise than the node asks, or the signature does not fit.
+    Signature(String),
+    /// A claim is missing or has a wrong shape or value.
+    Claim(String),
+    /// `exp` has passed.
+    Expired,
+    /// `nbf` has not come.
+    NotYetValid,
+    /// A development token where none is taken.
+    Development(&'static str),
+    /// No credential was given.
+    Missing,
+}
+
+impl TokenError {
+    /// What the client is told.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Expired | Self::NotYetValid => Code::TokenExpired,
+            _ => Code::BadToken,
+        }
+    }
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => write!(f, "larger than {TOKEN_BYTES_MAX} bytes"),
+            Self::NoSecret => f.write_str("the node has no secret to check tokens with"),
+            Self::Signature(why) => write!(f, "not a token signed for this node: {why}"),
+            Self::Claim(why) => write!(f, "claims: {why}"),
+            Self::Expired => f.write_str("expired"),
+            Self::NotYetValid => f.write_str("not valid yet"),
+            Self::Development(why) => write!(f, "development token: {why}"),
+            Self::Missing => f.write_str("no credential"),
+        }
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+/// The claims of a token, as they are written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Claims {
+    /// The user.
+    pub sub: String,
+    /// The device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// When it expires.
+    pub exp: Seconds,
+    /// When it begins to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<Seconds>,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<Seconds>,
+    /// For whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<OneOrMany>,
+    /// By whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+    /// Its own id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// What it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanecast: Option<LanecastClaim>,
+}
+
+/// The claim `lanecast`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LanecastClaim {
+    /// The rights.
+    pub rights: Vec<RightSpec>,
+}
+
+/// An `aud` claim: one text or a list of them.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// A list.
+    Many(Vec<String>),
+}
+
+/// Seconds since the Unix epoch. A fraction is allowed, as RFC 7519 has it, and dropped.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Seconds(pub u64);
+
+impl Seconds {
+    fn ms(self) -> u64 {
+        self.0.saturating_mul(1_000).min(NUMBER_LIMIT - 1)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        let fraction = number.as_f64().filter(|seconds| (0.0..9e15).contains(seconds)).map(|seconds| seconds as u64);
+        number.as_u64().or(fraction).map(Self).ok_or_else(|| serde::de::Error::custom("no date in seconds"))
+    }
+}
+
+impl OneOrMany {
+    fn names(&self, wanted: &str) -> bool {
+        match self {
+            Self::One(one) => one == wanted,
+            Self::Many(many) => many.iter().any(|one| one == wanted),
+        }
+    }
+}
+
+/// What a token that holds says.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// The user.
+    pub user: String,
+    /// The device, if the token names one.
+    pub device: Option<String>,
+    /// When it expires, ms since the Unix epoch.
+    pub expires_at_ms: u64,
+    /// Its id, for the log.
+    pub token_id: Option<String>,
+    /// What it allows.
+    pub rights: Rights,
+}
+
+/// Checks tokens.
+pub struct Verifier {
+    key: DecodingKey,
+    signature: Validation,
+    audience: Option<String>,
+    issuer: Option<String>,
+    leeway_ms: u64,
+}
+
+impl Verifier {
+    /// A verifier for tokens signed with the secret.
+    pub fn new(secret: &Secret, audience: Option<String>, issuer: Option<String>, leeway_ms: u64) -> Self {
+        // The library judges the signature only: it would take the time from the operating system, and it lets a token
+        // without `aud` pass where one is wanted.
+        let mut signature = Validation::new(Algorithm::HS256);
+        signature.required_spec_claims.clear();
+        signature.validate_exp = false;
+        signature.validate_nbf = false;
+        signature.validate_aud = false;
+        Self { key: DecodingKey::from_secret(secret.expose()), signature, audience, issuer, leeway_ms }
+    }
+
+    /// Judges a token at a time.
+    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Verified, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::TooLarge);
+        }
+        let claims = self.signed_claims(token)?;
+        self.check_address(&claims)?;
+        let expires_at_ms = self.check_times(&claims, now_ms)?;
+        check_user(&claims.sub).map_err(|why| TokenError::Claim(format!("sub: {why}")))?;
+        if claims.device.as_ref().is_some_and(|device| !is_device(device)) {
+            return Err(TokenError::Claim("device: 1 to 128 bytes, no control characters".to_owned()));
+        }
+        let specs = claims.lanecast.map(|claim| claim.rights).unwrap_or_default();
+        if specs.len() > RIGHTS_MAX {
+            return Err(TokenError::Claim(format!("lanecast: more than {RIGHTS_MAX} rights")));
+        }
+        let rights = Rights::from_specs(specs).map_err(|why| TokenError::Claim(format!("lanecast: {why}")))?;
+        Ok(Verified { user: claims.sub, device: claims.device, expires_at_ms, token_id: claims.jti, rights })
+    }
+
+    fn signed_claims(&self, token: &str) -> Result<Claims, TokenError> {
+        use jsonwebtoken::errors::ErrorKind;
+        match jsonwebtoken::decode::<Claims>(token, &self.key, &self.signature) {
+            // RFC 7515, 4.1.11: what must be understood and is not, refuses the token.
+            Ok(data) if data.header.crit.is_some() => Err(TokenError::Signature("has a `crit` header".to_owned())),
+            Ok(data) => Ok(data.claims),
+            Err(error) => match error.kind() {
+                ErrorKind::Json(why) => Err(TokenError::Claim(why.to_string())),
+                _ => Err(TokenError::Signature(error.to_string())),
+            },
+        }
+    }
+
+    fn check_address(&self, claims: &Claims) -> Result<(), TokenError> {
+        // A token that says for whom it is was not made for a node that is not told its own name (RFC 7519, 4.1.3).
+        match (&claims.aud, &self.audience) {
+            (None, None) => {}
+            (Some(aud), Some(own)) if aud.names(own) => {}
+            (Some(_), None) => return Err(TokenError::Claim("aud: is set, but tokens.audience is not".to_owned())),
+            (_, Some(_)) => return Err(TokenError::Claim("aud: not for this node".to_owned())),
+        }
+        if let Some(wanted) = &self.issuer
+            && claims.iss.as_ref() != Some(wanted)
+        {
+            return Err(TokenError::Claim("iss: not by the issuer that this node trusts".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_times(&self, claims: &Claims, now_ms: u64) -> Result<u64, TokenError> {
+        let expires_at_ms = claims.exp.ms();
+        if expires_at_ms.saturating_add(self.leeway_ms) <= now_ms {
+            return Err(TokenError::Expired);
+        }
+        let not_before_ms = claims.nbf.map_or(0, Seconds::ms);
+        if not_before_ms > now_ms.saturating_add(self.leeway_ms) {
+            return Err(TokenError::NotYetValid);
+        }
+        Ok(expires_at_ms)
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("audience", &self.audience)
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a text is a device id.
+pub fn is_device(device: &str) -> bool {
+    (1..=DEVICE_BYTES_MAX).contains(&device.len()) && !device.contains(char::is_control)
+}
+
+/// Signs claims, as `lanecast token` does.
+pub fn mint(claims: &Claims, secret: &Secret) -> Result<String, String> {
+    let key = EncodingKey::from_secret(secret.expose());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

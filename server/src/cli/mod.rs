@@ -1,0 +1,77 @@
+//! The command line. `lanecast` without arguments is `lanecast serve --dev`.
+
+mod config;
+mod serve;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use serve::Serve;
+
+/// Realtime messaging with priority lanes.
+#[derive(Debug, Parser)]
+#[command(name = "lanecast", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(Serve),
+    /// Mint a user token, signed with the node's secret.
+    Token(token::Token),
+    /// Check a configuration file, or print the reference of all options.
+    #[command(subcommand)]
+    Config(config::Config),
+}
+
+/// Why a command ended without success: a sentence for standard error.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command.unwrap_or_else(|| Command::Serve(Serve::development())) {
+            Command::Serve(serve) => serve.run(),
+            Command::Token(token) => token.run(),
+            Command::Config(config) => config.run(),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure(sentence)) => {
+                eprintln!("lanecast: {sentence}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_arguments_are_a_development_node() {
+        let cli = Cli::try_parse_from(["lanecast"]).unwrap();
+        assert!(cli.command.is_none());
+        assert!(Serve::development().config().unwrap().dev);
+    }
+}

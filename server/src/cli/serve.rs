@@ -1,0 +1,135 @@
+//! `lanecast serve`: the life of a node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Failure;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::listener::Listener;
+use crate::node::Node;
+use crate::{http, telemetry};
+
+#[derive(Debug, Default, Args)]
+pub(super) struct Serve {
+    /// Development: take tokens "dev:<user>" and the API key "dev-key", on a loopback address only.
+    #[arg(long)]
+    dev: bool,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "LANECAST_CONFIG")]
+    config: Option<PathBuf>,
+    /// Listen here instead of where the configuration says; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+impl Serve {
+    /// What `lanecast` without arguments does.
+    pub(super) fn development() -> Self {
+        Self { dev: true, ..Self::default() }
+    }
+
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = self.config()?;
+        telemetry::init(&config.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(serve(Arc::new(Node::new(config, Clock::system()))))
+    }
+
+    /// The configuration with what the command line says.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let mut config = match &self.config {
+            Some(file) => Config::load(file)?,
+            None => Config::default(),
+        };
+        config.dev = self.dev;
+        if let Some(address) = self.listen {
+            config.listen.address = address;
+        }
+        if config.dev && !config.listen.address.ip().is_loopback() {
+            return Err(format!(
+                "--dev takes tokens that anyone can make up, so it listens on loopback addresses only, not on {}",
+                config.listen.address
+            )
+            .into());
+        }
+        if !config.dev && config.hs256_secret.is_none() && config.api_keys.is_empty() {
+            return Err(
+                "nobody could connect: the configuration has neither tokens.hs256_secret_file nor an API key; \
+                        give --config FILE (see `lanecast config reference`), or --dev to try things out"
+                    .into(),
+            );
+        }
+        Ok(config)
+    }
+}
+
+/// The node's life: bind, say where, serve, wait for a signal, drain.
+async fn serve(node: Arc<Node>) -> Result<(), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = Listener::bind(node.clone())
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", node.config.listen.address))?;
+    let address = listener.address()?;
+    let router = http::router(node.clone(), Router::new());
+    let accepting = tokio::spawn(listener.serve(router));
+    node.health.set_started();
+    announce(&node, address);
+
+    tokio::select! {
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining; once more ends at once"),
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+    }
+    let deadline = Duration::from_millis(node.config.drain.deadline_ms);
+    let dropped = tokio::select! {
+        dropped = node.shutdown.drain(deadline) => dropped,
+        _ = interrupt.recv() => node.shutdown.drain(Duration::ZERO).await,
+    };
+    // The loop ends when the node is closed, which it is now.
+    accepting.await?;
+    tracing::info!(dropped, "the node has ended");
+    Ok(())
+}
+
+fn announce(node: &Node, address: SocketAddr) {
+    // One line for programs that start a node and read where it listens.
+    println!("listening on http://{address}/");
+    tracing::info!(node = &*node.id, %address, version = env!("CARGO_PKG_VERSION"), "the node serves");
+    if node.config.dev {
+        eprintln!(
+            "\n  ============================ DEVELOPMENT ============================\n  \
+             Anyone on this machine may be anyone: tokens \"dev:<user>\" and the API\n  \
+             key \"dev-key\" are taken. Only loopback connections are.\n\n  \
+             Page:  http://{address}/\n  \
+             =====================================================================\n"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(address: &str, dev: bool) -> Result<Config, Failure> {
+        Serve { dev, config: None, listen: Some(address.parse().unwrap()) }.config()
+    }
+
+    #[test]
+    fn development_is_loopback_only() {
+        assert!(listen("127.0.0.1:0", true).is_ok());
+        assert!(listen("[::1]:0", true).is_ok());
+        assert!(listen("0.0.0.0:8080", true).unwrap_err().0.contains("loopback"));
+    }
+
+    #[test]
+    fn a_node_that_nobody_could_use_is_not_started() {
+        assert!(listen("127.0.0.1:0", false).unwrap_err().0.contains("nobody could connect"));
+    }
+}

@@ -1,0 +1,331 @@
+//! Configuration: TOML in, checked values out, all mistakes at once.
+//!
+//! Promises: a [`Config`] that exists is complete and within bounds; a file with mistakes is refused as a whole, with
+//! the line and path of each; unknown keys are mistakes.
+//! Refuses: environment variables for single options, includes, and reloading. One file says it all.
+
+mod mistake;
+mod options;
+mod read;
+mod reference;
+mod sections;
+
+use std::path::Path;
+
+use lanecast_protocol::room::Pattern;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use mistake::{Mistake, Mistakes};
+pub use reference::reference;
+pub use sections::{
+    ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
+    Origins, PolicyOptions, Reconnect, TokenOptions,
+};
+
+use crate::auth::api_key::ApiKey;
+use crate::auth::rights::{RightSpec, Rights};
+use crate::auth::token::SECRET_BYTES_MIN;
+use crate::policy::Policies;
+use read::{Place, Reader, join};
+
+/// The node's configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where the node listens.
+    pub listen: Listen,
+    /// What a client may ask for.
+    pub limits: Limits,
+    /// When a connection counts as dead.
+    pub heartbeat: Heartbeat,
+    /// Over what time clients spread their reconnects.
+    pub reconnect: Reconnect,
+    /// Which pages may connect.
+    pub origins: Origins,
+    /// How user tokens are checked.
+    pub tokens: TokenOptions,
+    /// The secret itself, from the option or the file.
+    pub hs256_secret: Option<Secret>,
+    /// Services that may use the HTTP API.
+    pub api_keys: Vec<ApiKey>,
+    /// Where rooms live.
+    pub engine: EngineOptions,
+    /// What rooms keep and allow.
+    pub policies: Policies,
+    /// How the node ends.
+    pub drain: Drain,
+    /// What the node writes about itself.
+    pub log: Log,
+    /// Development: `dev:<user>` tokens from loopback addresses. Set by `--dev` only, never by a file.
+    pub dev: bool,
+}
+
+/// Bytes that must not be printed.
+#[derive(Clone)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Takes the bytes, without line ends at their end, which editors add.
+    pub fn new(bytes: &[u8]) -> Self {
+        let end = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+        Self(bytes[..end].into())
+    }
+
+    /// The bytes.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
+}
+
+const SECTIONS: &[&str] = &[
+    "listen",
+    "limits",
+    "heartbeat",
+    "reconnect",
+    "origins",
+    "tokens",
+    "api_keys",
+    "engine",
+    "policies",
+    "drain",
+    "log",
+];
+
+impl Config {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Mistakes::whole(&origin, format!("the file cannot be read: {error}")))?;
+        Self::parse(&origin, &text)
+    }
+
+    /// Reads the text of a file. `origin` is what messages call it. Files that it names are read too.
+    pub fn parse(origin: &str, text: &str) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(text);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            for error in errors {
+                reader.mistake(error.span().map(|span| span.start), "", error.message());
+            }
+            return Err(Mistakes::new(origin, reader.into_mistakes()));
+        }
+        let config = Self::read(&mut reader, table.get_ref());
+        let mistakes = reader.into_mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(origin, mistakes)) }
+    }
+
+    fn read(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Self {
+        reader.refuse_unknown(root, "", SECTIONS);
+        macro_rules! section {
+            ($ty:ident, $name:literal) => {{
+                let table = root.get($name).and_then(|value| reader.table(value, $name));
+                if let Some(table) = table {
+                    reader.refuse_unknown(table, $name, $ty::KEYS);
+                }
+                $ty::read(reader, table, $name)
+            }};
+        }
+        let mut tokens = section!(TokenOptions, "tokens");
+        let hs256_secret = read_secret(reader, root, &tokens);
+        // The checked secret has a type that is not printed; the option would be.
+        tokens.hs256_secret = None;
+        let config = Self {
+            listen: section!(Listen, "listen"),
+            limits: section!(Limits, "limits"),
+            heartbeat: section!(Heartbeat, "heartbeat"),
+            reconnect: section!(Reconnect, "reconnect"),
+            origins: section!(Origins, "origins"),
+            hs256_secret,
+            tokens,
+            api_keys: read_api_keys(reader, root),
+            engine: section!(EngineOptions, "engine"),
+            policies: read_policies(reader, root),
+            drain: section!(Drain, "drain"),
+            log: section!(Log, "log"),
+            dev: false,
+        };
+        config.check_relations(reader, root);
+        config
+    }
+
+    /// What must hold between options.
+    fn check_relations(&self, reader: &mut Reader<'_>, root: &DeTable<'_>) {
+        let mut check = |holds: bool, section: &str, key: &str, sentence: String| {
+            if !holds {
+                let at = root.get(section).and_then(|value| place_of(value, key));
+                reader.mistake(at, &join(section, key), sentence);
+            }
+        };
+        let beat = &self.heartbeat;
+        check(
+            beat.idle_close_ms >= beat.ping_after_ms.saturating_add(beat.pong_within_ms),
+            "heartbeat",
+            "idle_close_ms",
+            format!(
+                "must be at least ping_after_ms + pong_within_ms ({}), or live clients are closed",
+                beat.ping_after_ms.saturating_add(beat.pong_within_ms)
+            ),
+        );
+        check(
+            self.reconnect.max_ms >= self.reconnect.min_ms,
+            "reconnect",
+            "max_ms",
+            format!("must be at least min_ms ({})", self.reconnect.min_ms),
+        );
+        check(
+            self.limits.signals_burst >= self.limits.signals_per_second,
+            "limits",
+            "signals_burst",
+            format!("must be at least signals_per_second ({})", self.limits.signals_per_second),
+        );
+        let largest = self.policies.message_bytes_max();
+        check(
+            self.limits.record_bytes >= largest.saturating_add(ENVELOPE_BYTES),
+            "limits",
+            "record_bytes",
+            format!(
+                "must be at least {ENVELOPE_BYTES} more than the largest message_bytes of the policies ({largest})"
+            ),
+        );
+        if let Err(why) = crate::telemetry::check_filter(&self.log.filter) {
+            check(false, "log", "filter", format!("is no tracing filter: {why}"));
+        }
+        for origin in &self.origins.allow {
+            let is_origin = origin == "*" || origin.split_once("://").is_some_and(|(_, host)| is_host(host));
+            check(
+                is_origin,
+                "origins",
+                "allow",
+                format!("{origin:?} is no origin such as \"https://app.example.org\""),
+            );
+        }
+    }
+}
+
+/// What an envelope and its frame may need beside the body.
+const ENVELOPE_BYTES: u32 = 2_048;
+
+fn is_host(host: &str) -> bool {
+    !host.is_empty() && !host.contains(['/', ' ', '*', '@'])
+}
+
+/// Byte at which the value of a key in a table stands, or the table itself.
+fn place_of(table: &Spanned<DeValue<'_>>, key: &str) -> Option<usize> {
+    let inner = table.get_ref().as_table().and_then(|table| table.get(key));
+    Some(inner.map_or(table.span().start, |value| value.span().start))
+}
+
+fn read_secret(reader: &mut Reader<'_>, root: &DeTable<'_>, options: &TokenOptions) -> Option<Secret> {
+    let at = |key| root.get("tokens").and_then(|table| place_of(table, key));
+    let (secret, key) = match (&options.hs256_secret, &options.hs256_secret_file) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => {
+            let sentence = "stands beside hs256_secret: give one of them";
+            reader.mistake(at("hs256_secret_file"), "tokens.hs256_secret_file", sentence);
+            return None;
+        }
+        (Some(text), None) => (Secret::new(text.as_bytes()), "hs256_secret"),
+        (None, Some(file)) => match std::fs::read(file) {
+            Ok(bytes) => (Secret::new(&bytes), "hs256_secret_file"),
+            Err(error) => {
+                let sentence = format!("{} cannot be read: {error}", file.display());
+                reader.mistake(at("hs256_secret_file"), "tokens.hs256_secret_file", sentence);
+                return None;
+            }
+        },
+    };
+    if secret.expose().len() < SECRET_BYTES_MIN {
+        let sentence =
+            format!("the secret has {} bytes; HS256 needs at least {SECRET_BYTES_MIN}", secret.expose().len());
+        reader.mistake(at(key), &join("tokens", key), sentence);
+        return None;
+    }
+    Some(secret)
+}
+
+fn read_api_keys(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<ApiKey> {
+    let Some(list) = root.get("api_keys") else { return Vec::new() };
+    let mut keys: Vec<ApiKey> = Vec::new();
+    for (place, table) in reader.tables(list, "api_keys") {
+        let known: Vec<&str> = ApiKeyOptions::KEYS.iter().copied().chain(["rights"]).collect();
+        reader.refuse_unknown(table, &place.path, &known);
+        let options = ApiKeyOptions::read(reader, Some(table), &place.path);
+        let rights = read_rights(reader, table, &place);
+        match ApiKey::new(&options, rights) {
+            Ok(key) if keys.iter().any(|other| other.name() == key.name()) => {
+                reader.mistake(Some(place.at), &join(&place.path, "name"), "another API key has the same name");
+            }
+            Ok(key) => keys.push(key),
+            Err((key, why)) => reader.mistake(
+                table.get(key).map(|value| value.span().start).or(Some(place.at)),
+                &join(&place.path, key),
+                why,
+            ),
+        }
+    }
+    keys
+}
+
+fn read_rights(reader: &mut Reader<'_>, key: &DeTable<'_>, place: &Place) -> Rights {
+    let path = join(&place.path, "rights");
+    let Some(list) = key.get("rights") else {
+        reader.mistake(Some(place.at), &path, "must be given: what the key may do, and in which rooms");
+        return Rights::default();
+    };
+    let mut specs = Vec::new();
+    for (place, table) in reader.tables(list, &path) {
+        reader.refuse_unknown(table, &place.path, &["allow", "rooms", "types", "lane"]);
+        let spec = RightSpec {
+            allow: read_list(reader, table, &place, "allow").unwrap_or_default(),
+            rooms: read_list(reader, table, &place, "rooms").unwrap_or_default(),
+            types: read_list(reader, table, &place, "types"),
+            lane: table.get("lane").and_then(|value| reader.value(value, &join(&place.path, "lane"), None)),
+        };
+        match spec.check_strictly() {
+            Ok(()) => specs.push(spec),
+            Err(why) => reader.mistake(Some(place.at), &place.path, why),
+        }
+    }
+    Rights::from_specs(specs).unwrap_or_default()
+}
+
+fn read_list(reader: &mut Reader<'_>, table: &DeTable<'_>, place: &Place, key: &str) -> Option<Vec<String>> {
+    table.get(key).and_then(|value| reader.value::<Vec<String>>(value, &join(&place.path, key), None))
+}
+
+fn read_policies(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Policies {
+    let Some(list) = root.get("policies") else { return Policies::default() };
+    let mut policies = Vec::new();
+    for (place, table) in reader.tables(list, "policies") {
+        reader.refuse_unknown(table, &place.path, PolicyOptions::KEYS);
+        let options = PolicyOptions::read(reader, Some(table), &place.path);
+        let at = |key: &str| table.get(key).map(|value| value.span().start).or(Some(place.at));
+        if !table.contains_key("rooms") {
+            reader.mistake(Some(place.at), &join(&place.path, "rooms"), "must be given: the pattern of the rooms");
+            continue;
+        }
+        if options.signal_ttl_ms > options.signal_ttl_max_ms {
+            let sentence = format!("must be at least signal_ttl_ms ({})", options.signal_ttl_ms);
+            reader.mistake(at("signal_ttl_max_ms"), &join(&place.path, "signal_ttl_max_ms"), sentence);
+        }
+        match Pattern::new(&options.rooms) {
+            Ok(pattern) if pattern.as_str().contains("{user}") => {
+                let sentence = "a policy knows no user: write `*` instead of `{user}`";
+                reader.mistake(at("rooms"), &join(&place.path, "rooms"), sentence);
+            }
+            Ok(pattern) => policies.push((pattern, options)),
+            Err(why) => reader.mistake(at("rooms"), &join(&place.path, "rooms"), format!("{why}")),
+        }
+    }
+    Policies::new(policies)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! `lanecast config reference`: every option, from the table that parses them.
+
+use std::fmt::Write as _;
+
+use super::options::Row;
+use super::sections::{
+    ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, Reconnect,
+    TokenOptions,
+};
+
+/// The whole reference: a file that holds every option with its default, and parses.
+pub fn reference() -> String {
+    let mut out = String::from(
+        "# Lanecast: every option with its default.\n# A file needs only the options that differ. Times are in \
+         milliseconds, sizes in bytes.\n",
+    );
+    macro_rules! sections {
+        ($($ty:ident $head:literal),* $(,)?) => {
+            $(section(&mut out, $head, $ty::ABOUT, &$ty::rows());)*
+        };
+    }
+    sections!(
+        Listen "[listen]",
+        Limits "[limits]",
+        Heartbeat "[heartbeat]",
+        Reconnect "[reconnect]",
+        Origins "[origins]",
+        TokenOptions "[tokens]",
+        EngineOptions "[engine]",
+        Drain "[drain]",
+        Log "[log]",
+        PolicyOptions "[[policies]]",
+    );
+    // A key that must be given has no default to show: this section is an example in comments.
+    let mut keys = String::new();
+    section(&mut keys, "[[api_keys]]", ApiKeyOptions::ABOUT, &ApiKeyOptions::rows());
+    keys.push_str(
+        "\n# What the service may do: rights of the same form as in tokens. `types` and `lane` are optional.\n\
+         # list of tables\n\
+         rights = [{ allow = [\"publish\", \"history\"], rooms = [\"chat.**\"], types = [\"msg.*\"], lane = \"normal\" }]\n",
+    );
+    for line in keys.lines() {
+        let _ =
+            if line.is_empty() || line.starts_with('#') { writeln!(out, "{line}") } else { writeln!(out, "# {line}") };
+    }
+    out
+}
+
+fn section(out: &mut String, head: &str, about: &[&str], rows: &[Row]) {
+    out.push('\n');
+    for line in about {
+        let _ = writeln!(out, "#{line}");
+    }
+    let _ = writeln!(out, "{head}");
+    for row in rows {
+        let bounds = match &row.bounds {
+            Some(bounds) => format!(", {} to {}", bounds.start(), bounds.end()),
+            None => String::new(),
+        };
+        let _ = writeln!(out, "\n# {}", row.doc);
+        let _ = writeln!(out, "# {}{bounds}. Default: {}.", row.kind, row.reason);
+        let _ = writeln!(out, "{} = {}", row.key, row.default);
+    }
+}

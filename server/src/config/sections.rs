@@ -1,0 +1,246 @@
+//! The table of options. Each entry says its key, type, default, bounds, what it does and why it is so.
+//!
+//! Times are in milliseconds and sizes in bytes; the unit stands at the end of the key.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use lanecast_protocol::position::DurableLane;
+
+use super::options::options;
+use super::read::Choice;
+
+options! {
+    /// Where the node listens, and what it takes on a connection before it knows who is there.
+    pub struct Listen {
+        /// Address for HTTP and WebSocket.
+        address: SocketAddr = "\"127.0.0.1:8080\"",
+            because "loopback only until someone decides otherwise";
+        /// Connections open at once; one more is answered 503 and closed.
+        connections_max: usize = "10_000" in 1..=1_000_000,
+            because "fits the usual limit of open files (20,000) with room for the engine's own";
+        /// A request whose headers are not complete after this is closed.
+        header_timeout_ms: u64 = "10_000" in 100..=120_000,
+            because "a phone on a bad link needs seconds; a handshake at one byte a second would hold a slot for minutes";
+        /// Largest head of a request, in bytes.
+        header_bytes: usize = "16_384" in 8_192..=1_048_576,
+            because "a token of 8 KiB and a browser's cookies fit";
+        /// An HTTP request whose body is not complete after this is closed.
+        body_timeout_ms: u64 = "30_000" in 100..=600_000,
+            because "the largest body takes 20 s at 100 kbit/s";
+    }
+}
+
+options! {
+    /// What a client may ask for. Clients are told in Welcome.
+    pub struct Limits {
+        /// Largest encoded record (frame with its envelope), in bytes.
+        record_bytes: u32 = "262_144" in 4_096..=16_777_216,
+            because "four times the default message, since envelopes carry headers; larger ones would hold up urgent frames";
+        /// Rooms that a connection is subscribed to at once.
+        rooms_per_connection: u32 = "100" in 1..=10_000,
+            because "a chat list fits; each costs the node a place and the engine a subscription";
+        /// Publishes of a connection that wait for their answer.
+        publishes_in_flight: u32 = "256" in 1..=65_536,
+            because "fills a 100 ms round trip at 2,500 publishes a second; bounds the table of answers";
+        /// Signals per second and connection, over a longer time.
+        signals_per_second: u32 = "10" in 1..=1_000,
+            because "a cursor looks smooth at 10 Hz, and SDKs conflate before they send";
+        /// Signals that may come at once.
+        signals_burst: u32 = "20" in 1..=10_000,
+            because "two seconds' worth, for a client that was away";
+        /// Events in a page of history.
+        history_page: u32 = "200" in 1..=10_000,
+            because "a screen or two; pages ride bulk and are made in memory";
+    }
+}
+
+options! {
+    /// When a connection counts as dead. Clients are told in Welcome.
+    pub struct Heartbeat {
+        /// A client that has not said Hello after this is closed.
+        hello_timeout_ms: u32 = "10_000" in 100..=120_000,
+            because "Hello follows the handshake in the same flight";
+        /// A client pings after this long without sending.
+        ping_after_ms: u32 = "25_000" in 100..=600_000,
+            because "below the 30 s after which the strictest common NATs and proxies forget a connection";
+        /// A client gives up when a Pong takes longer.
+        pong_within_ms: u32 = "10_000" in 100..=120_000,
+            because "longer than any live mobile link's worst round trip";
+        /// The node closes a connection from which no record came for this long.
+        idle_close_ms: u32 = "60_000" in 200..=3_600_000,
+            because "two pings may be lost";
+        /// The node closes a connection whose peer took nothing for this long, though there was something to take.
+        no_progress_ms: u32 = "30_000" in 200..=3_600_000,
+            because "slow is no offence, dead is; a lift or a tunnel is over by then";
+    }
+}
+
+options! {
+    /// Over what time clients spread their reconnects, told in Welcome.
+    pub struct Reconnect {
+        /// Window of the first attempt.
+        min_ms: u32 = "500" in 1..=60_000,
+            because "one lost connection should come back at once";
+        /// Largest window.
+        max_ms: u32 = "30_000" in 1..=3_600_000,
+            because "10,000 clients of a failed node come back at some 300 a second";
+    }
+}
+
+options! {
+    /// Which pages may connect. Requests without an Origin header come from programs, not from pages, and are taken.
+    pub struct Origins {
+        /// Origins taken beside the node's own, such as "https://app.example.org"; "*" takes all.
+        allow: Vec<String> = "[]" in 0..=1_000,
+            because "the node's own page needs none";
+    }
+}
+
+options! {
+    /// How user tokens are checked. Without a secret only API keys and, with --dev, development tokens are taken.
+    pub struct TokenOptions {
+        /// Secret for tokens signed with HS256, at least 32 bytes. Prefer the file: this one ends up in backups.
+        hs256_secret: Option<String> = "\"\"",
+            because "there is no safe default secret";
+        /// File with that secret; line ends at its end do not count.
+        hs256_secret_file: Option<PathBuf> = "\"\"",
+            because "there is no safe default secret";
+        /// What the claim `aud` must name.
+        audience: Option<String> = "\"\"",
+            because "needed only where several services share a secret";
+        /// What the claim `iss` must name.
+        issuer: Option<String> = "\"\"",
+            because "needed only where several services share a secret";
+        /// By how much the clocks of issuer and node may differ.
+        leeway_ms: u64 = "5_000" in 0..=300_000,
+            because "clocks kept by NTP differ by less than a second; more would keep expired tokens alive";
+    }
+}
+
+options! {
+    /// A service that may use the HTTP API. Repeat [[api_keys]] for each.
+    pub struct ApiKeyOptions {
+        /// Name of the service, as subscribers see it.
+        name: String = "\"\"",
+            because "must be given";
+        /// SHA-256 of the key, as 64 hex digits.
+        sha256: Option<String> = "\"\"",
+            because "the node need not know the key itself";
+        /// File with the key; line ends at its end do not count.
+        key_file: Option<PathBuf> = "\"\"",
+            because "for where secrets are mounted as files";
+    }
+}
+
+options! {
+    /// Where rooms live.
+    pub struct EngineOptions {
+        /// Which engine.
+        kind: EngineKind = "\"memory\"",
+            because "needs nothing else; a restart loses the rooms and is told to clients as a new epoch";
+        /// Memory engine: rooms kept at once; the least recently used idle ones are dropped.
+        rooms_max: usize = "100_000" in 1..=10_000_000,
+            because "about 100 MB of empty rooms";
+        /// Memory engine: bytes of events kept at once; the oldest events are trimmed.
+        bytes_max: u64 = "268_435_456" in 1_048_576..=1_099_511_627_776,
+            because "a quarter of the smallest machine that one rents";
+    }
+}
+
+options! {
+    /// What the rooms of a pattern keep and allow. Repeat [[policies]]: the first whose pattern fits a room holds for
+    /// it; a room that none fits has the defaults.
+    pub struct PolicyOptions {
+        /// The pattern, such as "chat.*", "call.**" or "user:*".
+        rooms: String = "\"**\"",
+            because "must be given";
+        /// Durable events kept, over all lanes.
+        retention_events: u64 = "10_000" in 1..=10_000_000,
+            because "a busy day of a team's room";
+        /// How long durable events are kept.
+        retention_ms: u64 = "86_400_000" in 1_000..=31_536_000_000,
+            because "a phone that was off overnight comes back without a gap";
+        /// Largest body of an event or signal, in bytes.
+        message_bytes: u32 = "65_536" in 1..=16_777_216,
+            because "text and state fit; files belong in a file store, with a link here";
+        /// The lane of events whose publisher names none.
+        default_lane: DurableLane = "\"normal\"",
+            because "urgent loses its meaning where it is the rule";
+        /// Whether events whose publisher does not say are stored.
+        default_delivery: DeliveryDefault = "\"durable\"",
+            because "losing what should have been kept is the worse surprise";
+        /// How long a signal lives whose sender does not say.
+        signal_ttl_ms: u32 = "10_000" in 100..=3_600_000,
+            because "typing dots of someone who left vanish by themselves";
+        /// How long a signal may live.
+        signal_ttl_max_ms: u32 = "60_000" in 100..=3_600_000,
+            because "what should live longer is an event or presence";
+    }
+}
+
+options! {
+    /// How the node ends after SIGTERM or SIGINT.
+    pub struct Drain {
+        /// How long clients have to leave.
+        deadline_ms: u64 = "10_000" in 0..=600_000,
+            because "within the 30 s that orchestrators give";
+        /// Over what time clients are told to spread their leaving.
+        spread_ms: u32 = "5_000" in 0..=600_000,
+            because "half the deadline, so that the last one still finds the door open";
+    }
+}
+
+options! {
+    /// What the node writes about itself, to standard error.
+    pub struct Log {
+        /// Form of the lines.
+        format: LogFormat = "\"text\"",
+            because "read by people first";
+        /// Which lines, as tracing filter directives, such as "info,lanecast_server::http=debug".
+        filter: String = "\"info\"",
+            because "connections and requests are debug, so that load does not fill disks";
+    }
+}
+
+/// Where rooms live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// In the node's memory.
+    Memory,
+}
+
+impl Choice for EngineKind {
+    const WORDS: &'static [(&'static str, Self)] = &[("memory", Self::Memory)];
+}
+
+/// Form of the log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Choice for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+/// Whether an event is stored whose publisher does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryDefault {
+    /// Stored.
+    Durable,
+    /// Not stored.
+    Transient,
+}
+
+impl Choice for DeliveryDefault {
+    const WORDS: &'static [(&'static str, Self)] = &[("durable", Self::Durable), ("transient", Self::Transient)];
+}
+
+impl Choice for DurableLane {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("urgent", Self::Urgent), ("normal", Self::Normal), ("bulk", Self::Bulk)];
+}

@@ -1,0 +1,131 @@
+use super::*;
+
+fn mistakes(text: &str) -> Vec<String> {
+    Config::parse("test.toml", text).unwrap_err().list.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let config = Config::parse("test.toml", "").unwrap();
+    assert_eq!(config.limits.record_bytes, 262_144);
+    assert_eq!(config.heartbeat.ping_after_ms, 25_000);
+    assert_eq!(config.listen.address.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.policies.of("a").retention_events, 10_000);
+    assert!(!config.dev);
+}
+
+#[test]
+fn the_reference_is_a_file_that_says_the_defaults() {
+    let text = reference();
+    let config = Config::parse("reference", &text).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
+    // The reference lists a policy for `**`, which is what the defaults say without one.
+    let strip = |config: &Config| format!("{:?}", Config { policies: Policies::default(), ..config.clone() });
+    assert_eq!(strip(&config), strip(&Config::default()));
+    assert_eq!(format!("{:?}", config.policies.of("a")), format!("{:?}", Config::default().policies.of("a")));
+    for section in SECTIONS {
+        assert!(text.contains(&format!("[{section}]")), "{section}");
+    }
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_line_and_path() {
+    let text = r#"
+[listen]
+adress = "127.0.0.1:80"
+connections_max = 0
+
+[limits]
+record_bytes = "256 KiB"
+history_page = -1
+
+[heartbeat]
+idle_close_ms = 1_000
+
+[colours]
+
+[tokens]
+hs256_secret = "short"
+
+[engine]
+kind = "rocks"
+
+[[policies]]
+rooms = "chat.**.x"
+retention_events = 10
+
+[[policies]]
+rooms = "chat.{user}"
+default_lane = "control"
+
+[[policies]]
+message_bytes = 10
+
+[[api_keys]]
+name = "billing"
+sha256 = "abc"
+rights = [{ allow = ["fly"], rooms = ["**"] }]
+
+[log]
+filter = "info,=,"
+"#;
+    let expected = [
+        "line 3: listen.adress: unknown key; did you mean `address`?",
+        "line 4: listen.connections_max: expected a whole number from 1 to 1000000, got the number 0",
+        "line 7: limits.record_bytes: expected a whole number from 4096 to 16777216, got the text \"256 KiB\"",
+        "line 8: limits.history_page: expected a whole number from 1 to 10000, got the number -1",
+        "line 11: heartbeat.idle_close_ms: must be at least ping_after_ms + pong_within_ms (35000), or live clients are closed",
+        "line 13: colours: unknown key; known here: listen, limits, heartbeat, reconnect, origins, tokens, api_keys, engine, policies, drain, log",
+        "line 16: tokens.hs256_secret: the secret has 5 bytes; HS256 needs at least 32",
+        "line 19: engine.kind: expected one of memory, got the text \"rocks\"",
+        "line 22: policies[0].rooms: `**` stands at the end only",
+        "line 26: policies[1].rooms: a policy knows no user: write `*` instead of `{user}`",
+        "line 27: policies[1].default_lane: expected one of urgent, normal, bulk, got the text \"control\"",
+        "line 29: policies[2].rooms: must be given: the pattern of the rooms",
+        "line 34: api_keys[0].sha256: expected 64 hex digits",
+    ];
+    let found = mistakes(text);
+    for line in expected {
+        assert!(found.iter().any(|mistake| mistake == line), "missing: {line}\nfound: {found:#?}");
+    }
+    assert!(
+        found.iter().any(|mistake| mistake.starts_with("line 35: api_keys[0].rights[0]: `allow` has \"fly\"")),
+        "{found:#?}"
+    );
+    assert!(found.iter().any(|mistake| mistake.starts_with("line 38: log.filter: is no tracing filter")), "{found:#?}");
+    assert_eq!(found.len(), expected.len() + 2, "{found:#?}");
+}
+
+#[test]
+fn what_is_no_toml_is_reported_with_its_line() {
+    let found = mistakes("[listen]\naddress = \n");
+    assert!(found[0].starts_with("line 2: "), "{found:?}");
+}
+
+#[test]
+fn a_section_of_another_type_is_a_mistake() {
+    let found = mistakes("listen = 5\npolicies = \"x\"\napi_keys = [1]\n");
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
+#[test]
+fn a_message_must_fit_a_record() {
+    let found = mistakes("[[policies]]\nrooms = \"files.**\"\nmessage_bytes = 1_000_000\n");
+    assert!(found[0].contains("limits.record_bytes: must be at least 2048 more"), "{found:?}");
+}
+
+#[test]
+fn a_missing_file_and_a_missing_secret_file_are_said() {
+    let error = Config::load(Path::new("/nowhere/lanecast.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("1 mistake in /nowhere/lanecast.toml"), "{error}");
+    let found = mistakes("[tokens]\nhs256_secret_file = \"/nowhere/secret\"\n");
+    assert!(found[0].starts_with("line 2: tokens.hs256_secret_file: /nowhere/secret cannot be read"), "{found:?}");
+}
+
+#[test]
+fn a_secret_is_not_printed_and_loses_its_line_end() {
+    let secret = Secret::new(b"0123456789abcdef0123456789abcdef\r\n");
+    assert_eq!(secret.expose().len(), 32);
+    assert!(!format!("{secret:?}").contains("0123"));
+    let config = Config::parse("t", "[tokens]\nhs256_secret = \"0123456789abcdef0123456789abcdef\"\n").unwrap();
+    assert!(!format!("{config:?}").contains("0123"));
+}

@@ -1,0 +1,130 @@
+//! The accept loop.
+//!
+//! Promises: no peer keeps another from being accepted; a request whose headers dawdle is closed; no more sockets than
+//! configured; every connection is a task that the drain awaits.
+//! Refuses: HTTP/2, which would carry WebSockets past the bounds on connections. `axum::serve` has no deadline for
+//! headers and no bound, which is why this loop exists.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::socket::{Slot, Socket};
+use crate::node::Node;
+
+/// How long the loop waits after the system refused to accept, for want of file descriptors or memory.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What a client gets that is one too many. The request is not read, so this is as much as can be said.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+    content-type: application/json\r\ncontent-length: 44\r\n\r\n{\"code\":4207,\"name\":\"TOO_MANY_CONNECTIONS\"}\n";
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    slots: Arc<Semaphore>,
+    node: Arc<Node>,
+}
+
+impl Listener {
+    /// Binds the configured address.
+    pub async fn bind(node: Arc<Node>) -> io::Result<Self> {
+        let tcp = TcpListener::bind(node.config.listen.address).await?;
+        let slots = Arc::new(Semaphore::new(node.config.listen.connections_max));
+        Ok(Self { tcp, slots, node })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Accepts until the node is closed, also while it drains, so that probes are answered. Connections are tasks of
+    /// the node's [`Shutdown`](crate::shutdown::Shutdown). Cancel safe: cancelling it closes the listener and leaves
+    /// the connections.
+    pub async fn serve(self, router: Router) {
+        let mut closed = pin!(self.node.shutdown.closed());
+        loop {
+            let accepted = tokio::select! {
+                () = &mut closed => return,
+                accepted = self.tcp.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.take(stream, peer, &router),
+                // One peer's connection broke before it was taken.
+                Err(error) if is_of_peer(&error) => tracing::debug!(%error, "connection broke before it was accepted"),
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, peer: SocketAddr, router: &Router) {
+        let Ok(permit) = self.slots.clone().try_acquire_owned() else {
+            self.node.metrics.sockets_refused.inc();
+            tracing::debug!(%peer, "too many connections");
+            // Without waiting: a fresh socket takes so few bytes at once, and if not, closing says enough.
+            let _ = stream.into_std().and_then(|mut stream| stream.write(TOO_MANY));
+            return;
+        };
+        // Frames are gathered before they are written; the kernel must not hold them back further.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+        }
+        let slot = Slot::new(permit, self.node.shutdown.hold(), self.node.metrics.sockets.clone());
+        let socket = Socket::new(stream, slot);
+        // Boxed: the task keeps the size of its largest state, and this one ends when the socket is upgraded.
+        let connection = Box::pin(serve_connection(socket, peer, router.clone(), self.node.clone()));
+        self.node.shutdown.spawn(connection);
+    }
+}
+
+fn is_of_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Answers the requests of one socket. Ends when it is closed, or was handed on to a WebSocket.
+async fn serve_connection(socket: Socket, peer: SocketAddr, router: Router, node: Arc<Node>) {
+    let listen = &node.config.listen;
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.call(request)
+    });
+    // Who comes while the node drains, a probe for example, is answered once.
+    let was_draining = node.shutdown.is_draining();
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(listen.header_timeout_ms))
+        .max_buf_size(listen.header_bytes)
+        .keep_alive(!was_draining)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = node.shutdown.draining(), if !was_draining => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}

@@ -1,0 +1,81 @@
+//! Which pages may connect (LC-SEC-001).
+//!
+//! A browser sends `Origin` with every WebSocket handshake and every cross-site request; a program sends none and is
+//! judged by its credential alone. WebSocket handshakes are not bound by CORS, so the node must judge for itself.
+
+use axum::http::{HeaderMap, header};
+
+/// Whether the request may go on: it names no origin, an allowed one, or the node's own.
+///
+/// In development the node's own host must be a loopback name: else a page elsewhere could have its own name resolve to
+/// 127.0.0.1 and would be taken for the node's own page.
+pub fn is_allowed(headers: &HeaderMap, allow: &[String], dev: bool) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let (first, second) = (origins.next(), origins.next());
+    let Some(origin) = first else { return true };
+    let Ok(origin) = origin.to_str() else { return false };
+    if second.is_some() {
+        return false;
+    }
+    if allow.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = origin.split_once("://").map(|(_, host)| host);
+    match (own, host) {
+        (Some(own), Some(host)) => own.eq_ignore_ascii_case(host) && (!dev || is_loopback_name(host)),
+        _ => false,
+    }
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn allowed(origin: &str, host: &str, allow: &[&str], dev: bool) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+        if !origin.is_empty() {
+            headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+        }
+        is_allowed(&headers, &allow.iter().map(ToString::to_string).collect::<Vec<_>>(), dev)
+    }
+
+    #[test]
+    fn origins_are_judged() {
+        // LC-SEC-001
+        assert!(allowed("", "chat.example", &[], false), "a program");
+        assert!(allowed("https://chat.example", "chat.example", &[], false));
+        assert!(allowed("http://127.0.0.1:8080", "127.0.0.1:8080", &[], true));
+        assert!(allowed("http://localhost:8080", "localhost:8080", &[], true));
+        assert!(allowed("http://[::1]:8080", "[::1]:8080", &[], true));
+        assert!(allowed("https://app.example", "chat.example", &["https://app.example"], false));
+        assert!(allowed("https://any.example", "chat.example", &["*"], false));
+
+        assert!(!allowed("https://evil.example", "chat.example", &[], false));
+        assert!(!allowed("https://chat.example:444", "chat.example", &[], false));
+        assert!(!allowed("http://app.example", "chat.example", &["https://app.example"], false));
+        assert!(!allowed("null", "chat.example", &[], false));
+        assert!(!allowed("http://evil.example:8080", "evil.example:8080", &[], true), "a rebound name");
+    }
+
+    #[test]
+    fn two_origins_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("a"));
+        headers.append(header::ORIGIN, HeaderValue::from_static("https://a"));
+        headers.append(header::ORIGIN, HeaderValue::from_static("https://a"));
+        assert!(!is_allowed(&headers, &[], false));
+    }
+}

@@ -1,0 +1,31 @@
+//! `/.well-known/lanecast`: what a client may know before it connects.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::node::{CAPABILITIES, Node};
+
+/// The document. Its `limits` are the canonical JSON of `Limits`.
+pub(super) async fn document(State(node): State<Arc<Node>>) -> Json<Value> {
+    let limits = node.limits();
+    let capabilities: Vec<&str> = CAPABILITIES.iter().map(|capability| capability.as_str_name()).collect();
+    Json(json!({
+        "versions": [1],
+        "websocket": "/v1/connect",
+        "subprotocols": ["lanecast.v1", "lanecast.v1+json"],
+        "capabilities": capabilities,
+        "limits": {
+            "recordBytes": limits.record_bytes,
+            "messageBytes": limits.message_bytes,
+            "rooms": limits.rooms,
+            "publishesInFlight": limits.publishes_in_flight,
+            "signalsPerSecond": limits.signals_per_second,
+            "historyPage": limits.history_page,
+        },
+        "development": node.config.dev,
+        "node": &*node.id,
+    }))
+}
