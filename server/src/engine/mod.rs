@@ -4,6 +4,10 @@
 //! contract suite checks one by one on every engine; the memory engine is their executable definition. Whoever calls
 //! an engine relies on the clauses and on nothing else.
 
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod faulty;
 mod memory;
 mod signals;
 
