@@ -3,16 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lanecast_protocol::session::server as session;
 use lanecast_protocol::v1;
 
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::engine::{EngineSink, MemoryEngine, MemoryOptions};
+use crate::hub::Hub;
+use crate::session::{Command, Registry};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// What the node serves beyond the core (LC-HS-014).
 pub const CAPABILITIES: [v1::Capability; 2] = [v1::Capability::History, v1::Capability::Signals];
+
+/// Bytes of a lane that wait in a session at most: what was read from a room is beyond the reach of trimming and
+/// expiry by the log, and is memory that a slow client holds.
+const LANE_BYTES: usize = 64 * 1024;
 
 /// One node. Handlers and sessions share it as `Arc<Node>`.
 #[derive(Debug)]
@@ -31,33 +39,88 @@ pub struct Node {
     pub auth: Arc<Auth>,
     /// What the probes are told.
     pub health: Health,
+    /// Rooms with local subscribers, and the engine behind them.
+    pub hub: Arc<Hub>,
+    /// The connections of clients.
+    pub registry: Registry,
+    /// What is the same for all sessions.
+    pub session: Arc<session::Config>,
+    /// Whether each record is written by itself: the other half of the coalescing bench, never for use.
+    pub one_write_each: bool,
 }
 
 impl Node {
     /// A node that is not started yet.
     pub fn new(config: Config, clock: Clock) -> Self {
+        let id: Arc<str> = format!("n-{:08x}", rand::random::<u32>()).into();
+        let metrics = Arc::new(Metrics::new());
+        let hub = Arc::new(Hub::new(clock.clone(), Arc::clone(&metrics)));
+        let bytes_max = usize::try_from(config.engine.bytes_max).unwrap_or(usize::MAX);
+        let options = MemoryOptions { rooms_max: config.engine.rooms_max, bytes_max, ..MemoryOptions::default() };
+        hub.connect(Arc::new(MemoryEngine::new(options, clock.clone(), Arc::clone(&hub) as Arc<dyn EngineSink>)));
         Self {
-            id: format!("n-{:08x}", rand::random::<u32>()).into(),
             auth: Arc::new(Auth::new(&config, clock.clone())),
+            session: Arc::new(session_config(&id, &config)),
             config: Arc::new(config),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             clock,
             shutdown: Shutdown::new(),
             health: Health::default(),
+            hub,
+            registry: Registry::default(),
+            one_write_each: false,
+            id,
         }
     }
 
     /// What the node accepts, as Welcome and the well-known document say it.
     pub fn limits(&self) -> v1::Limits {
-        let limits = &self.config.limits;
-        v1::Limits {
+        self.session.limits
+    }
+
+    /// Starts to drain: every connection is told to come back at a time of its own (LC-LIFE-021).
+    pub fn send_away(&self) {
+        let drain = &self.config.drain;
+        self.registry.command_all(|| {
+            Command::GoAway(v1::GoAway {
+                retry_after_ms: rand::random_range(0..=drain.spread_ms),
+                reason: v1::GoAwayReason::Draining.into(),
+                address: String::new(),
+                closes_in_ms: u32::try_from(drain.deadline_ms).unwrap_or(u32::MAX),
+            })
+        });
+    }
+
+    /// What has to be done every few seconds for as long as the node lives.
+    pub async fn housekeep(&self) {
+        self.hub.sweep().await;
+        self.hub.engine().sweep();
+    }
+}
+
+fn session_config(id: &str, config: &Config) -> session::Config {
+    let limits = &config.limits;
+    let heartbeat = &config.heartbeat;
+    session::Config {
+        node: id.to_owned(),
+        capabilities: CAPABILITIES.to_vec(),
+        limits: v1::Limits {
             record_bytes: limits.record_bytes,
-            message_bytes: self.config.policies.message_bytes_max(),
+            message_bytes: config.policies.message_bytes_max(),
             rooms: limits.rooms_per_connection,
             publishes_in_flight: limits.publishes_in_flight,
             signals_per_second: limits.signals_per_second,
             history_page: limits.history_page,
-        }
+        },
+        heartbeat: v1::Heartbeat {
+            ping_after_ms: heartbeat.ping_after_ms,
+            pong_within_ms: heartbeat.pong_within_ms,
+            idle_close_ms: heartbeat.idle_close_ms,
+        },
+        reconnect: v1::ReconnectWindow { min_ms: config.reconnect.min_ms, max_ms: config.reconnect.max_ms },
+        hello_within_ms: heartbeat.hello_timeout_ms.into(),
+        no_progress_ms: heartbeat.no_progress_ms.into(),
+        lane_bytes: LANE_BYTES,
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,7 +13,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::listener::Listener;
 use crate::node::Node;
+use crate::transport::upgrade;
 use crate::{http, telemetry};
+
+/// How often idle rooms, old events and expired signals are looked for.
+const HOUSEKEEP_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default, Args)]
 pub(super) struct Serve {
@@ -78,8 +81,9 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", node.config.listen.address))?;
     let address = listener.address()?;
-    let router = http::router(node.clone(), Router::new());
+    let router = http::router(node.clone(), upgrade::routes(node.config.dev));
     let accepting = tokio::spawn(listener.serve(router));
+    let housekeeping = tokio::spawn(housekeep(node.clone()));
     node.health.set_started();
     announce(&node, address);
 
@@ -88,14 +92,24 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
         _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
     }
     let deadline = Duration::from_millis(node.config.drain.deadline_ms);
+    node.shutdown.begin();
+    node.send_away();
     let dropped = tokio::select! {
         dropped = node.shutdown.drain(deadline) => dropped,
         _ = interrupt.recv() => node.shutdown.drain(Duration::ZERO).await,
     };
     // The loop ends when the node is closed, which it is now.
     accepting.await?;
+    housekeeping.abort();
     tracing::info!(dropped, "the node has ended");
     Ok(())
+}
+
+async fn housekeep(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEP_EVERY).await;
+        node.housekeep().await;
+    }
 }
 
 fn announce(node: &Node, address: SocketAddr) {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::session::Refusal;
 
 /// A refused request.
 #[derive(Clone, Debug)]
@@ -44,12 +45,19 @@ impl Refused {
     }
 }
 
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code, detail: refusal.detail.into(), retry_after_ms: refusal.retry_after_ms }
+    }
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.row().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, axum::Json(self.to_json())).into_response();
-        if self.retry_after_ms > 0 {
-            let seconds = self.retry_after_ms.div_ceil(1_000);
+        // LC-API-003
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            let seconds = self.retry_after_ms.div_ceil(1_000).max(1);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {

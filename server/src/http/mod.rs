@@ -31,6 +31,9 @@ pub fn router(node: Arc<Node>, others: Router<Arc<Node>>) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/.well-known/lanecast", get(well_known::document))
         .merge(others)
+        .method_not_allowed_fallback(|| async {
+            Refused::new(Code::Unimplemented, "There is nothing at this path for this method.")
+        })
         .fallback(|| async { Refused::new(Code::NotFound, "There is nothing at this path.") })
         .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)

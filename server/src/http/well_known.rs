@@ -4,15 +4,22 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use crate::node::{CAPABILITIES, Node};
 
 /// The document. Its `limits` are the canonical JSON of `Limits`.
-pub(super) async fn document(State(node): State<Arc<Node>>) -> Json<Value> {
+pub(super) async fn document(State(node): State<Arc<Node>>) -> impl IntoResponse {
+    // Pages of every origin may read it (LC-API-030): it says nothing that a handshake would not.
+    ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(describe(&node)))
+}
+
+fn describe(node: &Node) -> Value {
     let limits = node.limits();
     let capabilities: Vec<&str> = CAPABILITIES.iter().map(|capability| capability.as_str_name()).collect();
-    Json(json!({
+    json!({
         "versions": [1],
         "websocket": "/v1/connect",
         "subprotocols": ["lanecast.v1", "lanecast.v1+json"],
@@ -27,5 +34,5 @@ pub(super) async fn document(State(node): State<Arc<Node>>) -> Json<Value> {
         },
         "development": node.config.dev,
         "node": &*node.id,
-    }))
+    })
 }

@@ -1,0 +1,200 @@
+//! What the hub leaves for one connection, between two runs of its task.
+//!
+//! Durable events leave only a mark that a lane of a room has something new; the session reads when it has room.
+//! Transients and signals wait here, bounded, and lose what the queues' policies say. Whatever a publisher does, a
+//! connection that does not read costs the node no more than that.
+
+use lanecast_protocol::lane::Lane;
+use lanecast_protocol::lossy::{LiveSignal, SignalQueue, TransientQueue};
+use lanecast_protocol::position::{DurableLane, PerLane};
+use lanecast_protocol::v1;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// What a connection finds in its mailbox apart from transients and signals.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The lanes of a subscription that have something new, by [`DurableLane::index`].
+    Ready {
+        /// The subscription.
+        handle: u64,
+        /// Its lanes.
+        lanes: PerLane<bool>,
+    },
+    /// The room of this handle has a new epoch.
+    Epoch {
+        /// The former handle.
+        handle: u64,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Lossy {
+    transients: PerLane<TransientQueue>,
+    signals: SignalQueue,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ready: Vec<(u64, PerLane<bool>)>,
+    epochs: Vec<u64>,
+    /// Boxed and dropped when empty: most connections have none.
+    lossy: Option<Box<Lossy>>,
+}
+
+/// The mailbox of one connection.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    inner: Mutex<Inner>,
+    wake: Notify,
+}
+
+impl Mailbox {
+    /// Marks a lane of a subscription.
+    pub(super) fn ready(&self, handle: u64, lane: DurableLane) {
+        let mut inner = self.inner.lock();
+        match inner.ready.iter_mut().find(|(of, _)| *of == handle) {
+            Some((_, lanes)) => lanes[lane] = true,
+            None => inner.ready.push((handle, PerLane::from_fn(|other| other == lane))),
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Marks the end of an epoch.
+    pub(super) fn epoch(&self, handle: u64) {
+        self.inner.lock().epochs.push(handle);
+        self.wake.notify_one();
+    }
+
+    /// Leaves a transient event; returns how many older ones it pushed out.
+    pub(super) fn transient(
+        &self,
+        handle: u64,
+        lane: DurableLane,
+        count: u64,
+        record: bytes::Bytes,
+        expires_at_ms: u64,
+    ) -> u64 {
+        let mut inner = self.inner.lock();
+        let dropped = inner.lossy.get_or_insert_default().transients[lane].push(handle, count, record, expires_at_ms);
+        drop(inner);
+        self.wake.notify_one();
+        dropped
+    }
+
+    /// Counts transient events that are not delivered.
+    pub(super) fn leave_out(&self, handle: u64, lane: DurableLane, cause: v1::GapCause, events: u64) {
+        let mut inner = self.inner.lock();
+        inner.lossy.get_or_insert_default().transients[lane].leave_out(handle, cause, events);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// A subscription begins anew at these counts of transients.
+    pub(super) fn begin(&self, handle: u64, counts: PerLane<u64>) {
+        if let Some(lossy) = &mut self.inner.lock().lossy {
+            DurableLane::ALL.into_iter().for_each(|lane| lossy.transients[lane].begin(handle, counts[lane]));
+        }
+    }
+
+    /// Leaves a signal; returns whether it pushed another out.
+    pub fn signal(&self, handle: u64, signal: LiveSignal) -> bool {
+        let mut inner = self.inner.lock();
+        let dropped = inner.lossy.get_or_insert_default().signals.push(handle, signal);
+        drop(inner);
+        self.wake.notify_one();
+        dropped
+    }
+
+    /// Wakes the connection's task for something that it finds elsewhere.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits until something was left since the last call. Cancel safe: a wake-up is kept for the next caller.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes the marks.
+    pub fn take_marks(&self) -> Vec<Mark> {
+        let mut inner = self.inner.lock();
+        if inner.ready.is_empty() && inner.epochs.is_empty() {
+            return Vec::new();
+        }
+        let epochs = std::mem::take(&mut inner.epochs);
+        let ready = std::mem::take(&mut inner.ready);
+        drop(inner);
+        let ready = ready.into_iter().map(|(handle, lanes)| Mark::Ready { handle, lanes });
+        epochs.into_iter().map(|handle| Mark::Epoch { handle }).chain(ready).collect()
+    }
+
+    /// Gives `send` what may be lost, while `has_room` for its lane.
+    pub fn take_lossy(
+        &self,
+        now_ms: u64,
+        mut has_room: impl FnMut(Lane) -> bool,
+        mut send: impl FnMut(Lane, bytes::Bytes, Option<lanecast_protocol::outbox::Expiry>),
+    ) {
+        let mut inner = self.inner.lock();
+        let Some(lossy) = &mut inner.lossy else { return };
+        for lane in DurableLane::ALL {
+            while has_room(lane.into())
+                && let Some((record, expiry)) = lossy.transients[lane].pop(lane)
+            {
+                send(lane.into(), record, expiry);
+            }
+        }
+        while has_room(Lane::Signal)
+            && let Some((record, expiry)) = lossy.signals.pop(now_ms)
+        {
+            send(Lane::Signal, record, Some(expiry));
+        }
+        if lossy.signals.is_empty() && lossy.transients.iter().all(|(_, queue)| queue.is_empty()) {
+            inner.lossy = None;
+        }
+    }
+
+    /// Forgets a subscription that ended.
+    pub fn forget(&self, handle: u64) {
+        let mut inner = self.inner.lock();
+        inner.ready.retain(|(of, _)| *of != handle);
+        if let Some(lossy) = &mut inner.lossy {
+            lossy.signals.forget(handle);
+            DurableLane::ALL.into_iter().for_each(|lane| lossy.transients[lane].forget(handle));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn marks_of_one_room_fold_into_one() {
+        let mailbox = Mailbox::default();
+        for lane in [DurableLane::Normal, DurableLane::Urgent, DurableLane::Normal] {
+            mailbox.ready(7, lane);
+        }
+        mailbox.ready(8, DurableLane::Bulk);
+        mailbox.epoch(9);
+        mailbox.forget(8);
+        let lanes = PerLane([true, true, false]);
+        assert_eq!(mailbox.take_marks(), [Mark::Epoch { handle: 9 }, Mark::Ready { handle: 7, lanes }]);
+        assert_eq!(mailbox.take_marks(), []);
+    }
+
+    #[test]
+    fn the_lossy_wait_until_their_lane_has_room() {
+        let mailbox = Mailbox::default();
+        mailbox.transient(1, DurableLane::Normal, 1, Bytes::from("t"), 0);
+        let mut sent = Vec::new();
+        mailbox.take_lossy(0, |lane| lane != Lane::Normal, |_, record, _| sent.push(record));
+        assert!(sent.is_empty());
+        mailbox.take_lossy(0, |_| true, |_, record, _| sent.push(record));
+        assert_eq!(sent, ["t"]);
+        assert!(mailbox.inner.lock().lossy.is_none(), "an empty queue costs nothing");
+    }
+}

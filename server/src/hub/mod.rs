@@ -1,0 +1,296 @@
+//! Rooms and their local subscribers: what reaches the node is encoded once and shared by all of them.
+//!
+//! ```text
+//! engine ──(sink: appended, transient, signal, epoch)──▶ room ──(marks, records)──▶ mailboxes ──▶ sessions
+//!           ◀──────────────── open, read ─────────────── room ◀──── read(after seq) ──────────────┘
+//! ```
+//!
+//! Invariant: a room's lock is never held across an await, and never while the engine is called; the engine may call
+//! the sink while it holds its own lock of the room. So the order is engine, then hub, then mailbox.
+//!
+//! Invariant: the hub queues no durable event for anybody. It marks a lane ready, and whoever subscribed reads from
+//! its own place when it has room.
+
+mod cache;
+mod mailbox;
+mod room;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use lanecast_protocol::codec::{self, EventFront};
+use lanecast_protocol::lane::Lane;
+use lanecast_protocol::log;
+use lanecast_protocol::place::{Batch, Stored};
+use lanecast_protocol::position::DurableLane;
+use lanecast_protocol::v1;
+use parking_lot::Mutex;
+
+pub use self::mailbox::{Mailbox, Mark};
+pub use self::room::{Room, live_signal};
+use crate::auth::rights::TypeFilter;
+use crate::clock::Clock;
+use crate::engine::{Engine, EngineError, EngineSink, Opened, Signal, Transient};
+use crate::telemetry::Metrics;
+use crate::telemetry::labels::DropReason;
+
+const SHARDS: usize = 64;
+/// Rooms without a subscriber stay this long, so that a client that comes back finds its transient count and the
+/// cache as it left them.
+const LINGER_MS: u64 = 30_000;
+/// Lingering rooms at most; beyond it the oldest leave at once.
+const LINGERING_MAX: usize = 10_000;
+/// Events of one read of the log.
+pub const READ_EVENTS_MAX: usize = 200;
+
+/// A subscription as the hub opened it.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The room; keep it to read and to leave.
+    pub room: Arc<Room>,
+    /// The handle of (room, epoch).
+    pub handle: u64,
+    /// Where it begins, and what is known of transients.
+    pub opened: Opened,
+}
+
+/// What a subscriber asks for.
+#[derive(Clone, Debug)]
+pub struct Interest {
+    /// Where to begin.
+    pub start: log::Start,
+    /// The transient mark that it had.
+    pub transients: Option<v1::TransientMark>,
+    /// Whether it wants signals.
+    pub signals: bool,
+    /// The types that its right covers.
+    pub types: TypeFilter,
+}
+
+/// Something was read for a place.
+#[derive(Debug, Default)]
+pub struct ReadOut {
+    /// The events.
+    pub batch: Batch,
+    /// Whether the log has more.
+    pub more: bool,
+    /// Whether it came from the room's cache, and since when the oldest event was there, node's clock, ms.
+    pub cached_since_ms: Option<u64>,
+}
+
+/// All rooms that have, or had a moment ago, a subscriber on this node.
+pub struct Hub {
+    shards: Box<[Mutex<HashMap<Arc<str>, Arc<Room>>>]>,
+    hasher: RandomState,
+    handles: AtomicU64,
+    lingering: Mutex<VecDeque<(u64, Arc<Room>)>>,
+    engine: OnceLock<Arc<dyn Engine>>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl Hub {
+    /// An empty hub. Connect the engine before the first subscriber.
+    pub fn new(clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            handles: AtomicU64::new(0),
+            lingering: Mutex::default(),
+            engine: OnceLock::new(),
+            clock,
+            metrics,
+        }
+    }
+
+    /// Connects the engine whose sink this hub is. The first call counts.
+    pub fn connect(&self, engine: Arc<dyn Engine>) {
+        let _ = self.engine.set(engine);
+    }
+
+    /// The engine.
+    ///
+    /// # Panics
+    /// If none was connected, which start-up does before anything else can run.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        self.engine.get().expect("start-up connects the engine")
+    }
+
+    fn shard(&self, name: &str) -> &Mutex<HashMap<Arc<str>, Arc<Room>>> {
+        let at = self.hasher.hash_one(name) as usize % self.shards.len();
+        &self.shards[at]
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Room>> {
+        self.shard(name).lock().get(name).cloned()
+    }
+
+    fn next_handle(&self) -> u64 {
+        self.handles.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Subscribes a mailbox to a room; one that is subscribed begins anew.
+    ///
+    /// Cancel safety: if the future is dropped the mailbox stays subscribed; call [`Self::leave`].
+    ///
+    /// # Errors
+    /// Whatever the engine says; the mailbox is not subscribed then, if it was not before.
+    pub async fn subscribe(
+        &self,
+        name: &str,
+        interest: Interest,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<Subscription, EngineError> {
+        let room = self.enter(name, mailbox);
+        match self.open(&room, interest, mailbox).await {
+            Ok(subscription) => Ok(subscription),
+            Err(error) => {
+                if !room.is_live(mailbox) {
+                    self.leave(&room, mailbox);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        room: &Arc<Room>,
+        interest: Interest,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<Subscription, EngineError> {
+        // The sink is attached before the log is read: what is stored in between is marked, and waits in the mailbox.
+        self.engine().subscribe(room.name()).await?;
+        let opened = self.engine().open(room.name(), interest.start, interest.transients).await?;
+        let epoch = opened.log.head.epoch;
+        let handle = room.admit(mailbox, epoch, &opened.transients, &interest, || self.next_handle());
+        Ok(Subscription { room: Arc::clone(room), handle, opened })
+    }
+
+    fn enter(&self, name: &str, mailbox: &Arc<Mailbox>) -> Arc<Room> {
+        let mut shard = self.shard(name).lock();
+        let room = shard.entry(name.into()).or_insert_with_key(|name| Arc::new(Room::new(Arc::clone(name))));
+        let room = Arc::clone(room);
+        // Inside the shard's lock, so that the sweep cannot take the room away in between.
+        room.enter(mailbox);
+        room
+    }
+
+    /// Ends a subscription.
+    pub fn leave(&self, room: &Arc<Room>, mailbox: &Arc<Mailbox>) {
+        let (handle, empty) = room.leave(mailbox);
+        mailbox.forget(handle);
+        if empty {
+            self.lingering.lock().push_back((self.clock.now_ms() + LINGER_MS, Arc::clone(room)));
+        }
+    }
+
+    /// Drops rooms that had no subscriber for a while. Call it every few seconds.
+    pub async fn sweep(&self) {
+        let now_ms = self.clock.now_ms();
+        loop {
+            let due = {
+                let mut lingering = self.lingering.lock();
+                match lingering.front() {
+                    Some((until, _)) if *until <= now_ms || lingering.len() > LINGERING_MAX => lingering.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((_, room)) = due else { return };
+            let removed = {
+                let mut shard = self.shard(room.name()).lock();
+                let gone = room.is_empty() && shard.get(room.name()).is_some_and(|known| Arc::ptr_eq(known, &room));
+                if gone {
+                    shard.remove(room.name());
+                }
+                gone
+            };
+            if removed && let Err(error) = self.engine().unsubscribe(room.name()).await {
+                tracing::warn!(room = &**room.name(), %error, "the engine did not let a room go");
+            }
+        }
+    }
+
+    /// Reads what comes after a place. An epoch that has ended reads as nothing: its end is on the way as a mark.
+    ///
+    /// # Errors
+    /// Whatever the engine says.
+    pub async fn read(
+        &self,
+        room: &Room,
+        handle: u64,
+        lane: DurableLane,
+        after: u64,
+        bytes_max: usize,
+    ) -> Result<ReadOut, EngineError> {
+        match room.cached(handle, lane, after, bytes_max) {
+            room::Cached::Hit(read) => return Ok(read),
+            room::Cached::EpochEnded => return Ok(ReadOut::default()),
+            room::Cached::Miss => {}
+        }
+        let read = self.engine().read(room.name(), lane, after, READ_EVENTS_MAX, bytes_max).await?;
+        if !room.is_current(handle, read.epoch) {
+            return Ok(ReadOut::default());
+        }
+        let last = read.records.last().map_or(after.max(read.first - 1), |record| record.seq);
+        let events = read.records.iter().map(|record| stored(handle, record)).collect();
+        Ok(ReadOut { batch: Batch { first: read.first, events }, more: last < read.head, cached_since_ms: None })
+    }
+
+    /// Rooms with a subscriber, or that had one a moment ago.
+    pub fn rooms(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("rooms", &self.rooms()).finish_non_exhaustive()
+    }
+}
+
+impl EngineSink for Hub {
+    fn appended(&self, room: &Arc<str>, epoch: u64, record: &log::Record) {
+        if let Some(room) = self.find(room) {
+            room.appended(epoch, record);
+        }
+    }
+
+    fn transient(&self, room: &Arc<str>, event: &Transient, mark: &v1::TransientMark) {
+        let count = match event.lane {
+            DurableLane::Urgent => mark.urgent,
+            DurableLane::Normal => mark.normal,
+            DurableLane::Bulk => mark.bulk,
+        };
+        if let Some(room) = self.find(room) {
+            let dropped = room.transient(event, count);
+            self.metrics.drops.of((event.lane.into(), DropReason::QueueFull)).inc_by(dropped);
+        }
+    }
+
+    fn signal(&self, room: &Arc<str>, signal: &Signal) {
+        if let Some(room) = self.find(room) {
+            let dropped = room.signal(signal);
+            self.metrics.drops.of((Lane::Signal, DropReason::QueueFull)).inc_by(dropped);
+        }
+    }
+
+    fn epoch_changed(&self, room: &Arc<str>, epoch: u64) {
+        if let Some(room) = self.find(room) {
+            room.epoch_changed(epoch, self.next_handle());
+        }
+    }
+}
+
+/// A log record as a subscriber gets it.
+fn stored(handle: u64, record: &log::Record) -> Stored {
+    let front = EventFront { handle, lane: record.lane.into(), seq: record.seq, order: record.order, epoch: 0 };
+    Stored {
+        seq: record.seq,
+        expires_at_ms: record.expires_at_ms,
+        event_type: Arc::clone(&record.event_type),
+        record: codec::event_record(front, &record.tail),
+    }
+}

@@ -1,0 +1,173 @@
+//! WebSocket: all routes fold into one pipe (LC-WS-008).
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Sink, Stream};
+use lanecast_protocol::codec::{self, CodecError};
+use lanecast_protocol::codes::Code;
+use lanecast_protocol::json;
+use lanecast_protocol::outbox::Output;
+use tokio_tungstenite::tungstenite;
+
+use super::{Gone, Received, Transport};
+
+/// Bytes of records that go into one message, unless a single record is longer. What is in a message is beyond our
+/// queues, so it bounds how long an urgent record can wait behind others; below it the cost per message shows.
+const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// How the packets of a connection are written: the WebSocket subprotocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// `lanecast.v1`: protobuf in binary messages.
+    Binary,
+    /// `lanecast.v1+json`: canonical JSON in text messages.
+    Json,
+}
+
+impl Encoding {
+    /// All encodings, in the order in which the node prefers them.
+    pub const ALL: [Self; 2] = [Self::Binary, Self::Json];
+
+    /// The name of the subprotocol.
+    pub const fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Binary => "lanecast.v1",
+            Self::Json => "lanecast.v1+json",
+        }
+    }
+}
+
+/// A WebSocket connection.
+pub struct WebSocketTransport {
+    socket: WebSocket,
+    encoding: Encoding,
+    /// Longest record, and so longest message, bytes.
+    record_bytes: usize,
+    /// The message that the socket has not taken yet.
+    unsent: Option<Message>,
+    /// A record that would have made the last message too long.
+    carry: Option<Bytes>,
+    /// Whether the socket holds something to flush.
+    dirty: bool,
+    /// Whether each record is to be written by itself, as the bench's other half.
+    one_by_one: bool,
+}
+
+impl WebSocketTransport {
+    /// Wraps a socket after its handshake.
+    pub fn new(socket: WebSocket, encoding: Encoding, record_bytes: usize, one_by_one: bool) -> Self {
+        Self { socket, encoding, record_bytes, unsent: None, carry: None, dirty: false, one_by_one }
+    }
+
+    fn received(&self, message: Message) -> Option<Received> {
+        let records = |packet| Received::Records(codec::records(packet, self.record_bytes));
+        let fault = |code, detail| Received::Fault(CodecError { code, detail });
+        Some(match (message, self.encoding) {
+            (Message::Binary(packet), Encoding::Binary) => records(packet),
+            (Message::Text(text), Encoding::Json) => match json::from_json("Packet", text.as_bytes()) {
+                Ok(packet) => records(packet),
+                Err(error) => Received::Fault(error),
+            },
+            (Message::Text(_), Encoding::Binary) => fault(Code::TextFrame, "text on the binary subprotocol"),
+            (Message::Binary(_), Encoding::Json) => fault(Code::TextFrame, "binary on the JSON subprotocol"),
+            (Message::Close(_), _) => Received::Closed,
+            (Message::Ping(_) | Message::Pong(_), _) => return None,
+        })
+    }
+
+    fn message(&self, packet: Bytes) -> Message {
+        match self.encoding {
+            Encoding::Binary => Message::Binary(packet),
+            Encoding::Json => {
+                let text = json::to_json("Packet", &packet).unwrap_or_else(|error| {
+                    // Only an envelope that is no protobuf could do this, and those are refused at publish.
+                    tracing::error!(%error, "a packet has no JSON form");
+                    String::from("{}")
+                });
+                Message::Text(text.into())
+            }
+        }
+    }
+}
+
+/// What a failed read means: the peer is gone, or it sent what must be answered.
+fn fault(error: axum::Error) -> Received {
+    let inner = error.into_inner();
+    let fault = |code, detail| Received::Fault(CodecError { code, detail });
+    match inner.downcast_ref::<tungstenite::Error>() {
+        Some(tungstenite::Error::Capacity(_)) => fault(Code::TooLarge, "message above the limit"),
+        Some(tungstenite::Error::Utf8(_)) => fault(Code::Protocol, "text that is not UTF-8"),
+        Some(tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
+            Received::Closed
+        }
+        Some(tungstenite::Error::Protocol(_)) => fault(Code::Protocol, "not a WebSocket frame"),
+        _ => Received::Closed,
+    }
+}
+
+impl Transport for WebSocketTransport {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        loop {
+            match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+                None => return Poll::Ready(Received::Closed),
+                Some(Err(error)) => return Poll::Ready(fault(error)),
+                Some(Ok(message)) => {
+                    // A WebSocket ping was answered by the library; the answer has to be flushed.
+                    self.dirty |= matches!(message, Message::Ping(_));
+                    if let Some(received) = self.received(message) {
+                        return Poll::Ready(received);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, bytes_max: usize, next: &mut dyn FnMut() -> Option<Output>) -> usize {
+        let bytes_max = bytes_max.min(MESSAGE_BYTES);
+        let Some(mut packet) = self.carry.take().or_else(|| next().map(|output| output.record)) else { return 0 };
+        let mut joined = BytesMut::new();
+        while !self.one_by_one
+            && joined.len().max(packet.len()) < bytes_max
+            && let Some(output) = next()
+        {
+            if joined.len().max(packet.len()) + output.record.len() > self.record_bytes {
+                self.carry = Some(output.record);
+                break;
+            }
+            if joined.is_empty() {
+                joined.reserve(MESSAGE_BYTES.min(packet.len() + output.record.len() + 1024));
+                joined.extend_from_slice(&packet);
+            }
+            joined.extend_from_slice(&output.record);
+        }
+        if !joined.is_empty() {
+            packet = joined.freeze();
+        }
+        let bytes = packet.len();
+        self.unsent = Some(self.message(packet));
+        bytes
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.unsent.is_some() {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(|_| Gone)?;
+            if let Some(message) = self.unsent.take() {
+                Pin::new(&mut self.socket).start_send(message).map_err(|_| Gone)?;
+                self.dirty = true;
+            }
+        }
+        if self.dirty {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(|_| Gone)?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_close(&mut self, code: Code) {
+        let reason = code.row().name;
+        self.unsent = Some(Message::Close(Some(CloseFrame { code: code.number(), reason: reason.into() })));
+    }
+}
