@@ -229,7 +229,13 @@ mod tests {
 
     #[test]
     fn a_signal_is_handle_and_tail() {
-        let signal = v1::Signal { room: "r".into(), counter: 2, ttl_ms: 9, envelope: Bytes::from("\n\x01t"), ..Default::default() };
+        let signal = v1::Signal {
+            room: "r".into(),
+            counter: 2,
+            ttl_ms: 9,
+            envelope: Bytes::from("\n\x01t"),
+            ..Default::default()
+        };
         let frames = all(&signal_record(7, &signal_tail(&signal))).unwrap();
         let expected = v1::Signal { handle: 7, room: String::new(), ttl_ms: 0, ..signal };
         assert_eq!(frames[0].body, Some(Body::Signal(expected)));

@@ -49,8 +49,8 @@ pub fn from_json(name: &str, json: &[u8]) -> Result<Bytes, CodecError> {
     let malformed = |_| CodecError { code: Code::Protocol, detail: "not the JSON of this message" };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(descriptor(name), &mut deserializer, &options)
-        .map_err(malformed)?;
+    let message =
+        DynamicMessage::deserialize_with_options(descriptor(name), &mut deserializer, &options).map_err(malformed)?;
     deserializer.end().map_err(malformed)?;
     Ok(message.encode_to_vec().into())
 }

@@ -138,9 +138,13 @@ mod tests {
     fn strict_between_lanes_and_fifo_inside() {
         // LC-LANE-003
         let mut outbox = Outbox::default();
-        for (lane, text) in
-            [(Lane::Bulk, "b1"), (Lane::Normal, "n1"), (Lane::Urgent, "u1"), (Lane::Normal, "n2"), (Lane::Control, "c1")]
-        {
+        for (lane, text) in [
+            (Lane::Bulk, "b1"),
+            (Lane::Normal, "n1"),
+            (Lane::Urgent, "u1"),
+            (Lane::Normal, "n2"),
+            (Lane::Control, "c1"),
+        ] {
             outbox.push(lane, Bytes::from(text));
         }
         assert_eq!(outbox.bytes(Lane::Normal), 4);

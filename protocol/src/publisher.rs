@@ -184,7 +184,8 @@ impl Publisher {
             }
             Action::Retry | Action::RetryAfter => {
                 let Some(queue) = self.rooms.get_mut(&room).map(|lanes| &mut lanes[lane]) else { return true };
-                if let Some(entry) = queue.entries.iter_mut().find(|entry| entry.progress == Progress::InFlight { id }) {
+                if let Some(entry) = queue.entries.iter_mut().find(|entry| entry.progress == Progress::InFlight { id })
+                {
                     entry.progress = Progress::Waiting;
                 }
                 // OUT_OF_ORDER follows an earlier refusal and is cured by sending in order: no need to wait.
@@ -198,7 +199,9 @@ impl Publisher {
 
     fn settle(&mut self, room: &str, lane: DurableLane, id: u32, settled: Settled) {
         let Some(queue) = self.rooms.get_mut(room).map(|lanes| &mut lanes[lane]) else { return };
-        let Some(at) = queue.entries.iter().position(|entry| entry.progress == Progress::InFlight { id }) else { return };
+        let Some(at) = queue.entries.iter().position(|entry| entry.progress == Progress::InFlight { id }) else {
+            return;
+        };
         if let Some(entry) = queue.entries.remove(at) {
             self.items -= 1;
             self.bytes -= entry.envelope.len();

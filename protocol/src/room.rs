@@ -299,7 +299,8 @@ mod tests {
     #[test]
     fn room_names_are_checked() {
         // LC-ROOM-001
-        for good in ["a", "chat.general", "a:b.c", "é", "with space", "user:bob.", "user:a..b", "user:.", "user", "$x"] {
+        for good in ["a", "chat.general", "a:b.c", "é", "with space", "user:bob.", "user:a..b", "user:.", "user", "$x"]
+        {
             assert_eq!(RoomName::check(good), Ok(()), "{good:?}");
         }
         let long = "x".repeat(ROOM_NAME_BYTES_MAX + 1);

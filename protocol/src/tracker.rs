@@ -163,8 +163,7 @@ impl Tracker {
 
     /// The position to resume from: *received*. `None` before the first subscription.
     pub fn position(&self) -> Option<Position> {
-        (self.epoch != 0)
-            .then(|| Position::new(self.epoch, PerLane::from_fn(|lane| self.received[lane].base())))
+        (self.epoch != 0).then(|| Position::new(self.epoch, PerLane::from_fn(|lane| self.received[lane].base())))
     }
 
     /// The transient count to resume from, unless some were lost in an unknown number.
@@ -226,10 +225,10 @@ impl Tracker {
         };
         self.epoch = position.epoch;
         self.handle = frame.handle;
-        self.transients = frame.transients.as_ref().map(|mark| TransientCount {
-            source: mark.source,
-            counts: PerLane([mark.urgent, mark.normal, mark.bulk]),
-        });
+        self.transients = frame
+            .transients
+            .as_ref()
+            .map(|mark| TransientCount { source: mark.source, counts: PerLane([mark.urgent, mark.normal, mark.bulk]) });
         Ok(change)
     }
 

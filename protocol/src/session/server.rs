@@ -312,7 +312,8 @@ impl Session {
                 self.close(Refusal::new(Code::TokenExpired, "the token has expired"));
             }
             State::Authenticating { .. } | State::Open(_) => {
-                let stuck = self.stuck_since_ms.is_some_and(|since| since + self.config.no_progress_ms <= now.monotonic_ms);
+                let stuck =
+                    self.stuck_since_ms.is_some_and(|since| since + self.config.no_progress_ms <= now.monotonic_ms);
                 if stuck {
                     self.close(Refusal::new(Code::NoProgress, "nothing was taken for too long"));
                 } else {
@@ -334,7 +335,8 @@ impl Session {
     pub fn accept(&mut self, now: Now, accepted: Accepted) {
         let State::Authenticating { id, early, instance, subscriptions } = &mut self.state else { return };
         let (id, early, instance) = (*id, std::mem::take(early), std::mem::take(instance));
-        let subscribes = subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
+        let subscribes =
+            subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
         self.requests.extend(subscribes.map(Waiting::Request));
         let expires_at_ms = (accepted.token_expires_at_ms != 0)
             .then(|| now.monotonic_ms + accepted.token_expires_at_ms.saturating_sub(now.wall_ms));
@@ -456,7 +458,9 @@ impl Session {
     /// Hands over what was read. `more` says that the log has further events after the batch.
     pub fn deliver(&mut self, now: Now, read: &Read, batch: Batch, more: bool, wanted: impl Fn(&Stored) -> bool) {
         let State::Open(open) = &mut self.state else { return };
-        let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == read.handle) else { return };
+        let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == read.handle) else {
+            return;
+        };
         if subscription.place.sent(read.lane) != read.after {
             // A Subscribe moved the place while the log was being read.
             return;
@@ -845,9 +849,7 @@ pub fn check_subscribe(subscribe: &v1::Subscribe) -> Result<(), Refusal> {
             Ok(position) if position.epoch > 0 => Ok(()),
             _ => Err(Refusal::new(Code::Invalid, "the position is out of bounds")),
         },
-        Some(v1::start::At::Marker(_)) => {
-            Err(Refusal::new(Code::Unimplemented, "this node serves no markers"))
-        }
+        Some(v1::start::At::Marker(_)) => Err(Refusal::new(Code::Unimplemented, "this node serves no markers")),
         _ => Ok(()),
     }
 }
@@ -883,7 +885,9 @@ fn check_signal(signal: &v1::Signal, limits: &v1::Limits) -> Result<v1::Envelope
 fn check_history(history: &v1::History) -> Result<(), Refusal> {
     check_room(&history.room)?;
     let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
-    if history.lanes.len() > DurableLane::COUNT || history.lanes.iter().any(|lane| DurableLane::from_wire(*lane).is_none()) {
+    if history.lanes.len() > DurableLane::COUNT
+        || history.lanes.iter().any(|lane| DurableLane::from_wire(*lane).is_none())
+    {
         return invalid("only urgent, normal and bulk have a history");
     }
     if history.cursor.is_some_and(|cursor| cursor.epoch >= NUMBER_LIMIT || cursor.order >= NUMBER_LIMIT) {

@@ -25,9 +25,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use self::room::{Effect, Room};
 pub use self::room::{RoomState, SubscribeOptions};
 pub use self::signals::Outgoing;
-use self::room::{Effect, Room};
 use self::signals::Signals;
 use super::Now;
 use super::server::VERSION;
@@ -533,8 +533,8 @@ impl Client {
             Link::Waiting { until_ms, .. } => Some(*until_ms),
             Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms } => Some(*deadline_ms),
             Link::Open(open) => {
-                let ping = (open.pong_by_ms.is_none())
-                    .then(|| open.sent_at_ms + u64::from(self.heartbeat.ping_after_ms));
+                let ping =
+                    (open.pong_by_ms.is_none()).then(|| open.sent_at_ms + u64::from(self.heartbeat.ping_after_ms));
                 let held = open.held.front().map(|held| held.at_ms + HELD_MS);
                 let again = self.rooms.values().filter_map(|room| room.again_at_ms).min();
                 let signals = self.signals.poll_timeout();

@@ -167,7 +167,8 @@ impl Room {
     fn caught_up(&mut self) -> bool {
         let RoomState::CatchingUp { recovered, missed_transients } = self.state else { return false };
         let (Some(head), Some(position)) = (self.head, self.tracker.position()) else { return false };
-        let there = head.epoch != position.epoch || DurableLane::ALL.into_iter().all(|lane| position.seq(lane) >= head.seq(lane));
+        let there = head.epoch != position.epoch
+            || DurableLane::ALL.into_iter().all(|lane| position.seq(lane) >= head.seq(lane));
         if there {
             self.state = RoomState::Live { recovered, missed_transients };
         }
