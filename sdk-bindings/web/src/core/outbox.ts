@@ -1,0 +1,226 @@
+/**
+ * Publishes on their way: numbered per room and lane, sent in order, kept until they are settled (law 3).
+ *
+ * A durable publish is settled by Published or by a refusal for good. What is not settled when the connection goes, or
+ * is refused for now, is sent again with its number and in order (LC-PUB-027); `after` names the highest earlier number
+ * that is still unsettled at the time of sending (LC-PUB-026).
+ */
+import { LanecastError } from '../errors.js';
+import { Delivery, type Envelope, Envelope as EnvelopeTable, type Publish, type Published } from '../gen/wire.js';
+import { encode, type Init } from '../wire/codec.js';
+import { record } from '../wire/packet.js';
+import { laneNumber, laneOf, type LaneName } from './position.js';
+
+/** Bounds of the outbox; a publish beyond them is refused with OUTBOX_FULL. */
+export interface OutboxLimits {
+  items: number;
+  bytes: number;
+  /** How long a publish waits to be stored; then it is given up with EXPIRED. */
+  ttlMs: number;
+}
+
+/** The defaults of {@link OutboxLimits}. */
+export const OUTBOX_LIMITS: OutboxLimits = { items: 1000, bytes: 4 * 1024 * 1024, ttlMs: 12 * 3600 * 1000 };
+
+/** Waits before a publish that was refused for now, without a time, is sent again; they double. */
+const REPEAT_MIN_MS = 250;
+const REPEAT_MAX_MS = 10_000;
+
+/** What became of a publish. */
+export interface Receipt {
+  lane: LaneName;
+  /** 0: transient. */
+  epoch: number;
+  /** 0: transient, or a duplicate whose numbers are no longer known. */
+  seq: number;
+  order: number;
+  /** It was stored by an earlier attempt. With seq 0 this proves only that its number was used. */
+  duplicate: boolean;
+}
+
+/** What to publish. */
+export interface PublishInput {
+  room: string;
+  lane: LaneName;
+  durable: boolean;
+  ttlMs: number;
+  envelope: Init<Envelope>;
+}
+
+type Settle = (result: Receipt | LanecastError) => void;
+
+interface Item {
+  input: PublishInput;
+  envelope: Uint8Array;
+  /** 0: transient. */
+  number: number;
+  /** Id of the request that is on the wire; 0: not sent. */
+  id: number;
+  expiresAt: number;
+  settle: Settle;
+}
+
+interface Queue {
+  lane: LaneName;
+  durable: boolean;
+  /** Unsettled, in order of number. */
+  items: Item[];
+  /** How many of the first ones are on the wire. */
+  flying: number;
+  /** The highest number given out. */
+  numbers: number;
+  /** Refusals for now since the last success. */
+  refusals: number;
+  /** Nothing is sent before. */
+  pausedUntil: number;
+}
+
+/** The outbox of a client; it outlives connections. */
+export class Outbox {
+  private queues = new Map<string, Queue>();
+  private flying = new Map<number, [Queue, Item]>();
+  private bytes = 0;
+  private items = 0;
+  /** Publishes that may wait for their answer at once. */
+  inFlightMax = 256;
+  /** Largest record that the node accepts. */
+  recordBytesMax = 256 * 1024;
+
+  constructor(private readonly limits: OutboxLimits) {}
+
+  /** Publishes that are not settled. */
+  get length(): number {
+    return this.items;
+  }
+
+  /** Takes a publish; `settle` is called exactly once, also when it is refused here. */
+  push(now: number, input: PublishInput, settle: Settle): void {
+    const envelope = encode(EnvelopeTable, input.envelope);
+    if (envelope.length + 1024 > this.recordBytesMax) {
+      return settle(LanecastError.of(4306, 'larger than the records of the node', { room: input.room }));
+    }
+    if (this.items >= this.limits.items || this.bytes + envelope.length > this.limits.bytes) {
+      return settle(LanecastError.local('OUTBOX_FULL', 'too many publishes wait to be stored', { room: input.room }));
+    }
+    const key = `${input.lane} ${input.durable} ${input.room}`;
+    let queue = this.queues.get(key);
+    if (!queue) {
+      queue = { lane: input.lane, durable: input.durable, items: [], flying: 0, numbers: 0, refusals: 0, pausedUntil: 0 };
+      this.queues.set(key, queue);
+    }
+    const number = input.durable ? ++queue.numbers : 0;
+    queue.items.push({ input, envelope, number, id: 0, expiresAt: now + this.limits.ttlMs, settle });
+    this.items++;
+    this.bytes += envelope.length;
+  }
+
+  /** The next record of a lane, if one may be sent now. Rooms take turns. */
+  next(now: number, lane: LaneName, nextId: () => number): Uint8Array | undefined {
+    if (this.flying.size >= this.inFlightMax) return undefined;
+    for (const [key, queue] of this.queues) {
+      const item = queue.items[queue.flying];
+      if (queue.lane !== lane || !item || now < queue.pausedUntil) continue;
+      // One on the wire behind it would be refused, since it names this one in `after`: let the answers come first.
+      if (item.id || queue.items.some((each, at) => at > queue.flying && each.id)) continue;
+      item.id = nextId();
+      const { room, durable, ttlMs } = item.input;
+      const value: Init<Publish> = {
+        room,
+        lane: laneNumber(lane),
+        delivery: durable ? Delivery.DURABLE : Delivery.TRANSIENT,
+        number: item.number,
+        after: queue.items[queue.flying - 1]?.number ?? 0,
+        ttlMs,
+        envelope: item.envelope as Init<Envelope> | Uint8Array,
+      };
+      queue.flying++;
+      this.flying.set(item.id, [queue, item]);
+      // Behind the others: rooms take turns.
+      this.queues.delete(key);
+      this.queues.set(key, queue);
+      return record({ id: item.id, body: { case: 'publish', value } });
+    }
+    return undefined;
+  }
+
+  /** Takes Published; false: the id is not of a publish. */
+  published(id: number, frame: Published): boolean {
+    const found = this.flying.get(id);
+    if (!found) return false;
+    const [queue, item] = found;
+    const { epoch, seq, order, duplicate } = frame;
+    queue.refusals = 0;
+    this.remove(queue, item, { lane: laneOf(frame.lane) ?? queue.lane, epoch, seq, order, duplicate });
+    return true;
+  }
+
+  /** Takes an Error; false: the id is not of a publish. */
+  refused(now: number, id: number, error: LanecastError): boolean {
+    const found = this.flying.get(id);
+    if (!found) return false;
+    const [queue, item] = found;
+    if (!error.retryable || !queue.durable) {
+      this.remove(queue, item, error);
+      return true;
+    }
+    this.flying.delete(id);
+    item.id = 0;
+    // What is behind it on the wire comes back too; `next` waits for that.
+    queue.flying = Math.min(queue.flying, queue.items.indexOf(item));
+    if (error.name === 'OUT_OF_ORDER' && queue.flying > 0) return true;
+    const wait = error.retryAfterMs || Math.min(REPEAT_MAX_MS, REPEAT_MIN_MS * 2 ** queue.refusals++);
+    queue.pausedUntil = Math.max(queue.pausedUntil, now + wait);
+    return true;
+  }
+
+  private remove(queue: Queue, item: Item, result: Receipt | LanecastError): void {
+    const at = queue.items.indexOf(item);
+    queue.items.splice(at, 1);
+    if (at < queue.flying) queue.flying--;
+    this.flying.delete(item.id);
+    this.items--;
+    this.bytes -= item.envelope.length;
+    item.settle(result);
+  }
+
+  /** The connection is gone: durable publishes wait for the next one, transient ones end here. */
+  disconnected(): void {
+    this.flying.clear();
+    for (const queue of this.queues.values()) {
+      queue.flying = 0;
+      queue.pausedUntil = 0;
+      for (const item of [...queue.items]) {
+        const sent = item.id !== 0;
+        item.id = 0;
+        if (queue.durable) continue;
+        const detail = sent ? 'no answer came before the connection ended' : 'transient events do not wait';
+        this.remove(queue, item, LanecastError.local(sent ? 'CONNECTION_LOST' : 'OFFLINE', detail));
+      }
+    }
+  }
+
+  /** Gives up what waited too long. */
+  expire(now: number): void {
+    for (const queue of this.queues.values()) {
+      // All wait equally long, so the first ones expire first.
+      for (let item = queue.items[0]; item && item.expiresAt <= now; item = queue.items[0]) {
+        this.remove(queue, item, LanecastError.local('EXPIRED', 'not stored within the outbox TTL'));
+      }
+    }
+  }
+
+  /** When something is to be given up or sent again. */
+  deadline(now: number): number | undefined {
+    let next = Infinity;
+    for (const queue of this.queues.values()) {
+      if (queue.items[0]) next = Math.min(next, queue.items[0].expiresAt);
+      if (queue.items[queue.flying] && queue.pausedUntil > now) next = Math.min(next, queue.pausedUntil);
+    }
+    return next === Infinity ? undefined : next;
+  }
+
+  /** Refuses everything: the client is closed. */
+  clear(error: LanecastError): void {
+    for (const queue of this.queues.values()) for (const item of [...queue.items]) this.remove(queue, item, error);
+  }
+}

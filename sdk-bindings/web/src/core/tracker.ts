@@ -1,0 +1,210 @@
+/**
+ * What a client knows of a room: which seqs arrived, in which epoch, under which handle.
+ *
+ * A {@link Tracker} decides for every Event and Gap whether it is new, a duplicate, or proof of a hole, and turns the
+ * change of an epoch into the gaps that revoke what the log lost. It keeps *received*; *taken*, which the application
+ * moves, is kept by the inbox with the same {@link SeqWindow}.
+ */
+import { type Gap, GapCause, type Subscribed, SubscribedCause, type TransientMark } from '../gen/wire.js';
+import { nameOf } from '../wire/codec.js';
+import { LANES, laneOf, type LaneName, type PerLane, perLane, type Position } from './position.js';
+
+/** How far above its lowest missing seq a client accepts urgent seqs that overtook one another (LC-QUIC-005). */
+export const URGENT_WINDOW = 64;
+/** Former handles of a room that still count, for epochs that follow one another faster than lanes drain. */
+const FORMER_MAX = 4;
+
+/** A set of seqs: all up to `base`, and any of the 64 above it. */
+export class SeqWindow {
+  private readonly above = new Set<number>();
+
+  constructor(public base: number) {}
+
+  has(seq: number): boolean {
+    return seq <= this.base || this.above.has(seq);
+  }
+
+  /** Adds `from..=to`. Returns false, and changes nothing, if that leaves a hole beyond the window. */
+  insert(from: number, to: number): boolean {
+    if (from <= this.base + 1) {
+      if (to > this.base) this.base = to;
+    } else if (to <= this.base + URGENT_WINDOW) {
+      for (let seq = from; seq <= to; seq++) this.above.add(seq);
+    } else {
+      return false;
+    }
+    while (this.above.delete(this.base + 1)) this.base++;
+    for (const seq of this.above) if (seq <= this.base) this.above.delete(seq);
+    return true;
+  }
+
+  /** Removes everything above `seq`. */
+  cutBack(seq: number): void {
+    for (const each of this.above) if (each > seq) this.above.delete(each);
+    if (seq < this.base) this.base = seq;
+  }
+}
+
+/**
+ * What to do with a frame of a room: hand it on; drop it, since it came before; drop it, since it belongs to what was
+ * rolled back; drop it and subscribe again, since something before it is missing; or wait for its handle.
+ */
+export type Verdict = 'deliver' | 'duplicate' | 'revoked' | 'hole' | 'unknown-handle';
+
+/** Why something will not be delivered; a cause of a later version is `unknown`. */
+export type GapCauseName = 'trimmed' | 'expired' | 'erased' | 'filtered' | 'rolled-back' | 'unknown' | 'dropped';
+
+/** Durable seqs that will not come, or that are revoked. */
+export interface SeqGap {
+  lane: LaneName;
+  epoch: number;
+  from: number;
+  /** Undefined: no upper end. */
+  to: number | undefined;
+  cause: GapCauseName;
+  refillable: boolean;
+}
+
+/** The room's epoch changed: what that revokes, and where it leaves the position. */
+export interface EpochChange {
+  /** Rolled-back ranges, oldest epoch first. */
+  gaps: SeqGap[];
+  position: Position;
+  /** Lanes whose numbers start anew at `position`, since the log does not know the former epoch. */
+  restarted: PerLane<boolean>;
+}
+
+/** The node sent something that the protocol forbids. */
+export class Misbehaviour extends Error {}
+
+/** The name of a cause. */
+export const causeOf = (cause: number): GapCauseName => {
+  const name = nameOf(GapCause, cause);
+  return name === 'unspecified' ? 'unknown' : (name as GapCauseName);
+};
+
+/** What a client knows of one room. */
+export class Tracker {
+  epoch = 0;
+  /** 0 while there is no subscription on the present connection. */
+  handle = 0;
+  private received = perLane(() => new SeqWindow(0));
+  private former: { handle: number; through: PerLane<number> }[] = [];
+  /** Transient events, counted as the node counts them; undefined once some were lost in an unknown number. */
+  mark: TransientMark | undefined;
+
+  constructor(at?: Position) {
+    if (at) this.begin(at);
+  }
+
+  private begin(at: Position): void {
+    this.epoch = at.epoch;
+    this.received = perLane((lane) => new SeqWindow(at[lane]));
+  }
+
+  /** The position to resume from: *received*. Undefined before the first subscription. */
+  get position(): Position | undefined {
+    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.received[lane].base) } : undefined;
+  }
+
+  /** Whether frames under this handle are, or still count as, this room's. */
+  knows(handle: number): boolean {
+    return handle !== 0 && (handle === this.handle || this.former.some((each) => each.handle === handle));
+  }
+
+  /** All handles that count. */
+  get handles(): number[] {
+    return [this.handle, ...this.former.map((each) => each.handle)];
+  }
+
+  /** The connection is gone, and its handles with it. */
+  disconnected(): void {
+    this.handle = 0;
+    this.former = [];
+  }
+
+  /**
+   * Takes a Subscribed, asked or not (LC-RES-010, LC-RES-014). Throws {@link Misbehaviour}, and changes nothing, if it
+   * would skip seqs in silence or is not well formed.
+   */
+  subscribed(frame: Subscribed): EpochChange | undefined {
+    const { position, handle } = frame;
+    if (!position?.epoch || !handle) throw new Misbehaviour('LC-SUB-001: no position or no handle');
+    const gaps = frame.rolledBack.map(rolledBack);
+    let change: EpochChange | undefined;
+    if (!this.epoch) {
+      this.begin(position);
+    } else if (this.epoch === position.epoch && !gaps.length) {
+      // On an unasked frame of the same epoch seqs may still be in flight; they count as before.
+      const skips = LANES.some((lane) => position[lane] > this.received[lane].base);
+      if (skips && frame.cause === SubscribedCause.UNSPECIFIED) {
+        throw new Misbehaviour('LC-SUB-010: begins beyond the position that was asked for');
+      }
+    } else {
+      change = this.changeEpoch(position, gaps);
+    }
+    this.epoch = position.epoch;
+    this.handle = handle;
+    this.mark = frame.transients;
+    return change;
+  }
+
+  private changeEpoch(position: Position, gaps: SeqGap[]): EpochChange {
+    const restarted = perLane(() => false);
+    for (const gap of gaps) {
+      if (gap.to !== undefined) continue;
+      // What was on its way under the former handle cannot be told from the seqs of the new epoch.
+      gap.from = Math.min(gap.from, this.received[gap.lane].base + 1);
+      restarted[gap.lane] = true;
+    }
+    const through = perLane((lane) => (restarted[lane] ? 0 : position[lane]));
+    for (const lane of LANES) {
+      if (restarted[lane]) this.received[lane] = new SeqWindow(position[lane]);
+      else this.received[lane].cutBack(position[lane]);
+      for (const former of this.former) former.through[lane] = Math.min(former.through[lane], through[lane]);
+    }
+    if (this.handle) {
+      if (this.former.length === FORMER_MAX) this.former.shift();
+      this.former.push({ handle: this.handle, through });
+    }
+    return { gaps, position, restarted };
+  }
+
+  /** Takes the place of `from..=to`. `ordered` says that the transport keeps the order of the lane. */
+  range(handle: number, lane: LaneName, from: number, to: number, ordered = true): Verdict {
+    if (handle !== this.handle || handle === 0) {
+      const former = this.former.find((each) => each.handle === handle);
+      if (!former) return 'unknown-handle';
+      if (to > former.through[lane]) return 'revoked';
+    }
+    const window = this.received[lane];
+    if (to <= window.base || (from === to && window.has(to))) return 'duplicate';
+    if (ordered && from > window.base + 1) return 'hole';
+    return window.insert(from, to) ? 'deliver' : 'hole';
+  }
+
+  /** Takes the range of a durable gap; with `deliver` also what of it is news to the application. */
+  gap(gap: Gap, ordered = true): [Verdict, SeqGap?] {
+    const lane = laneOf(gap.lane);
+    if (!lane || gap.to < gap.from) return ['hole'];
+    const from = Math.max(gap.from, this.received[lane].base + 1);
+    const verdict = this.range(gap.handle, lane, gap.from, gap.to, ordered);
+    if (verdict !== 'deliver') return [verdict];
+    return [verdict, { lane, epoch: this.epoch, from, to: gap.to, cause: causeOf(gap.cause), refillable: gap.refillable }];
+  }
+
+  /** Counts transient events; `count` 0 is an unknown number (LC-RES-021). */
+  transients(lane: LaneName, count: number): void {
+    if (!count) this.mark = undefined;
+    else if (this.mark) this.mark[lane] += count;
+  }
+}
+
+function rolledBack(gap: Gap): SeqGap {
+  const lane = laneOf(gap.lane);
+  const { epoch, from, to } = gap;
+  if (!lane || gap.cause !== GapCause.ROLLED_BACK || !from || (to && to < from)) {
+    throw new Misbehaviour('LC-RES-010: a gap in Subscribed is not a rolled-back range');
+  }
+  return { lane, epoch, from, to: to || undefined, cause: 'rolled-back', refillable: false };
+}

@@ -1,0 +1,32 @@
+/**
+ * Lanecast for browsers and Node.
+ *
+ * It promises: every durable event of a room once and in the order of its lane, or a gap that says which are missing;
+ * publishes that are stored once, in order, over lost connections; state that says only what was checked. It refuses
+ * to hide a gap, to grow without bounds, and to guess a priority: the lane is chosen at publish time.
+ */
+export { Client, connect, type ClientOptions, type SocketConstructor, type SocketLike } from './client.js';
+export { type EventItem, type GapItem, type Item } from './core/inbox.js';
+export { type OutboxLimits, type Receipt } from './core/outbox.js';
+export { LANES, type LaneName, parsePosition, type Position, positionText } from './core/position.js';
+export { type RoomState, type RoomStats } from './core/room.js';
+export { type ClientState, type Page } from './core/session.js';
+export { type SignalItem } from './core/signals.js';
+export { type GapCauseName } from './core/tracker.js';
+export { LanecastError, type LocalName } from './errors.js';
+export { type Action, Code } from './gen/codes.js';
+export { type Cursor } from './gen/wire.js';
+export {
+  type Codec,
+  type From,
+  type HistoryQuery,
+  json,
+  type Message,
+  type PublishMessage,
+  Room,
+  type SignalMessage,
+  type SubscribeOptions,
+  Subscription,
+  type TypedEvent,
+  type TypedRoom,
+} from './room.js';

@@ -1,0 +1,44 @@
+/** Packets: what travels in one WebSocket message (LC-FRM-001). */
+import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
+import { Frame } from '../gen/wire.js';
+import { decode, encode, type Init, WireError } from './codec.js';
+
+/** A frame's body by its name. */
+export type Body = NonNullable<Frame['body']>;
+
+/** Encodes one frame as a record; the concatenation of records is a packet. */
+export function record(frame: Init<Frame>): Uint8Array {
+  return new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(encode(Frame, frame)).finish();
+}
+
+/**
+ * The frames of a packet, with the bytes that each took. Frames before a fault are handed out before it throws
+ * {@link WireError}.
+ */
+export function* frames(packet: Uint8Array): Generator<[Frame, number]> {
+  const reader = new BinaryReader(packet);
+  while (reader.pos < reader.len) {
+    const start = reader.pos;
+    let bytes: Uint8Array | undefined;
+    try {
+      const [number, wire] = reader.tag();
+      if (number === 1 && wire === WireType.LengthDelimited) bytes = reader.bytes();
+      else reader.skip(wire, number);
+    } catch (error) {
+      throw new WireError(String(error));
+    }
+    if (bytes) yield [decode(Frame, bytes), reader.pos - start];
+  }
+}
+
+/** Joins records. */
+export function join(records: readonly Uint8Array[]): Uint8Array {
+  if (records.length === 1) return records[0] as Uint8Array;
+  const packet = new Uint8Array(records.reduce((sum, each) => sum + each.length, 0));
+  let at = 0;
+  for (const each of records) {
+    packet.set(each, at);
+    at += each.length;
+  }
+  return packet;
+}
