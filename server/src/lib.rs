@@ -8,6 +8,7 @@
 //! the [`clock`] only. Refuses: knowing any SDK. The wire and its rules live in `lanecast-protocol`.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod clock;
@@ -23,3 +24,6 @@ pub mod session;
 pub mod shutdown;
 pub mod telemetry;
 pub mod transport;
+
+#[cfg(test)]
+mod testing;

@@ -47,8 +47,7 @@ impl FromRequestParts<Arc<Node>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Refused> {
         let internal = |_| Refused::new(Code::Internal, "The listener did not say who is there.");
-        let ConnectInfo(peer) =
-            ConnectInfo::<SocketAddr>::from_request_parts(parts, node).await.map_err(internal)?;
+        let ConnectInfo(peer) = ConnectInfo::<SocketAddr>::from_request_parts(parts, node).await.map_err(internal)?;
         // Two headers are two claims; neither counts.
         let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
         let authorization = match (given.next(), given.next()) {

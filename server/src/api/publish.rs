@@ -41,11 +41,7 @@ pub(super) async fn publish(
     published.map(|response| answer("PublishEventResponse", &response))
 }
 
-async fn publish_event(
-    node: &Node,
-    caller: Caller,
-    request: Request,
-) -> Result<v1::PublishEventResponse, Refused> {
+async fn publish_event(node: &Node, caller: Caller, request: Request) -> Result<v1::PublishEventResponse, Refused> {
     if !caller.identity.is_service() {
         return Err(Refused::new(Code::Forbidden, "Publishing over HTTP takes an API key."));
     }

@@ -37,6 +37,7 @@ pub(super) async fn events(
 
 fn accepts_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut types = accepted.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or_default());
+    let mut types =
+        accepted.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or_default());
     types.any(|media_type| media_type.trim().eq_ignore_ascii_case("text/event-stream"))
 }

@@ -60,7 +60,7 @@ pub(super) async fn stream(
     let joined = join(node, caller.room, interest).await?;
     let mut stream = Stream::new(joined, caller.identity.expires_at_ms);
     stream.begin(start).await;
-    let body = futures_util::stream::unfold(stream, async |mut stream| {
+    let body = futures_util::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
         Some((Ok::<_, Infallible>(chunk), stream))
     });
@@ -244,7 +244,7 @@ impl Stream {
         let types = self.joined.interest.types.clone();
         for step in self.place.advance(lane, read.batch, now_ms, |event| types.passes(&event.event_type)) {
             match step {
-                Step::Event { seq, record } => {
+                Step::Event { seq, record, .. } => {
                     position.set_seq(lane, seq);
                     self.push_record(record, Some(position));
                 }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::http::listener::Listener;
 use crate::node::Node;
 use crate::transport::upgrade;
-use crate::{http, telemetry};
+use crate::{api, http, telemetry};
 
 /// How often idle rooms, old events and expired signals are looked for.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", node.config.listen.address))?;
     let address = listener.address()?;
-    let router = http::router(node.clone(), upgrade::routes(node.config.dev));
+    let router = http::router(node.clone(), upgrade::routes(node.config.dev).merge(api::routes()));
     let accepting = tokio::spawn(listener.serve(router));
     let housekeeping = tokio::spawn(housekeep(node.clone()));
     node.health.set_started();

@@ -87,7 +87,9 @@ impl Listener {
             tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
         let slot = Slot::new(permit, self.node.shutdown.hold(), self.node.metrics.sockets.clone());
-        let socket = Socket::new(stream, slot);
+        // Twice the session's own limit, which ends a WebSocket with a code first.
+        let stall = 2 * Duration::from_millis(self.node.config.heartbeat.no_progress_ms.into());
+        let socket = Socket::new(stream, stall, slot);
         // Boxed: the task keeps the size of its largest state, and this one ends when the socket is upgraded.
         let connection = Box::pin(serve_connection(socket, peer, router.clone(), self.node.clone()));
         self.node.shutdown.spawn(connection);

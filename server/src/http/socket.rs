@@ -7,17 +7,25 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// A connected socket.
+///
+/// A write that makes no progress at all for the stall time fails: a peer that takes nothing would otherwise hold its
+/// slot for as long as it likes, since HTTP has no heartbeat. Reads have deadlines of their own, above.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
+    stall: Duration,
+    /// Armed while a write waits. Boxed: nearly always there is none.
+    stalled: Option<Pin<Box<Sleep>>>,
     _slot: Slot,
 }
 
@@ -43,13 +51,24 @@ impl Drop for Slot {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, slot: Slot) -> Self {
-        Self { stream, _slot: slot }
+    pub(super) fn new(stream: TcpStream, stall: Duration, slot: Slot) -> Self {
+        Self { stream, stall, stalled: None, _slot: slot }
     }
 
     /// The stream, for its options.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Watches over a write that came to `written`.
+    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stall = self.stall;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")))
     }
 }
 
@@ -61,7 +80,8 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -69,7 +89,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
