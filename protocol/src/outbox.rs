@@ -47,6 +47,8 @@ pub struct Output {
     pub lane: Lane,
     /// The encoded record, shared with other connections where it can be.
     pub record: Bytes,
+    /// How long it waited here, ms, as far as the session's inputs told the time.
+    pub waited_ms: u64,
 }
 
 /// A time to live and what to send when it has run out (LC-PUB-014).
@@ -61,6 +63,7 @@ pub struct Expiry {
 #[derive(Debug)]
 struct Entry {
     record: Bytes,
+    queued_at_ms: u64,
     /// Boxed: few messages have one, and the queue of an idle connection should stay small.
     expiry: Option<Box<Expiry>>,
 }
@@ -70,22 +73,48 @@ struct Entry {
 pub struct Outbox {
     lanes: [VecDeque<Entry>; 5],
     bytes: [usize; 5],
+    /// Node's clock, ms, when it was told last.
+    now_ms: u64,
+    /// What expired here since it was asked last, by lane.
+    expired: [u32; 5],
 }
 
 impl Outbox {
     /// Queues a record. Bounds are the caller's, who knows what to do when full: see [`Self::bytes`].
     pub fn push(&mut self, lane: Lane, record: Bytes) {
-        self.push_entry(lane, Entry { record, expiry: None });
+        self.push_entry(lane, record, None);
     }
 
     /// Queues a record with a time to live.
     pub fn push_expiring(&mut self, lane: Lane, record: Bytes, expiry: Expiry) {
-        self.push_entry(lane, Entry { record, expiry: Some(Box::new(expiry)) });
+        self.push_entry(lane, record, Some(Box::new(expiry)));
     }
 
-    fn push_entry(&mut self, lane: Lane, entry: Entry) {
-        self.bytes[lane.index()] += entry.record.len();
-        self.lanes[lane.index()].push_back(entry);
+    fn push_entry(&mut self, lane: Lane, record: Bytes, expiry: Option<Box<Expiry>>) {
+        self.bytes[lane.index()] += record.len();
+        self.lanes[lane.index()].push_back(Entry { record, queued_at_ms: self.now_ms, expiry });
+    }
+
+    /// Tells the time, node's clock, for what is queued from now on.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// How much expired here, by lane as in [`Lane::ALL`], since this was called last.
+    pub fn take_expired(&mut self) -> [u32; 5] {
+        std::mem::take(&mut self.expired)
+    }
+
+    /// Goes over what waits in a lane: `revise` says what becomes of each record.
+    pub fn revise(&mut self, lane: Lane, mut revise: impl FnMut(&Bytes) -> Option<Bytes>) {
+        self.bytes[lane.index()] = 0;
+        for mut entry in std::mem::take(&mut self.lanes[lane.index()]) {
+            if let Some(record) = revise(&entry.record) {
+                self.bytes[lane.index()] += record.len();
+                entry.record = record;
+                self.lanes[lane.index()].push_back(entry);
+            }
+        }
     }
 
     /// The next record to send at this time of the node's clock.
@@ -100,11 +129,15 @@ impl Outbox {
             }
             self.bytes[lane.index()] -= entry.record.len();
             let record = match entry.expiry {
-                Some(expiry) if expiry.at_ms <= now_ms => expiry.instead,
+                Some(expiry) if expiry.at_ms <= now_ms => {
+                    self.expired[lane.index()] += 1;
+                    expiry.instead
+                }
                 _ => entry.record,
             };
             if !record.is_empty() {
-                return Some(Output { route: Route::of(lane), lane, record });
+                let waited_ms = now_ms.saturating_sub(entry.queued_at_ms);
+                return Some(Output { route: Route::of(lane), lane, record, waited_ms });
             }
         }
     }

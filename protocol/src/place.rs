@@ -40,6 +40,8 @@ pub enum Step {
     Event {
         /// Its seq.
         seq: u64,
+        /// When it stops being worth anything, node's clock, ms; 0: never.
+        expires_at_ms: u64,
         /// Its record.
         record: Bytes,
     },
@@ -109,7 +111,8 @@ impl Place {
             } else if !wanted(&event) {
                 push_gap(&mut steps, event.seq, event.seq, v1::GapCause::Filtered);
             } else {
-                steps.push(Step::Event { seq: event.seq, record: event.record });
+                let Stored { seq, expires_at_ms, record, .. } = event;
+                steps.push(Step::Event { seq, expires_at_ms, record });
             }
         }
         steps
@@ -142,7 +145,7 @@ mod tests {
     }
 
     fn event(seq: u64) -> Step {
-        Step::Event { seq, record: Bytes::from(seq.to_string()) }
+        Step::Event { seq, expires_at_ms: 0, record: Bytes::from(seq.to_string()) }
     }
 
     #[test]

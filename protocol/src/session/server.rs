@@ -41,8 +41,14 @@ use crate::v1::frame::Body;
 
 /// Frames that may follow Hello in the same flight, before it was answered.
 const EARLY_FRAMES_MAX: usize = 256;
+/// Bytes of those frames.
+const EARLY_BYTES_MAX: usize = 1024 * 1024;
 /// Requests that wait for the driver, beyond what Hello holds.
 const REQUESTS_MAX: usize = 1024;
+/// Requests for history that wait until their page has room in lane bulk.
+const HISTORIES_MAX: usize = 256;
+/// Bytes of a room name that are repeated in a refusal: more than any valid name has.
+const ECHO_BYTES_MAX: usize = 1024;
 /// Longest instance id and longest id of a replaced connection, bytes.
 const ID_BYTES_MAX: usize = 64;
 /// Longest device id, bytes.
@@ -211,8 +217,16 @@ struct Subscription {
 
 #[derive(Debug)]
 enum State {
-    AwaitHello { deadline_ms: u64 },
-    Authenticating { id: u32, early: Vec<v1::Frame>, instance: String, subscriptions: Vec<v1::Subscribe> },
+    AwaitHello {
+        deadline_ms: u64,
+    },
+    Authenticating {
+        id: u32,
+        early: Vec<v1::Frame>,
+        early_bytes: usize,
+        instance: String,
+        subscriptions: Vec<v1::Subscribe>,
+    },
     Open(Open),
     Closing(Code),
     Closed(Code),
@@ -244,6 +258,8 @@ pub struct Session {
     state: State,
     outbox: Outbox,
     requests: VecDeque<Waiting>,
+    /// Apart from the others, so that a client that does not take its pages delays none of its publishes.
+    histories: VecDeque<(u32, v1::History)>,
     heard_at_ms: u64,
     /// Since when bytes wait without any being taken; `None`: nothing waits.
     stuck_since_ms: Option<u64>,
@@ -258,6 +274,7 @@ impl Session {
             state: State::AwaitHello { deadline_ms },
             outbox: Outbox::default(),
             requests: VecDeque::new(),
+            histories: VecDeque::new(),
             heard_at_ms: now.monotonic_ms,
             stuck_since_ms: None,
         }
@@ -265,24 +282,33 @@ impl Session {
 
     // Inputs.
 
-    /// Takes one encoded frame: an item of [`codec::records`].
-    pub fn handle_record(&mut self, now: Now, record: Bytes) {
+    /// Takes one encoded frame: an item of [`codec::records`]. Returns the lane on which it travelled, if it is known.
+    pub fn handle_record(&mut self, now: Now, record: Bytes) -> Option<Lane> {
         match codec::decode(record) {
-            Ok(frame) => self.handle_frame(now, frame),
-            Err(fault) => self.handle_fault(fault),
+            Ok(frame) => {
+                let lane = frame.body.as_ref().map(Lane::of);
+                self.handle_frame(now, frame);
+                lane
+            }
+            Err(fault) => {
+                self.handle_fault(fault);
+                None
+            }
         }
     }
 
     /// Takes one decoded frame.
     pub fn handle_frame(&mut self, now: Now, frame: v1::Frame) {
         self.heard_at_ms = now.monotonic_ms;
+        self.outbox.set_now(now.wall_ms);
         match &mut self.state {
             State::AwaitHello { .. } => match frame.body {
                 Some(Body::Hello(hello)) => self.handle_hello(frame.id, hello),
                 _ => self.close(Refusal::new(Code::ExpectedHello, "the first frame must be Hello")),
             },
-            State::Authenticating { early, .. } => {
-                if early.len() == EARLY_FRAMES_MAX {
+            State::Authenticating { early, early_bytes, .. } => {
+                *early_bytes += frame.encoded_len();
+                if early.len() == EARLY_FRAMES_MAX || *early_bytes > EARLY_BYTES_MAX {
                     self.close(Refusal::new(Code::ControlOverflow, "too many frames before Welcome"));
                 } else {
                     early.push(frame);
@@ -326,6 +352,7 @@ impl Session {
 
     /// Says that the transport took bytes; `waiting` whether it holds more.
     pub fn progress(&mut self, now: Now, waiting: bool) {
+        self.outbox.set_now(now.wall_ms);
         self.stuck_since_ms = waiting.then_some(now.monotonic_ms);
     }
 
@@ -333,7 +360,7 @@ impl Session {
 
     /// Welcomes the client.
     pub fn accept(&mut self, now: Now, accepted: Accepted) {
-        let State::Authenticating { id, early, instance, subscriptions } = &mut self.state else { return };
+        let State::Authenticating { id, early, instance, subscriptions, .. } = &mut self.state else { return };
         let (id, early, instance) = (*id, std::mem::take(early), std::mem::take(instance));
         let subscribes =
             subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
@@ -412,7 +439,12 @@ impl Session {
         let ready = PerLane::from_fn(|lane| opened.head.seq(lane) > opened.position.seq(lane));
         let subscription = Subscription { room: opened.room.clone(), handle: opened.handle, place, ready };
         match open.subscriptions.iter_mut().find(|known| known.room == opened.room) {
-            Some(known) => *known = subscription,
+            Some(known) => {
+                let former = std::mem::replace(known, subscription).handle;
+                // What waits of the former place would come behind this answer, from before or beyond the new place.
+                let unasked = cause != v1::SubscribedCause::Unspecified;
+                self.forget_queued(former, unasked.then_some(opened.position));
+            }
             None => open.subscriptions.push(subscription),
         }
         let frame = v1::Subscribed {
@@ -436,6 +468,7 @@ impl Session {
         let State::Open(open) = &mut self.state else { return };
         let Some(at) = open.subscriptions.iter().position(|known| &*known.room == room) else { return };
         let gone = open.subscriptions.remove(at);
+        self.forget_queued(gone.handle, None);
         self.requests.push_back(Waiting::Request(Request::Unsubscribed { handle: gone.handle }));
         let code = code.map_or(0, |code| code.number().into());
         self.control(0, Body::Unsubscribed(v1::Unsubscribed { room: room.to_owned(), cause: cause.into(), code }));
@@ -443,6 +476,9 @@ impl Session {
 
     /// Sends a page of history; it rides bulk.
     pub fn history_page(&mut self, id: u32, page: v1::HistoryPage) {
+        if !self.is_open() {
+            return;
+        }
         self.outbox.push(Lane::Bulk, codec::encode_body(id, Body::HistoryPage(page)));
     }
 
@@ -455,43 +491,52 @@ impl Session {
         }
     }
 
-    /// Hands over what was read. `more` says that the log has further events after the batch.
-    pub fn deliver(&mut self, now: Now, read: &Read, batch: Batch, more: bool, wanted: impl Fn(&Stored) -> bool) {
-        let State::Open(open) = &mut self.state else { return };
+    /// Hands over what was read; returns the gaps that it led to. `more` says that the log has further events after the
+    /// batch.
+    pub fn deliver(
+        &mut self,
+        now: Now,
+        read: &Read,
+        batch: Batch,
+        more: bool,
+        wanted: impl Fn(&Stored) -> bool,
+    ) -> Vec<v1::GapCause> {
+        let mut gaps = Vec::new();
+        let State::Open(open) = &mut self.state else { return gaps };
         let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == read.handle) else {
-            return;
+            return gaps;
         };
         if subscription.place.sent(read.lane) != read.after {
             // A Subscribe moved the place while the log was being read.
-            return;
+            return gaps;
         }
         subscription.ready[read.lane] = more;
-        let expiring: Vec<(u64, u64)> = batch
-            .events
-            .iter()
-            .filter(|event| event.expires_at_ms != 0)
-            .map(|event| (event.seq, event.expires_at_ms))
-            .collect();
+        self.outbox.set_now(now.wall_ms);
         let epoch = subscription.place.epoch;
         let gap = |from, to, cause| gap_record(read.handle, read.lane, epoch, from, to, cause);
         let lane = Lane::from(read.lane);
         for step in subscription.place.advance(read.lane, batch, now.wall_ms, wanted) {
             match step {
-                Step::Gap { from, to, cause } => self.outbox.push(lane, gap(from, to, cause)),
-                Step::Event { seq, record } => match expiring.iter().find(|(of, _)| *of == seq) {
-                    None => self.outbox.push(lane, record),
-                    Some(&(_, at_ms)) => {
-                        let instead = gap(seq, seq, v1::GapCause::Expired);
-                        self.outbox.push_expiring(lane, record, Expiry { at_ms, instead });
-                    }
-                },
+                Step::Gap { from, to, cause } => {
+                    gaps.push(cause);
+                    self.outbox.push(lane, gap(from, to, cause));
+                }
+                Step::Event { expires_at_ms: 0, record, .. } => self.outbox.push(lane, record),
+                Step::Event { seq, expires_at_ms, record } => {
+                    let instead = gap(seq, seq, v1::GapCause::Expired);
+                    self.outbox.push_expiring(lane, record, Expiry { at_ms: expires_at_ms, instead });
+                }
             }
         }
+        gaps
     }
 
     /// Queues a record that the log does not hold: a transient event, a gap of transients or a signal. Ask
     /// [`Self::has_room`] first; beyond it they wait, and are dropped, in the connection's mailbox.
     pub fn send(&mut self, lane: Lane, record: Bytes, expiry: Option<Expiry>) {
+        if !self.is_open() {
+            return;
+        }
         match expiry {
             None => self.outbox.push(lane, record),
             Some(expiry) => self.outbox.push_expiring(lane, record, expiry),
@@ -515,6 +560,7 @@ impl Session {
         }
         self.state = State::Closing(refusal.code);
         self.requests.clear();
+        self.histories.clear();
         self.outbox.clear();
         self.outbox.push(Lane::Control, codec::encode_body(0, Body::Error(error(refusal, true))));
     }
@@ -525,9 +571,10 @@ impl Session {
     pub fn poll_request(&mut self) -> Option<Request> {
         loop {
             let busy = self.outbox.bytes(Lane::Control) > CONTROL_BYTES_BUSY;
-            let waiting = match self.requests.front()? {
-                Waiting::Request(Request::Subscribe { .. }) if busy => return None,
-                _ => self.requests.pop_front()?,
+            let waiting = match self.requests.front() {
+                None => return self.next_history(),
+                Some(Waiting::Request(Request::Subscribe { .. })) if busy => return self.next_history(),
+                Some(_) => self.requests.pop_front()?,
             };
             match waiting {
                 Waiting::Request(Request::Subscribe { asked, subscribe }) => match self.admit(&subscribe) {
@@ -541,6 +588,22 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// The next page to read, once lane bulk has room for it.
+    fn next_history(&mut self) -> Option<Request> {
+        if self.outbox.bytes(Lane::Bulk) >= self.config.lane_bytes {
+            return None;
+        }
+        let (id, history) = self.histories.pop_front()?;
+        Some(Request::History { id, history })
+    }
+
+    /// Drops what waits of a handle, or what of it lies beyond a position.
+    fn forget_queued(&mut self, handle: u64, through: Option<Position>) {
+        for lane in [Lane::Urgent, Lane::Normal, Lane::Signal, Lane::Bulk] {
+            self.outbox.revise(lane, |record| still_due(record, handle, through));
         }
     }
 
@@ -562,6 +625,7 @@ impl Session {
             return None;
         };
         let gone = open.subscriptions.remove(at);
+        self.forget_queued(gone.handle, None);
         self.control(id, Body::Unsubscribed(v1::Unsubscribed { room: room.to_owned(), cause: 0, code: 0 }));
         Some(gone.handle)
     }
@@ -600,6 +664,11 @@ impl Session {
         self.outbox.pop(now.wall_ms)
     }
 
+    /// How much expired in the queue, by lane as in [`Lane::ALL`], since this was called last.
+    pub fn take_expired(&mut self) -> [u32; 5] {
+        self.outbox.take_expired()
+    }
+
     /// When [`Self::handle_timeout`] wants to be called, monotonic ms.
     pub fn poll_timeout(&self) -> Option<u64> {
         let idle = self.heard_at_ms + u64::from(self.config.heartbeat.idle_close_ms);
@@ -622,6 +691,7 @@ impl Session {
         self.state = State::Closed(code);
         self.outbox.clear();
         self.requests.clear();
+        self.histories.clear();
         handles
     }
 
@@ -674,7 +744,8 @@ impl Session {
             return self.close(refusal);
         }
         let subscriptions = std::mem::take(&mut hello.subscriptions);
-        self.state = State::Authenticating { id, early: Vec::new(), instance: hello.instance.clone(), subscriptions };
+        let instance = hello.instance.clone();
+        self.state = State::Authenticating { id, early: Vec::new(), early_bytes: 0, instance, subscriptions };
         self.request(Request::Authenticate(Box::new(hello)));
     }
 
@@ -688,15 +759,22 @@ impl Session {
                 self.control(id, Body::Pong(pong));
             }
             Body::Pong(_) | Body::Credit(_) => {}
-            Body::Subscribe(subscribe) => self.request(Request::Subscribe { asked: Asked::Frame(id), subscribe }),
-            Body::Unsubscribe(v1::Unsubscribe { room }) => self.wait(Waiting::Unsubscribe { id, room }),
+            Body::Subscribe(subscribe) => match check_subscribe(&subscribe) {
+                Ok(()) => self.request(Request::Subscribe { asked: Asked::Frame(id), subscribe }),
+                Err(refusal) => self.refuse(id, refusal.in_room(subscribe.room)),
+            },
+            Body::Unsubscribe(v1::Unsubscribe { room }) => match check_room(&room) {
+                Ok(()) => self.wait(Waiting::Unsubscribe { id, room }),
+                Err(refusal) => self.refuse(id, refusal.in_room(room)),
+            },
             Body::Publish(publish) => self.handle_publish(id, publish),
             Body::Signal(signal) => match check_signal(&signal, &self.config.limits) {
                 Ok(envelope) => self.request(Request::Signal { id, signal, envelope: Box::new(envelope) }),
                 Err(refusal) => self.refuse(id, refusal.in_room(signal.room)),
             },
             Body::History(history) => match check_history(&history) {
-                Ok(()) => self.request(Request::History { id, history }),
+                Ok(()) if self.histories.len() < HISTORIES_MAX => self.histories.push_back((id, history)),
+                Ok(()) => self.close(Refusal::new(Code::ControlOverflow, "too many requests at once")),
                 Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
             },
             Body::RefreshToken(_)
@@ -784,7 +862,34 @@ impl Session {
     }
 }
 
-fn error(refusal: Refusal, closing: bool) -> v1::Error {
+/// What becomes of a queued record when a subscription ends or moves; `None`: it is not sent any more. With a position
+/// only what lies beyond it goes (LC-RES-010).
+///
+/// Records are looked into instead of being labelled, since this is rare and queues are long-lived.
+fn still_due(record: &Bytes, handle: u64, through: Option<Position>) -> Option<Bytes> {
+    let frame = codec::records(record.clone(), usize::MAX).next().and_then(|frame| codec::decode(frame.ok()?).ok());
+    let through = |wire| Some(through?.seq(DurableLane::from_wire(wire)?));
+    let keep = match frame.and_then(|frame| frame.body) {
+        Some(Body::Event(event)) if event.handle == handle => through(event.lane).is_some_and(|last| event.seq <= last),
+        Some(Body::Gap(gap)) if gap.handle == handle => match through(gap.lane) {
+            Some(last) if gap.to > last => {
+                let lane = DurableLane::from_wire(gap.lane)?;
+                let cause = v1::GapCause::try_from(gap.cause).ok()?;
+                return (gap.from <= last).then(|| gap_record(handle, lane, gap.epoch, gap.from, last, cause));
+            }
+            last => last.is_some(),
+        },
+        Some(Body::Signal(signal)) if signal.handle == handle => through(v1::Lane::Normal.into()).is_some(),
+        _ => true,
+    };
+    keep.then(|| record.clone())
+}
+
+fn error(mut refusal: Refusal, closing: bool) -> v1::Error {
+    if refusal.room.len() > ECHO_BYTES_MAX {
+        // One absurd name must not overflow lane control.
+        refusal.room.truncate(refusal.room.floor_char_boundary(ECHO_BYTES_MAX));
+    }
     v1::Error {
         code: refusal.code.number().into(),
         detail: refusal.detail,

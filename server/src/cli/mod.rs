@@ -1,7 +1,10 @@
 //! The command line. `lanecast` without arguments is `lanecast serve --dev`.
 
 mod config;
+mod link;
+mod publish;
 mod serve;
+mod subscribe;
 mod token;
 
 use std::process::ExitCode;
@@ -22,6 +25,10 @@ pub struct Cli {
 enum Command {
     /// Run a node.
     Serve(Serve),
+    /// Publish an event to a room.
+    Publish(publish::Publish),
+    /// Print what a room gets.
+    Subscribe(subscribe::Subscribe),
     /// Mint a user token, signed with the node's secret.
     Token(token::Token),
     /// Check a configuration file, or print the reference of all options.
@@ -44,6 +51,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command.unwrap_or_else(|| Command::Serve(Serve::development())) {
             Command::Serve(serve) => serve.run(),
+            Command::Publish(publish) => publish.run(),
+            Command::Subscribe(subscribe) => subscribe.run(),
             Command::Token(token) => token.run(),
             Command::Config(config) => config.run(),
         };

@@ -80,9 +80,12 @@ pub struct ReadOut {
     pub cached_since_ms: Option<u64>,
 }
 
+/// A part of the rooms, by name.
+type Shard = Mutex<HashMap<Arc<str>, Arc<Room>>>;
+
 /// All rooms that have, or had a moment ago, a subscriber on this node.
 pub struct Hub {
-    shards: Box<[Mutex<HashMap<Arc<str>, Arc<Room>>>]>,
+    shards: Box<[Shard]>,
     hasher: RandomState,
     handles: AtomicU64,
     lingering: Mutex<VecDeque<(u64, Arc<Room>)>>,
@@ -118,7 +121,7 @@ impl Hub {
         self.engine.get().expect("start-up connects the engine")
     }
 
-    fn shard(&self, name: &str) -> &Mutex<HashMap<Arc<str>, Arc<Room>>> {
+    fn shard(&self, name: &str) -> &Shard {
         let at = self.hasher.hash_one(name) as usize % self.shards.len();
         &self.shards[at]
     }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lane;
+use lanecast_protocol::place::Stored;
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::server::{Request, Session};
@@ -69,6 +70,8 @@ pub struct Connection<T> {
     signals: Bucket,
     /// Publishes that the engine has not answered at once; made when there is one.
     publishes: Option<Box<FuturesUnordered<PendingPublish>>>,
+    /// Queued bytes by lane as the node's gauges know them.
+    counted_bytes: [u32; 5],
     /// Whether a write is under way.
     writing: bool,
     /// With a rate limit: when the next write may begin, monotonic ms.
@@ -104,6 +107,7 @@ impl<T: Transport> Connection<T> {
             joined: Vec::new(),
             signals,
             publishes: None,
+            counted_bytes: [0; 5],
             writing: false,
             write_at_ms: 0,
         }
@@ -154,7 +158,11 @@ impl<T: Transport> Connection<T> {
                 Received::Records(records) => {
                     for record in records {
                         match record {
-                            Ok(record) => self.session.handle_record(self.now(), record),
+                            Ok(record) => {
+                                if let Some(lane) = self.session.handle_record(self.now(), record) {
+                                    self.node.metrics.frames_in.of(lane).inc();
+                                }
+                            }
                             Err(fault) => self.session.handle_fault(fault),
                         }
                         self.handle_requests().await;
@@ -256,17 +264,20 @@ impl<T: Transport> Connection<T> {
         while let Some(read) = self.session.next_read() {
             let Some(joined) = self.joined.iter().find(|joined| joined.handle == read.handle) else { break };
             let (room, types) = (Arc::clone(&joined.room), joined.types.clone());
+            let metrics = &self.node.metrics;
             match self.node.hub.read(&room, read.handle, read.lane, read.after, read.bytes).await {
                 Ok(out) => {
                     if let Some(since_ms) = out.cached_since_ms {
                         let age_ms = self.node.clock.now_ms().saturating_sub(since_ms);
-                        self.node.metrics.publish_to_deliver.of(read.lane.into()).observe(age_ms as f64 / 1000.0);
+                        metrics.publish_to_deliver.of(read.lane.into()).observe(age_ms as f64 / 1000.0);
                     }
-                    self.session
-                        .deliver(self.now(), &read, out.batch, out.more, |event| types.passes(&event.event_type));
+                    let wanted = |event: &Stored| types.passes(&event.event_type);
+                    for cause in self.session.deliver(now(&self.node), &read, out.batch, out.more, wanted) {
+                        metrics.gaps.of((labels::GapCause::of(cause), read.lane.into())).inc();
+                    }
                 }
                 Err(error) => {
-                    self.node.metrics.engine_failed(labels::EngineCall::Read, room.name(), &error);
+                    metrics.engine_failed(labels::EngineCall::Read, room.name(), &error);
                     // The room stays ready; the next mark, or the next drain of the lane, asks again.
                     break;
                 }
@@ -290,6 +301,7 @@ impl<T: Transport> Connection<T> {
                 self.joined[at].handle = subscription.handle;
                 self.joined[at].room = Arc::clone(&subscription.room);
                 let opened = requests::opened(name, subscription);
+                self.count_rolled_back(&opened.rolled_back);
                 self.session.subscribed(0, opened, v1::SubscribedCause::Epoch);
             }
             Err(error) => {
@@ -297,6 +309,12 @@ impl<T: Transport> Connection<T> {
                 let cause = v1::UnsubscribedCause::Server;
                 self.session.unsubscribed(&name, cause, Some(Code::Unavailable));
             }
+        }
+    }
+
+    fn count_rolled_back(&self, gaps: &[v1::Gap]) {
+        for lane in gaps.iter().filter_map(|gap| Lane::from_wire(gap.lane)) {
+            self.node.metrics.gaps.of((labels::GapCause::RolledBack, lane)).inc();
         }
     }
 
@@ -320,6 +338,7 @@ impl<T: Transport> Connection<T> {
         let bytes = self.transport.send(bytes_max, &mut || {
             let output = session.poll_output(now)?;
             metrics.frames_out.of(output.lane).inc();
+            metrics.queue_age.of(output.lane).observe(output.waited_ms as f64 / 1000.0);
             Some(output)
         });
         if bytes > 0 {
@@ -327,6 +346,24 @@ impl<T: Transport> Connection<T> {
             self.write_at_ms = rate.map_or(0, |rate| now.monotonic_ms + bytes as u64 * 1000 / rate);
             self.node.metrics.writes.inc();
             self.session.progress(now, true);
+        }
+        self.count_queues();
+    }
+
+    /// Brings the node's gauges up to what this connection holds now.
+    fn count_queues(&mut self) {
+        let metrics = &self.node.metrics;
+        for (lane, counted) in Lane::ALL.into_iter().zip(&mut self.counted_bytes) {
+            let bytes = self.session.queued_bytes(lane) as u32;
+            if bytes != *counted {
+                metrics.queue_bytes.of(lane).inc_by(i64::from(bytes) - i64::from(*counted));
+                *counted = bytes;
+            }
+        }
+        for (lane, expired) in Lane::ALL.into_iter().zip(self.session.take_expired()) {
+            if expired > 0 {
+                metrics.drops.of((lane, labels::DropReason::Expired)).inc_by(expired.into());
+            }
         }
     }
 
@@ -357,6 +394,9 @@ impl<T: Transport> Connection<T> {
 impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
         self.session.transport_closed();
+        for (lane, counted) in Lane::ALL.into_iter().zip(self.counted_bytes) {
+            self.node.metrics.queue_bytes.of(lane).dec_by(counted.into());
+        }
         for joined in self.joined.drain(..) {
             self.node.hub.leave(&joined.room, &self.entry.mailbox);
         }

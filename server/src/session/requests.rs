@@ -132,7 +132,9 @@ impl<T: Transport> Connection<T> {
         let live = if signals { self.node.hub.engine().live_signals(name).await } else { Ok(Vec::new()) };
         self.joined.retain(|joined| joined.room.name() != hub_room.name());
         self.joined.push(Joined { handle, room: hub_room, signals, types: types.clone() });
-        self.session.subscribed(asked.id(), opened(name.into(), subscription), v1::SubscribedCause::Unspecified);
+        let opened = opened(name.into(), subscription);
+        self.count_rolled_back(&opened.rolled_back);
+        self.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
         match live {
             Ok(live) => {
                 for signal in live.iter().filter(|signal| types.passes(&signal.key.kind)) {

@@ -18,6 +18,7 @@
 //! [`Client::next_batch`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
 //! [`Client::poll_event`], [`Client::poll_timeout`]) and getters. After each input or command drain all outputs.
 
+mod bounds;
 mod room;
 mod signals;
 
@@ -35,7 +36,7 @@ use crate::codec;
 use crate::codes::{Action as Advice, Code, action_of};
 use crate::inbox::{Item, Placed};
 use crate::lane::Lane;
-use crate::outbox::{Outbox, Output};
+use crate::outbox::{Outbox, Output, Route};
 use crate::position::{DurableLane, Position};
 use crate::publisher::{Bounds, OutboxFull, Publisher, Settled, Ticket};
 use crate::v1;
@@ -58,6 +59,8 @@ const HELD_BYTES_MAX: usize = 64 * 1024;
 const HELD_MS: u64 = 2_000;
 /// Largest record taken from a node: its own limit is not known before Welcome.
 pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Least time after which a Subscribe that was refused for now is sent again.
+const ASK_AGAIN_MS: u64 = 500;
 /// After a hint that the network changed, a Pong is expected this soon.
 const PROBE_MS: u64 = 2_000;
 
@@ -157,10 +160,33 @@ enum Pending {
     Ignored,
 }
 
-struct Held {
+struct HeldFrame {
     at_ms: u64,
     bytes: usize,
     body: Body,
+}
+
+/// Frames whose handle is not known yet, oldest first.
+#[derive(Default)]
+struct Held {
+    frames: VecDeque<HeldFrame>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Keeps a frame; false if there is no room for it.
+    fn push(&mut self, frame: HeldFrame) -> bool {
+        if self.bytes + frame.bytes > HELD_BYTES_MAX {
+            return false;
+        }
+        self.bytes += frame.bytes;
+        self.frames.push_back(frame);
+        true
+    }
+
+    fn expires_at_ms(&self) -> Option<u64> {
+        self.frames.front().map(|frame| frame.at_ms + HELD_MS)
+    }
 }
 
 /// What only an open connection has.
@@ -174,17 +200,29 @@ struct Open {
     /// The node's limit; 0: not said.
     record_bytes: usize,
     pending: BTreeMap<u32, Pending>,
-    held: VecDeque<Held>,
-    held_bytes: usize,
+    held: Held,
 }
 
 enum Link {
     Idle,
-    Waiting { until_ms: u64, new_token: bool, address: String },
-    Connecting { deadline_ms: u64 },
-    Handshake { deadline_ms: u64 },
+    Waiting {
+        until_ms: u64,
+        new_token: bool,
+        address: String,
+        code: u32,
+    },
+    Connecting {
+        deadline_ms: u64,
+    },
+    /// Events may overtake Welcome where streams overtake one another.
+    Handshake {
+        deadline_ms: u64,
+        held: Held,
+    },
     Open(Box<Open>),
-    Closed { code: u32 },
+    Closed {
+        code: u32,
+    },
 }
 
 /// The client's side of the protocol.
@@ -269,7 +307,7 @@ impl Client {
             device: self.options.device.clone(),
         };
         self.outbox.push(Lane::Control, codec::encode_body(id, Body::Hello(hello)));
-        self.link = Link::Handshake { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS };
+        self.link = Link::Handshake { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS, held: Held::default() };
     }
 
     /// The transport could not be opened.
@@ -299,10 +337,17 @@ impl Client {
         let bytes = record.len();
         let Ok(frame) = codec::decode(record) else { return self.give_up(now, Code::Protocol) };
         let Some(body) = frame.body else { return };
-        match &self.link {
-            Link::Handshake { .. } => match body {
+        if !bounds::in_bounds(&body) {
+            return self.give_up(now, Code::Protocol);
+        }
+        match &mut self.link {
+            Link::Handshake { held, .. } => match body {
                 Body::Welcome(welcome) => self.welcomed(now, welcome),
                 Body::Error(error) if error.closing => self.closing = Some(error.code),
+                Body::Event(_) | Body::Gap(_) | Body::Signal(_) if !self.ordered => {
+                    // What does not fit is a hole once the subscription is known, and is asked for again.
+                    held.push(HeldFrame { at_ms: now.monotonic_ms, bytes, body });
+                }
                 _ => self.give_up(now, Code::Protocol),
             },
             Link::Open(_) => self.handle_body(now, frame.id, body, bytes),
@@ -330,16 +375,17 @@ impl Client {
         self.publisher.handle_timeout(now.monotonic_ms);
         let due = |at: u64| at <= now.monotonic_ms;
         match &self.link {
-            Link::Waiting { until_ms, new_token, address } if due(*until_ms) => {
+            Link::Waiting { until_ms, new_token, address, .. } if due(*until_ms) => {
                 let (new_token, address) = (*new_token, address.clone());
                 self.begin(now, new_token, address);
             }
-            Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms } if due(*deadline_ms) => {
+            Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms, .. } if due(*deadline_ms) => {
                 self.actions.push_back(Action::Disconnect(Code::HandshakeTimeout));
                 self.lost(now, Code::HandshakeTimeout.number().into());
             }
             Link::Open(open) if open.leave_at_ms.is_some_and(due) => {
                 let address = open.leave_to.clone();
+                self.count_life(now);
                 self.actions.push_back(Action::Disconnect(Code::Normal));
                 self.detach();
                 self.begin(now, false, address);
@@ -511,7 +557,12 @@ impl Client {
     /// The next record to write.
     pub fn poll_output(&mut self, now: Now) -> Option<Output> {
         self.fill(now);
-        let output = self.outbox.pop(now.wall_ms)?;
+        let mut output = self.outbox.pop(now.wall_ms)?;
+        if output.route == Route::Message {
+            // Publishes of a room have to be stored in order: streams that overtake one another would only have them
+            // refused as out of order and sent again.
+            output.route = Route::Stream(Lane::Urgent);
+        }
         if let Link::Open(open) = &mut self.link {
             open.sent_at_ms = now.monotonic_ms;
         }
@@ -531,13 +582,14 @@ impl Client {
         let link = match &self.link {
             Link::Idle | Link::Closed { .. } => return None,
             Link::Waiting { until_ms, .. } => Some(*until_ms),
-            Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms } => Some(*deadline_ms),
+            Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms, .. } => Some(*deadline_ms),
             Link::Open(open) => {
                 let ping =
                     (open.pong_by_ms.is_none()).then(|| open.sent_at_ms + u64::from(self.heartbeat.ping_after_ms));
-                let held = open.held.front().map(|held| held.at_ms + HELD_MS);
+                let held = open.held.expires_at_ms();
                 let again = self.rooms.values().filter_map(|room| room.again_at_ms).min();
-                let signals = self.signals.poll_timeout();
+                // While one waits for the transport, the next is made by its progress and not by time.
+                let signals = self.signals.poll_timeout().filter(|_| self.outbox.bytes(Lane::Signal) == 0);
                 [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals].into_iter().flatten().min()
             }
         };
@@ -550,7 +602,7 @@ impl Client {
     pub fn state(&self) -> ClientState {
         match &self.link {
             Link::Idle => ClientState::Idle,
-            Link::Waiting { .. } => ClientState::Suspended { code: self.closing.unwrap_or(0) },
+            Link::Waiting { code, .. } => ClientState::Suspended { code: *code },
             Link::Connecting { .. } | Link::Handshake { .. } => ClientState::Connecting,
             Link::Open(_) => ClientState::Connected,
             Link::Closed { code } => ClientState::Closed { code: *code },
@@ -637,16 +689,23 @@ impl Client {
     /// The node does not answer or talks nonsense.
     fn give_up(&mut self, now: Now, code: Code) {
         self.actions.push_back(Action::Disconnect(code));
-        self.lost(now, 0);
+        // The node may have said why it closes before its transport fell silent.
+        let said = self.closing.take().unwrap_or(0);
+        self.lost(now, said);
     }
 
-    /// The connection is gone: what now is decided by the code (LC-LIFE-023, LC-AUTH-022).
-    fn lost(&mut self, now: Now, code: u32) {
+    /// A connection that lived long enough ends the row of failures (LC-LIFE-023).
+    fn count_life(&mut self, now: Now) {
         if let Link::Open(open) = &self.link
             && now.monotonic_ms - open.opened_at_ms >= u64::from(self.reconnect.max_ms)
         {
             self.attempt = 0;
         }
+    }
+
+    /// The connection is gone: what now is decided by the code (LC-LIFE-023, LC-AUTH-022).
+    fn lost(&mut self, now: Now, code: u32) {
+        self.count_life(now);
         self.detach();
         let action = if code >= 4000 { action_of(code) } else { Advice::Retry };
         let new_token = action == Advice::NewToken;
@@ -660,7 +719,7 @@ impl Client {
         let window = window.min(self.reconnect.max_ms.into());
         self.attempt += 1;
         let until_ms = now.monotonic_ms + self.draw(window + 1);
-        self.link = Link::Waiting { until_ms, new_token, address: String::new() };
+        self.link = Link::Waiting { until_ms, new_token, address: String::new(), code };
         self.events.push_back(Event::State(ClientState::Suspended { code }));
     }
 
@@ -687,6 +746,10 @@ impl Client {
         self.set_clock(now, welcome.server_time_ms, 0);
         let limits = welcome.limits.unwrap_or_default();
         self.signals.limit(now, limits.signals_per_second);
+        let held = match &mut self.link {
+            Link::Handshake { held, .. } => std::mem::take(held),
+            _ => Held::default(),
+        };
         self.link = Link::Open(Box::new(Open {
             opened_at_ms: now.monotonic_ms,
             sent_at_ms: now.monotonic_ms,
@@ -696,8 +759,7 @@ impl Client {
             in_flight_max: limits.publishes_in_flight.max(1) as usize,
             record_bytes: limits.record_bytes as usize,
             pending: BTreeMap::new(),
-            held: VecDeque::new(),
-            held_bytes: 0,
+            held,
         }));
         self.events.push_back(Event::State(ClientState::Connected));
         // Rooms that the application named after Hello was sent.
@@ -824,7 +886,7 @@ impl Client {
                 self.set_clock(now, pong.server_time_ms, now.monotonic_ms.saturating_sub(pong.stamp));
             }
             Body::Subscribed(frame) => self.handle_subscribed(now, id, frame),
-            Body::Unsubscribed(frame) => self.handle_unsubscribed(id, &frame),
+            Body::Unsubscribed(frame) => self.handle_unsubscribed(now, id, &frame),
             Body::Published(published) => {
                 if !self.publisher.published(id, published)
                     && let Some(Pending::Publish(ticket)) = self.answered(id)
@@ -837,7 +899,9 @@ impl Client {
                     self.events.push_back(Event::Page(ticket, Ok(Box::new(page))));
                 }
             }
-            Body::Event(_) | Body::Gap(_) | Body::Signal(_) => self.handle_room_frame(now, body, bytes),
+            Body::Event(_) | Body::Gap(_) | Body::Signal(_) => {
+                self.handle_room_frame(now, HeldFrame { at_ms: now.monotonic_ms, bytes, body });
+            }
             Body::Error(error) if error.closing => self.closing = Some(error.code),
             Body::Error(error) => self.handle_error(now, id, error),
             Body::GoAway(go_away) => {
@@ -887,7 +951,7 @@ impl Client {
         self.release_held(now);
     }
 
-    fn handle_unsubscribed(&mut self, id: u32, frame: &v1::Unsubscribed) {
+    fn handle_unsubscribed(&mut self, now: Now, id: u32, frame: &v1::Unsubscribed) {
         if matches!(self.answered(id), Some(Pending::Ignored)) {
             if let Some(room) = self.rooms.get_mut(&frame.room)
                 && room.paused
@@ -897,12 +961,16 @@ impl Client {
             return;
         }
         let refused = frame.cause == v1::UnsubscribedCause::Refused as i32;
-        if let Some(room) = self.rooms.get(&frame.room)
-            && (!refused || room.asked == Some(0))
-        {
-            let room = frame.room.clone();
-            self.end(&room, frame.code);
+        let Some(room) = self.rooms.get_mut(&frame.room) else { return };
+        if refused && room.asked != Some(0) {
+            return;
         }
+        if refused && matches!(action_of(frame.code), Advice::Retry | Advice::RetryAfter) {
+            room.asked = None;
+            room.again_at_ms = Some(now.monotonic_ms + ASK_AGAIN_MS);
+            return;
+        }
+        self.end(&frame.room, frame.code);
     }
 
     fn end(&mut self, name: &str, code: u32) {
@@ -931,7 +999,7 @@ impl Client {
                 room.asked = None;
                 match action_of(error.code) {
                     Advice::Retry | Advice::RetryAfter => {
-                        room.again_at_ms = Some(now.monotonic_ms + u64::from(error.retry_after_ms.max(500)));
+                        room.again_at_ms = Some(now.monotonic_ms + ASK_AGAIN_MS.max(error.retry_after_ms.into()));
                     }
                     _ => self.end(&name, error.code),
                 }
@@ -940,8 +1008,8 @@ impl Client {
         }
     }
 
-    fn handle_room_frame(&mut self, now: Now, body: Body, bytes: usize) {
-        let handle = match &body {
+    fn handle_room_frame(&mut self, now: Now, frame: HeldFrame) {
+        let handle = match &frame.body {
             Body::Event(event) => event.handle,
             Body::Gap(gap) => gap.handle,
             Body::Signal(signal) => signal.handle,
@@ -949,18 +1017,24 @@ impl Client {
         };
         let Some(name) = self.rooms.iter().find(|(_, room)| room.tracker.knows(handle)).map(|(name, _)| name.clone())
         else {
-            return self.hold(now, body, bytes);
+            return self.hold(now, frame);
         };
-        let ordered = self.ordered;
+        let (ordered, node_ms) = (self.ordered, self.node_time_ms(now));
         let Some(room) = self.rooms.get_mut(&name) else { return };
-        let effect = match body {
+        let effect = match frame.body {
             Body::Event(event) => room.event(now.monotonic_ms, event, ordered),
             Body::Gap(gap) => room.gap(now.monotonic_ms, &gap, ordered),
-            Body::Signal(signal) => return self.events.push_back(Event::Signal(name, Box::new(signal))),
+            Body::Signal(signal) => {
+                if room.heard.is_news(node_ms, &signal) {
+                    self.events.push_back(Event::Signal(name, Box::new(signal)));
+                }
+                return;
+            }
             _ => return,
         };
         if room.is_full() && !room.paused && room.wanted() {
             room.paused = true;
+            room.muted = true;
             self.leave(&name);
         }
         self.report(&name, effect);
@@ -978,31 +1052,24 @@ impl Client {
 
     /// Keeps a frame whose handle is not known yet. Where the transport keeps the order across lanes there is nothing
     /// to wait for: the handle is one that ended.
-    fn hold(&mut self, now: Now, body: Body, bytes: usize) {
+    fn hold(&mut self, now: Now, frame: HeldFrame) {
         let ordered = self.ordered;
         let Link::Open(open) = &mut self.link else { return };
-        if ordered {
-            return;
+        if !ordered && !open.held.push(frame) {
+            self.drop_held(now);
         }
-        if open.held_bytes + bytes > HELD_BYTES_MAX {
-            return self.drop_held(now);
-        }
-        open.held_bytes += bytes;
-        open.held.push_back(Held { at_ms: now.monotonic_ms, bytes, body });
     }
 
     fn release_held(&mut self, now: Now) {
         let Link::Open(open) = &mut self.link else { return };
-        let held = std::mem::take(&mut open.held);
-        open.held_bytes = 0;
-        for Held { body, bytes, .. } in held {
-            self.handle_room_frame(now, body, bytes);
+        for frame in std::mem::take(&mut open.held).frames {
+            self.handle_room_frame(now, frame);
         }
     }
 
     fn expire_held(&mut self, now: Now) {
         let Link::Open(open) = &self.link else { return };
-        if open.held.front().is_some_and(|held| held.at_ms + HELD_MS <= now.monotonic_ms) {
+        if open.held.expires_at_ms().is_some_and(|at| at <= now.monotonic_ms) {
             self.drop_held(now);
         }
     }
@@ -1010,8 +1077,7 @@ impl Client {
     /// Drops what was held, and subscribes again to every room whose answer is outstanding.
     fn drop_held(&mut self, now: Now) {
         let Link::Open(open) = &mut self.link else { return };
-        open.held.clear();
-        open.held_bytes = 0;
+        open.held = Held::default();
         for room in self.rooms.values_mut().filter(|room| room.asked.is_some()) {
             room.again_at_ms = Some(now.monotonic_ms);
         }

@@ -1,5 +1,6 @@
 //! A room on the client's side: its subscription, what was received and what waits for the application.
 
+use super::signals::Heard;
 use crate::inbox::{Delivery, Inbox};
 use crate::position::{DurableLane, Position};
 use crate::tracker::{Misbehaviour, Tracker, Verdict};
@@ -59,6 +60,9 @@ pub(super) struct Room {
     pub(super) asked: Option<u32>,
     /// Left because the application does not read.
     pub(super) paused: bool,
+    /// Left, and not yet back: what is still under way is dropped, and read from the log later.
+    pub(super) muted: bool,
+    pub(super) heard: Heard,
     /// Subscribe again then, monotonic ms.
     pub(super) again_at_ms: Option<u64>,
     last_again_ms: Option<u64>,
@@ -91,6 +95,8 @@ impl Room {
             state: RoomState::Subscribing,
             asked: None,
             paused: false,
+            muted: false,
+            heard: Heard::default(),
             again_at_ms: None,
             last_again_ms: None,
             head: None,
@@ -121,6 +127,7 @@ impl Room {
         self.tracker.disconnected();
         self.asked = None;
         self.again_at_ms = None;
+        self.muted = false;
         if self.wanted() {
             self.state = RoomState::Subscribing;
         }
@@ -129,6 +136,9 @@ impl Room {
     pub(super) fn subscribed(&mut self, frame: v1::Subscribed) -> Result<Effect, Misbehaviour> {
         let first = self.tracker.position().is_none();
         let change = self.tracker.subscribed(&frame)?;
+        if frame.cause == v1::SubscribedCause::Unspecified as i32 {
+            self.muted = false;
+        }
         let head = frame.head.as_ref().and_then(|head| Position::try_from(head).ok());
         if first && let Some(position) = self.tracker.position() {
             self.inbox.begin(position);
@@ -175,9 +185,9 @@ impl Room {
         there
     }
 
-    /// Takes an Event or a Gap of this room.
+    /// Takes an Event. `ordered` says whether the transport keeps the order of lane urgent; the other lanes have it always.
     pub(super) fn event(&mut self, now_ms: u64, event: v1::Event, ordered: bool) -> Effect {
-        let Some(lane) = DurableLane::from_wire(event.lane) else { return Effect::default() };
+        let Some(lane) = DurableLane::from_wire(event.lane).filter(|_| !self.muted) else { return Effect::default() };
         let delivery = Delivery { epoch: self.tracker.epoch(), event };
         if delivery.event.seq == 0 {
             if self.tracker.transient(delivery.event.handle, lane) {
@@ -186,6 +196,7 @@ impl Room {
             }
             return Effect::default();
         }
+        let ordered = ordered || lane != DurableLane::Urgent;
         match self.tracker.event(delivery.event.handle, lane, delivery.event.seq, ordered) {
             Verdict::Deliver => {
                 self.inbox.event(lane, delivery);
@@ -196,7 +207,11 @@ impl Room {
         }
     }
 
+    /// Takes a Gap, as [`Self::event`].
     pub(super) fn gap(&mut self, now_ms: u64, gap: &v1::Gap, ordered: bool) -> Effect {
+        if self.muted {
+            return Effect::default();
+        }
         if gap.from == 0 {
             let cause = v1::GapCause::try_from(gap.cause).unwrap_or(v1::GapCause::Unknown);
             let Some(lane) = DurableLane::from_wire(gap.lane) else { return Effect::default() };
@@ -206,6 +221,7 @@ impl Room {
             }
             return Effect::default();
         }
+        let ordered = ordered || DurableLane::from_wire(gap.lane) != Some(DurableLane::Urgent);
         let (verdict, news) = self.tracker.gap(gap, ordered);
         if let Some(news) = news {
             self.inbox.gap(news);

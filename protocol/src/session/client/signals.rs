@@ -1,8 +1,9 @@
-//! Signals on their way out: conflated by key, paced, forgotten when they expire.
+//! Signals on their way out: conflated by key, paced, forgotten when they expire. And on their way in: the newest wins.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use prost::Message;
 
 use crate::session::Now;
 use crate::v1;
@@ -102,6 +103,59 @@ impl Signals {
         }
         let missing = 1000u64.saturating_sub(self.tokens);
         Some(self.filled_at_ms + missing.div_ceil(self.per_second))
+    }
+}
+
+/// Keys of a room whose newest signal is remembered; beyond it the one that expires first is forgotten.
+const HEARD_MAX: usize = 1024;
+
+/// Which signal of each sender, type and key was the newest, since datagrams overtake and double (LC-SIG-011).
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    newest: BTreeMap<(String, String, String, String), Newest>,
+}
+
+#[derive(Debug)]
+struct Newest {
+    age: (u64, u64),
+    /// When no older one can be alive any more, node's clock.
+    forget_at_ms: u64,
+}
+
+impl Heard {
+    /// Whether the signal is alive and newer than all of its kind before it.
+    pub(super) fn is_news(&mut self, node_ms: u64, signal: &v1::Signal) -> bool {
+        if signal.expires_at_ms != 0 && signal.expires_at_ms <= node_ms {
+            return false;
+        }
+        let Ok(envelope) = v1::Envelope::decode(signal.envelope.clone()) else { return false };
+        let from = signal.from.clone().unwrap_or_default();
+        // A service has no user and no instance, so its name cannot be taken for theirs.
+        let key = (from.user + &from.service, from.instance, envelope.r#type, envelope.key);
+        let age = (signal.start, signal.counter);
+        if let Some(newest) = self.newest.get_mut(&key) {
+            if newest.age >= age {
+                return false;
+            }
+            *newest = Newest { age, forget_at_ms: newest.forget_at_ms.max(signal.expires_at_ms) };
+            return true;
+        }
+        self.make_room(node_ms);
+        self.newest.insert(key, Newest { age, forget_at_ms: signal.expires_at_ms });
+        true
+    }
+
+    fn make_room(&mut self, node_ms: u64) {
+        if self.newest.len() < HEARD_MAX {
+            return;
+        }
+        self.newest.retain(|_, newest| newest.forget_at_ms > node_ms);
+        if self.newest.len() >= HEARD_MAX
+            && let Some(first) =
+                self.newest.iter().min_by_key(|(_, newest)| newest.forget_at_ms).map(|(key, _)| key.clone())
+        {
+            self.newest.remove(&first);
+        }
     }
 }
 
