@@ -1,0 +1,122 @@
+//! Making a client.
+
+use std::future::Future;
+use std::time::Duration;
+
+use lanecast_protocol::publisher::Bounds;
+use lanecast_protocol::session::client::Options;
+use lanecast_protocol::v1;
+
+use crate::client::Client;
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::token::{TokenError, TokenRequest, TokenSource};
+use crate::transport::Target;
+
+/// Publishes that the outbox holds, and bytes of them.
+const OUTBOX: Bounds = Bounds { items_max: 10_000, bytes_max: 16 * 1024 * 1024 };
+/// How long a publish may wait in the outbox.
+const OUTBOX_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// What a client is made with: from [`Client::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a client begins with `connect`"]
+pub struct Builder {
+    url: String,
+    tokens: TokenSource,
+    device: String,
+    app: String,
+    app_version: String,
+    outbox: Bounds,
+    outbox_ttl: Duration,
+}
+
+impl Builder {
+    pub(crate) fn new(url: String) -> Self {
+        Self {
+            url,
+            tokens: TokenSource::Fixed(String::new()),
+            device: String::new(),
+            app: String::new(),
+            app_version: String::new(),
+            outbox: OUTBOX,
+            outbox_ttl: OUTBOX_TTL,
+        }
+    }
+
+    /// A fixed token. When a node refuses it the client is closed with the node's code.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.tokens = TokenSource::Fixed(token.into());
+        self
+    }
+
+    /// A function that gets a token: asked before the first connection, and again when a node refused the token. An
+    /// error of it counts as a failed connection attempt, which is repeated with backoff. It has what remains of the
+    /// 10 s of an attempt.
+    pub fn token_provider<F, Fut, E>(mut self, provider: F) -> Self
+    where
+        F: Fn(TokenRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<TokenError>,
+    {
+        self.tokens = TokenSource::provider(provider);
+        self
+    }
+
+    /// Name of the user's device, at most 128 bytes. A token that names one wins.
+    pub fn device(mut self, device: impl Into<String>) -> Self {
+        self.device = device.into();
+        self
+    }
+
+    /// Name and version of the application, for the node's logs.
+    pub fn app(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        self.app = name.into();
+        self.app_version = version.into();
+        self
+    }
+
+    /// Bounds of the outbox of durable publishes: 10,000 of them and 16 MiB unless told otherwise. Beyond them a publish
+    /// is an error; nothing that the outbox holds is dropped.
+    pub fn outbox(mut self, items_max: usize, bytes_max: usize) -> Self {
+        self.outbox = Bounds { items_max, bytes_max };
+        self
+    }
+
+    /// How long a durable publish may wait for its node: 12 h unless told otherwise.
+    pub fn outbox_ttl(mut self, ttl: Duration) -> Self {
+        self.outbox_ttl = ttl;
+        self
+    }
+
+    /// Makes the client, which begins to connect and stays connected until it is closed or its last handle is dropped.
+    /// Does not wait for the connection: rooms can be subscribed and published to at once. To wait, see
+    /// [`Client::connected`].
+    ///
+    /// # Errors
+    ///
+    /// Of kind `BadUrl`, `UnsupportedScheme`, or `NoRuntime` outside of a tokio runtime.
+    pub fn connect(self) -> Result<Client, ConnectError> {
+        let target = Target::parse(&self.url)?;
+        let no_runtime = |error: String| ConnectError::local(ConnectErrorKind::NoRuntime, error);
+        let runtime = tokio::runtime::Handle::try_current().map_err(|error| no_runtime(error.to_string()))?;
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).map_err(|error| no_runtime(error.to_string()))?;
+        let (instance, seed) = random.split_at(16);
+        let options = Options {
+            // One per client: two publishers must never share an instance (LC-HS-021).
+            instance: instance.iter().map(|byte| format!("{byte:02x}")).collect(),
+            info: v1::ClientInfo {
+                name: "lanecast-rust".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                platform: std::env::consts::OS.into(),
+                app: self.app,
+                app_version: self.app_version,
+            },
+            device: self.device,
+            outbox: self.outbox,
+            outbox_ttl_ms: crate::subscription::millis(self.outbox_ttl),
+            seed: seed.iter().fold(0, |seed, byte| seed << 8 | u64::from(*byte)),
+        };
+        Ok(Client::start(&runtime, options, target, self.tokens))
+    }
+}

@@ -1,0 +1,157 @@
+//! The handle of a client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use lanecast_protocol::session::client::Options;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::builder::Builder;
+use crate::error::{ConnectError, ConnectErrorKind, FlushError, FlushErrorKind};
+use crate::owner::{Command, Owner, Seams};
+use crate::room::Room;
+use crate::state::ClientState;
+use crate::token::TokenSource;
+use crate::transport::Target;
+
+/// Commands on their way to the owner task; beyond them the callers wait.
+const COMMANDS_MAX: usize = 256;
+
+/// A client: one connection at a time to a node, kept up until the client is closed.
+///
+/// Cheap to clone; all clones, rooms, subscriptions and receipts are handles of one task that owns the connection. It
+/// ends with [`Self::close`], when its last handle is dropped, or when a node says that it must not come back.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// To the owner task, which ends when this is dropped.
+    commands: mpsc::Sender<Command>,
+    /// Wakes the owner task to look after readers.
+    wake: Arc<Notify>,
+    state: watch::Receiver<ClientState>,
+    /// The node's clock minus ours, ms.
+    clock_offset_ms: Arc<AtomicI64>,
+    /// The owner task, until someone waits for its end.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Begins to make a client of the node at an address like `ws://127.0.0.1:8080/v1/connect`. The path may be left
+    /// out.
+    pub fn builder(url: impl Into<String>) -> Builder {
+        Builder::new(url.into())
+    }
+
+    pub(crate) fn start(runtime: &Handle, options: Options, target: Target, tokens: TokenSource) -> Self {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (state, watcher) = watch::channel(ClientState::Idle);
+        let (wake, clock_offset_ms) = (Arc::new(Notify::new()), Arc::new(AtomicI64::new(0)));
+        let seams = Seams { commands: receiver, wake: wake.clone(), state, clock_offset_ms: clock_offset_ms.clone() };
+        let task = runtime.spawn(Owner::new(options, target, tokens, seams).run());
+        let task = Mutex::new(Some(task));
+        Self { shared: Arc::new(Shared { commands, wake, state: watcher, clock_offset_ms, task }) }
+    }
+
+    pub(crate) fn wake(&self) -> Arc<Notify> {
+        self.shared.wake.clone()
+    }
+
+    /// Cancel safe: dropped before it resolves, nothing was sent.
+    pub(crate) async fn send(&self, command: Command) -> Result<(), ()> {
+        self.shared.commands.send(command).await.map_err(|_| ())
+    }
+
+    /// A room by its name.
+    pub fn room(&self, name: impl AsRef<str>) -> Room {
+        Room::new(self.clone(), name.as_ref())
+    }
+
+    /// The client's state, as it changes.
+    pub fn state(&self) -> watch::Receiver<ClientState> {
+        self.shared.state.clone()
+    }
+
+    /// Waits until there is a connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Of kind `Closed`, with the node's code, if the client is over.
+    pub async fn connected(&self) -> Result<(), ConnectError> {
+        let mut state = self.state();
+        let settled = |state: &ClientState| matches!(state, ClientState::Connected | ClientState::Closed(_));
+        let closed = || ConnectError::local(ConnectErrorKind::Closed, "");
+        let state = state.wait_for(settled).await.map_err(|_| closed())?;
+        match &*state {
+            ClientState::Closed(cause) => Err(match cause.code {
+                Some(code) => ConnectError::refused(ConnectErrorKind::Closed, code, cause.detail.clone()),
+                None => closed(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until every durable publish that was handed to the client before is settled: stored, refused or given up.
+    /// Transient ones are waited for as well.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Of kind `Closed` if the client ends before, `TooMany` if 1,024 callers wait.
+    pub async fn flush(&self) -> Result<(), FlushError> {
+        let closed = || FlushError::local(FlushErrorKind::Closed, "");
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Flush { reply }).await.map_err(|()| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Says that the network changed: another Wi-Fi, a new address. The client checks its connection at once, and
+    /// connects at once if it has none. For applications that hear of such things; nothing breaks without.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, nothing was said.
+    pub async fn network_changed(&self) {
+        // A closed client has no network to speak of.
+        let _ = self.send(Command::NetworkChanged).await;
+    }
+
+    /// The node's clock, as far as it is known: use it to judge [`Event::expires_at`](crate::Event), not the device's.
+    pub fn node_time(&self) -> SystemTime {
+        let offset_ms = self.shared.clock_offset_ms.load(Ordering::Relaxed);
+        let offset = Duration::from_millis(offset_ms.unsigned_abs());
+        let now = SystemTime::now();
+        if offset_ms < 0 { now - offset } else { now + offset }
+    }
+
+    /// Closes the client, and waits until its connection and task are gone. Publishes that are not settled end with an
+    /// error: [`Self::flush`] first. Subscriptions end after what they still hold.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the client closes also if this is dropped.
+    pub async fn close(&self) {
+        let task = self.shared.task.lock().take();
+        let _ = self.send(Command::Close).await;
+        self.shared.commands.closed().await;
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the owner task of a client failed");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! One error type with a closed kind per operation, so that a `match` on it stays complete.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use lanecast_protocol::codes::{self, Code};
+use lanecast_protocol::session::client::CommandError;
+
+/// Why an operation failed.
+///
+/// `kind` is for `match`, `code` names the row of the protocol's table if a node refused, `detail` is one sentence for
+/// developers and never to be parsed, and `retryable` says whether the same call may succeed later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error<Kind> {
+    /// What failed.
+    pub kind: Kind,
+    /// The code of the table, also one that this version does not know; `None`: no node was involved.
+    pub code: Option<u32>,
+    /// One sentence for developers.
+    pub detail: Cow<'static, str>,
+    /// Whether the same call may succeed later.
+    pub retryable: bool,
+}
+
+impl<Kind> Error<Kind> {
+    pub(crate) fn local(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, code: None, detail: detail.into(), retryable: false }
+    }
+
+    pub(crate) fn may_retry(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    pub(crate) fn refused(kind: Kind, code: u32, detail: impl Into<Cow<'static, str>>) -> Self {
+        let retryable = matches!(codes::action_of(code), codes::Action::Retry | codes::Action::RetryAfter);
+        Self { kind, code: Some(code), detail: detail.into(), retryable }
+    }
+
+    /// The row's code, if this version knows the number.
+    pub fn known_code(&self) -> Option<Code> {
+        self.code.and_then(Code::from_number)
+    }
+}
+
+impl<Kind: fmt::Display> fmt::Display for Error<Kind> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        match (self.known_code(), self.code) {
+            (Some(code), _) => write!(f, " [{code}]")?,
+            (None, Some(number)) => write!(f, " [{number}]")?,
+            (None, None) => {}
+        }
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
+    }
+}
+
+impl<Kind: fmt::Debug + fmt::Display> std::error::Error for Error<Kind> {}
+
+/// A closed set of kinds, each with its sentence.
+macro_rules! kinds {
+    ($(#[$doc:meta])* $name:ident, $alias:ident { $($(#[$kind_doc:meta])* $kind:ident = $sentence:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$kind_doc])* $kind,)*
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$kind => $sentence,)* })
+            }
+        }
+
+        #[doc = concat!("An [`Error`] of kind [`", stringify!($name), "`].")]
+        pub type $alias = Error<$name>;
+    };
+}
+
+kinds! {
+    /// Why a client could not be made, or did not get its connection.
+    ConnectErrorKind, ConnectError {
+        /// The address is not a WebSocket URL.
+        BadUrl = "the address cannot be used",
+        /// The scheme is known, and not served by this version: `wss`, `https`.
+        UnsupportedScheme = "the scheme is not served by this version",
+        /// There is no tokio runtime to run the client on, or no randomness.
+        NoRuntime = "the client cannot run here",
+        /// The client is closed; `code` says why.
+        Closed = "the client is closed",
+    }
+}
+
+kinds! {
+    /// Why a publish did not become stored.
+    PublishErrorKind, PublishError {
+        /// The room name, the type or another field cannot be sent.
+        Invalid = "the event cannot be published like this",
+        /// The outbox is full: wait for earlier publishes, or drop something. Nothing that it holds was dropped.
+        OutboxFull = "the outbox is full",
+        /// A transient event found no connection.
+        NotConnected = "not connected",
+        /// Too many transient publishes wait for their answer.
+        TooMany = "too many requests are waiting",
+        /// The node refused it for good.
+        Refused = "the node refused the event",
+        /// Its time in the outbox ran out. If it was sent before, it may be stored all the same.
+        GivenUp = "the event waited too long",
+        /// The client was closed before the answer came. If it was sent before, it may be stored all the same.
+        Closed = "the client is closed",
+    }
+}
+
+kinds! {
+    /// Why there is no subscription.
+    SubscribeErrorKind, SubscribeError {
+        /// Not a valid room name.
+        Invalid = "not a room name",
+        /// This client has a subscription of the room, and a room's events go to one reader.
+        AlreadySubscribed = "the room is subscribed already",
+        /// More rooms than a client may have.
+        TooManyRooms = "too many rooms",
+        /// The node refused or ended it.
+        Refused = "the node ended the subscription",
+        /// The client is closed.
+        Closed = "the client is closed",
+    }
+}
+
+kinds! {
+    /// Why a signal was not taken.
+    SignalErrorKind, SignalError {
+        /// The room name, the type or the key cannot be sent.
+        Invalid = "the signal cannot be sent like this",
+        /// The client is closed.
+        Closed = "the client is closed",
+    }
+}
+
+kinds! {
+    /// Why there is no page of history.
+    HistoryErrorKind, HistoryError {
+        /// Not a valid room name.
+        Invalid = "the history cannot be read like this",
+        /// Too many requests wait for their answer.
+        TooMany = "too many requests are waiting",
+        /// The node refused.
+        Refused = "the node refused the page",
+        /// The client is closed.
+        Closed = "the client is closed",
+    }
+}
+
+kinds! {
+    /// Why waiting for the outbox ended.
+    FlushErrorKind, FlushError {
+        /// Too many callers wait.
+        TooMany = "too many callers wait for the outbox",
+        /// The client was closed; what was not settled is dropped.
+        Closed = "the client is closed",
+    }
+}
+
+impl PublishError {
+    pub(crate) fn closed() -> Self {
+        Self::local(PublishErrorKind::Closed, "")
+    }
+}
+
+impl From<CommandError> for PublishError {
+    fn from(error: CommandError) -> Self {
+        let kind = match error {
+            CommandError::Closed => PublishErrorKind::Closed,
+            CommandError::NotConnected => PublishErrorKind::NotConnected,
+            CommandError::OutboxFull(_) => PublishErrorKind::OutboxFull,
+            CommandError::TooMany => PublishErrorKind::TooMany,
+            CommandError::TooLarge => {
+                return Self::refused(
+                    PublishErrorKind::Refused,
+                    Code::MessageTooLarge.number().into(),
+                    error.to_string(),
+                );
+            }
+        };
+        let error = Self::local(kind, "");
+        if kind == PublishErrorKind::Closed { error } else { error.may_retry() }
+    }
+}
+
+impl HistoryError {
+    pub(crate) fn closed() -> Self {
+        Self::local(HistoryErrorKind::Closed, "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_and_why_and_whether_to_try_again() {
+        let error = PublishError::refused(PublishErrorKind::Refused, 4302, "no right");
+        assert_eq!(error.to_string(), "the node refused the event [FORBIDDEN (4302)]: no right");
+        assert!(!error.retryable);
+        assert!(PublishError::refused(PublishErrorKind::Refused, 4499, "").retryable, "an unknown code by its range");
+        assert_eq!(PublishError::closed().to_string(), "the client is closed");
+    }
+}

@@ -1,0 +1,53 @@
+//! What handles ask of the owner task.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lanecast_protocol::session::client::{Outgoing, SubscribeOptions};
+use lanecast_protocol::v1;
+use tokio::sync::{oneshot, watch};
+
+use crate::Lane;
+use crate::error::{FlushError, PublishError, SubscribeError};
+use crate::feed::Feed;
+use crate::history::Unread;
+use crate::publish::Published;
+use crate::signal::Seat;
+use crate::state::RoomState;
+
+/// An event to publish.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    pub(crate) room: Arc<str>,
+    pub(crate) lane: Lane,
+    pub(crate) transient: bool,
+    pub(crate) ttl_ms: u32,
+    pub(crate) envelope: Bytes,
+}
+
+/// A command. One whose answer nobody waits for any more is carried out all the same.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Publish an event, and answer when it is settled.
+    Publish { publication: Publication, reply: oneshot::Sender<Result<Published, PublishError>> },
+    /// Subscribe to a room for a reader.
+    Subscribe {
+        room: Arc<str>,
+        options: SubscribeOptions,
+        feed: Arc<Feed>,
+        state: watch::Sender<RoomState>,
+        reply: oneshot::Sender<Result<(), SubscribeError>>,
+    },
+    /// Follow the signals of a room.
+    Signals { room: Arc<str>, reply: oneshot::Sender<Result<Seat, SubscribeError>> },
+    /// Send a signal.
+    Signal(Outgoing),
+    /// Read a page of history.
+    History { request: v1::History, reply: oneshot::Sender<Result<Box<v1::HistoryPage>, Unread>> },
+    /// Answer when every publish so far is settled.
+    Flush { reply: oneshot::Sender<Result<(), FlushError>> },
+    /// The network changed.
+    NetworkChanged,
+    /// Close for good.
+    Close,
+}
