@@ -80,7 +80,7 @@ impl Running {
     /// Opens a stream of server-sent events.
     pub(crate) async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
         let mut stream = self.connect().await;
-        let mut head = format!("GET {path} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n");
+        let mut head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n");
         headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
         stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
         let mut stream = BufReader::new(stream);

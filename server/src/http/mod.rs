@@ -13,7 +13,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use lanecast_protocol::codes::Code;
 
@@ -35,8 +35,16 @@ pub fn router(node: Arc<Node>, others: Router<Arc<Node>>) -> Router {
             Refused::new(Code::Unimplemented, "There is nothing at this path for this method.")
         })
         .fallback(|| async { Refused::new(Code::NotFound, "There is nothing at this path.") })
+        .layer(middleware::from_fn_with_state(node.clone(), check_host))
         .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)
+}
+
+async fn check_host(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    if node.config.dev && !origin::is_addressed_to_loopback(request.headers()) {
+        return Refused::new(Code::Origin, "In development the node answers to loopback names only.").into_response();
+    }
+    next.run(request).await
 }
 
 async fn count(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {

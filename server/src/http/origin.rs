@@ -28,6 +28,15 @@ pub fn is_allowed(headers: &HeaderMap, allow: &[String], dev: bool) -> bool {
     }
 }
 
+/// Whether the request is addressed to this machine by a name that nobody else can give it.
+///
+/// A page elsewhere whose own name resolves to 127.0.0.1 is of one origin with the node, for the browser, and may send
+/// any request; in development, where everybody is trusted, its `Host` is what gives it away.
+pub fn is_addressed_to_loopback(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    host.is_none_or(is_loopback_name)
+}
+
 fn is_loopback_name(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -68,6 +77,20 @@ mod tests {
         assert!(!allowed("http://app.example", "chat.example", &["https://app.example"], false));
         assert!(!allowed("null", "chat.example", &[], false));
         assert!(!allowed("http://evil.example:8080", "evil.example:8080", &[], true), "a rebound name");
+    }
+
+    #[test]
+    fn a_rebound_name_is_told_by_its_host() {
+        let addressed = |host: &'static str| {
+            is_addressed_to_loopback(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]))
+        };
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080", "[::1]"] {
+            assert!(addressed(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "192.0.2.1", "[2001:db8::1]", ""] {
+            assert!(!addressed(host), "{host}");
+        }
+        assert!(is_addressed_to_loopback(&HeaderMap::new()), "HTTP/1.0");
     }
 
     #[test]

@@ -23,7 +23,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> Running {
 /// A WebSocket, after its handshake.
 async fn upgrade(node: &Running) -> TcpStream {
     let mut stream = node.connect().await;
-    let request = "GET /v1/connect HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    let request = "GET /v1/connect HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
@@ -108,7 +108,7 @@ async fn handlers_know_the_peer() {
     let node = start(|_| {}).await;
     let mut stream = node.connect().await;
     let own = stream.local_addr().unwrap().to_string();
-    stream.write_all(b"GET /peer HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /peer HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     assert!(read_to_end(&mut stream).await.ends_with(&own));
 }
 
@@ -164,6 +164,16 @@ async fn the_routes_answer() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_development_node_answers_to_loopback_names_only() {
+    // LC-SEC-001
+    let node = start(|_| {}).await;
+    let mut stream = node.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("ORIGIN"), "{answer}");
 }
 
 #[tokio::test]
