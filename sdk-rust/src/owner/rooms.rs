@@ -108,7 +108,9 @@ impl Rooms {
             }
             if room.board.as_ref().is_some_and(|board| !board.has_readers()) {
                 room.board = None;
-                session.set_signals(name, false);
+                if room.reader.is_some() {
+                    session.set_signals(name, false);
+                }
             }
             if let Some(reader) = &room.reader {
                 feed(session, name, reader);

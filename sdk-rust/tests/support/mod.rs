@@ -1,5 +1,5 @@
 //! A node as a test writes it: a WebSocket server that says exactly what it is told to.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 
