@@ -1,0 +1,338 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lanecast_conform::case::Case;
+use lanecast_conform::client::{Encoding, Transport};
+use lanecast_conform::control::Control;
+use lanecast_conform::reference::{Mutant, Reference};
+use lanecast_conform::runner::process::Process;
+use lanecast_conform::runner::{self, CaseResult, Options};
+use lanecast_conform::target::{Endpoint, FIXTURE_API_KEYS, FIXTURE_SECRET, Target, Tokens};
+use lanecast_conform::verdict::{Stop, Verdict};
+use lanecast_conform::{cases, fuzz, load, report, spec};
+use tokio::sync::Mutex;
+
+/// Finds out whether a server keeps the rules of the Lanecast protocol.
+#[derive(Parser)]
+#[command(name = "lanecast-conform", version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the cases for servers.
+    Server(ServerArguments),
+    /// Runs the smallest profile only.
+    Smoke(ServerArguments),
+    /// Lists the cases.
+    List {
+        /// Part of an id.
+        pattern: Option<String>,
+        /// Lists requirements instead, with the cases that cite them.
+        #[arg(long)]
+        requirements: bool,
+    },
+    /// Prints a requirement and the cases that cite it.
+    Explain {
+        /// Id, such as LC-RES-003.
+        id: String,
+    },
+    /// Sends mutated packets to a server while a healthy client beside them must notice nothing.
+    Fuzz {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// Packets to send.
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+        /// Replays a run.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Puts load on a server and prints figures for people.
+    Load {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(subcommand)]
+        load: load::Load,
+    },
+    /// Runs the reference server, or a mutant of it.
+    Reference {
+        /// Port of the loopback address; 0: any free one.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// Break this rule.
+        #[arg(long)]
+        mutant: Option<Mutant>,
+    },
+}
+
+#[derive(Args)]
+struct TargetArguments {
+    /// Address of the server: ws://host:port/path or http://host:port.
+    #[arg(long)]
+    url: Option<String>,
+    /// Shell command that prints a token; `{user}`, `{rights}` (JSON) and `{expires_s}` are replaced.
+    #[arg(long)]
+    token_cmd: Option<String>,
+    /// Secret (HS256) with which to sign tokens of the JWT profile.
+    #[arg(long)]
+    jwt_secret: Option<String>,
+    /// Use `dev:<user>` tokens. The default if nothing else is said.
+    #[arg(long)]
+    dev_tokens: bool,
+    /// API key; repeat for a second one, and for one with rights in `conform.limited.**` only.
+    #[arg(long)]
+    api_key: Vec<String>,
+    /// Address of the HTTP API, if it is not that of `--url`.
+    #[arg(long)]
+    api_url: Option<String>,
+    /// The server has the rooms, secret and API keys of the fixture (control.md).
+    #[arg(long)]
+    fixture: bool,
+    /// Control of the server: `stdio` (with a command), an http:// address, or `none`.
+    #[arg(long)]
+    control: Option<String>,
+    /// What carries packets.
+    #[arg(long, value_enum, default_value_t = Transport::Websocket)]
+    transport: Transport,
+    /// How long to wait for what should come at once.
+    #[arg(long, default_value_t = 5_000)]
+    patience_ms: u64,
+    /// Command that starts the server; `{port}` becomes a free port.
+    #[arg(last = true)]
+    server: Vec<String>,
+}
+
+#[derive(Args)]
+struct ServerArguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// Only cases whose id contains this; repeat for more.
+    #[arg(long)]
+    only: Vec<String>,
+    /// Encodings to use.
+    #[arg(long, value_enum, default_value_t = Encodings::Both)]
+    encoding: Encodings,
+    /// Cases that run at once.
+    #[arg(long, default_value_t = runner::JOBS)]
+    jobs: usize,
+    /// Writes a report: junit=FILE, json=FILE or html=FILE.
+    #[arg(long)]
+    report: Vec<String>,
+    /// File with ids of cases that are known to fail, one a line; that one of them passes fails the run.
+    #[arg(long)]
+    known_failing: Option<PathBuf>,
+    /// Prints each case as it ends.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Encodings {
+    Binary,
+    Json,
+    Both,
+}
+
+/// Carries a command out. `Ok(false)`: the server did not pass.
+pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
+    match arguments.command {
+        Command::Server(arguments) => server(arguments, cases::all()?).await,
+        Command::Smoke(arguments) => server(arguments, cases::smoke(cases::all()?)).await,
+        Command::List { pattern, requirements } => list(pattern.as_deref().unwrap_or(""), requirements),
+        Command::Explain { id } => explain(&id),
+        Command::Fuzz { target, count, seed } => {
+            let started = start(target).await?;
+            let outcome = fuzz::run(started.target.clone(), count, seed).await;
+            started.stop().await;
+            println!("{}", outcome.map_err(complaint)?);
+            Ok(true)
+        }
+        Command::Load { target, load } => {
+            let started = start(target).await?;
+            let pid = started.pid().await;
+            let outcome = load::run(started.target.clone(), load, pid).await;
+            started.stop().await;
+            println!("{}", outcome.map_err(complaint)?);
+            Ok(true)
+        }
+        Command::Reference { port, mutant } => {
+            let reference = Reference::start(port, FIXTURE_SECRET, mutant).await.map_err(complaint)?;
+            println!("listening on http://{}", reference.endpoint().authority());
+            let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+            signal.map_err(|error| error.to_string())?.recv().await;
+            tokio::time::sleep(reference.drain()).await;
+            Ok(true)
+        }
+    }
+}
+
+fn complaint(stop: Stop) -> String {
+    match stop {
+        Stop::Fail(text, _) | Stop::Unsupported(text) | Stop::Skipped(text) | Stop::Harness(text) => text,
+    }
+}
+
+/// A server that is ready to be tested.
+struct Started {
+    target: Arc<Target>,
+    process: Option<Arc<Mutex<Process>>>,
+}
+
+impl Started {
+    async fn pid(&self) -> Option<u32> {
+        match &self.process {
+            Some(process) => process.lock().await.id(),
+            None => None,
+        }
+    }
+
+    async fn stop(self) {
+        if let Some(process) = self.process {
+            process.lock().await.stop().await;
+        }
+    }
+}
+
+async fn start(arguments: TargetArguments) -> Result<Started, String> {
+    let Transport::Websocket = arguments.transport;
+    let stdio = arguments.control.as_deref() == Some("stdio");
+    let process = if arguments.server.is_empty() {
+        None
+    } else {
+        let mut process = Process::new(arguments.server, arguments.url.clone(), stdio).await.map_err(complaint)?;
+        process.start().await.map_err(complaint)?;
+        Some(process)
+    };
+    let said = process.as_ref().and_then(Process::endpoint);
+    let endpoint = match (&arguments.url, said) {
+        (Some(url), _) => Endpoint::parse(url)?,
+        (None, Some(endpoint)) => endpoint,
+        (None, None) => return Err("give --url, or a command after --".into()),
+    };
+    let tokens = match (arguments.jwt_secret, arguments.token_cmd) {
+        (Some(secret), _) => Tokens::Jwt(secret),
+        (None, Some(command)) => Tokens::Command(command),
+        (None, None) if arguments.fixture && !arguments.dev_tokens => Tokens::Jwt(FIXTURE_SECRET.into()),
+        (None, None) => Tokens::Dev,
+    };
+    let process = process.map(|process| Arc::new(Mutex::new(process)));
+    let control = match (arguments.control.as_deref(), &process) {
+        (Some("none"), _) | (None, None) => Control::None,
+        (Some("stdio"), Some(process)) => Control::Lines(process.clone()),
+        (Some("stdio"), None) => return Err("--control stdio needs a command after --".into()),
+        (Some(url), _) => Control::Http(Endpoint::parse(url)?),
+        (None, Some(process)) => Control::Process(process.clone()),
+    };
+    let mut api_keys = arguments.api_key;
+    if api_keys.is_empty() && arguments.fixture {
+        api_keys = FIXTURE_API_KEYS.map(str::to_owned).to_vec();
+    }
+    let api = arguments.api_url.as_deref().map(Endpoint::parse).transpose()?;
+    let mut target = Target {
+        endpoint,
+        api,
+        tokens,
+        api_keys,
+        fixture: arguments.fixture,
+        control,
+        patience: Duration::from_millis(arguments.patience_ms),
+        discovery: serde_json::Value::Null,
+    };
+    target.discover().await.map_err(complaint)?;
+    Ok(Started { target: Arc::new(target), process })
+}
+
+async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, String> {
+    let forms = arguments.report.iter().map(|text| report::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let known_failing = match &arguments.known_failing {
+        None => Vec::new(),
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| format!("{}: {error}", file.display()))?
+            .lines()
+            .map(|line| line.split('#').next().unwrap_or("").trim().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect(),
+    };
+    let options = Options {
+        only: arguments.only,
+        encodings: match arguments.encoding {
+            Encodings::Binary => vec![Encoding::Binary],
+            Encodings::Json => vec![Encoding::Json],
+            Encodings::Both => vec![Encoding::Binary, Encoding::Json],
+        },
+        jobs: arguments.jobs,
+        known_failing,
+    };
+    let started = start(arguments.target).await?;
+    let report = runner::run(started.target.clone(), &cases, &options, |result| show(result, arguments.verbose)).await;
+    started.stop().await;
+    for (form, file) in forms {
+        std::fs::write(&file, report::render(&report, form)).map_err(|error| format!("{file}: {error}"))?;
+    }
+    println!("{}", report.summary());
+    Ok(report.is_good())
+}
+
+fn show(result: &CaseResult, verbose: bool) {
+    let loud = result.is_bad() || verbose;
+    if !loud {
+        return;
+    }
+    let known = if result.known { " (known to fail)" } else { "" };
+    println!("{:<13} {} ({} ms){known}", result.verdict.name(), result.id, result.ms);
+    if !result.text.is_empty() {
+        println!("    {}", result.text);
+    }
+    if matches!(result.verdict, Verdict::Fail | Verdict::Harness) && !result.known {
+        for line in result.wire.lines() {
+            println!("    | {line}");
+        }
+    }
+}
+
+fn list(pattern: &str, requirements: bool) -> Result<bool, String> {
+    let cases = cases::all()?;
+    if requirements {
+        for requirement in spec::REQUIREMENTS.iter().filter(|requirement| requirement.id.contains(pattern)) {
+            let citing = cases::citing(&cases, requirement.id).count();
+            let served = if requirement.served { "" } else { " unserved" };
+            println!("{:<12} {:<6} {:<6} {citing} cases{served}", requirement.id, requirement.level, requirement.role);
+        }
+        return Ok(true);
+    }
+    for case in cases.iter().filter(|case| case.id.contains(pattern)) {
+        println!("{:<60} {}", case.id, case.title);
+    }
+    Ok(true)
+}
+
+fn explain(id: &str) -> Result<bool, String> {
+    let requirement = spec::find(id).ok_or_else(|| format!("the spec has no {id}"))?;
+    let served = if requirement.served { "" } else { ", unserved" };
+    println!(
+        "{} ({}, {}, {}{served})  protocol/spec/{}:{}\n\n{}\n",
+        requirement.id,
+        requirement.level,
+        requirement.role,
+        requirement.transports,
+        requirement.file,
+        requirement.line,
+        requirement.text
+    );
+    let cases = cases::all()?;
+    for case in cases::citing(&cases, id) {
+        println!("{}\n    {}", case.id, case.title);
+    }
+    let mutants = Mutant::ALL.iter().filter(|mutant| mutant.rules().contains(&id));
+    for mutant in mutants.filter_map(ValueEnum::to_possible_value) {
+        println!("mutant {}", mutant.get_name());
+    }
+    Ok(true)
+}

@@ -1,0 +1,113 @@
+//! What the suite may do to the server under test: the control contract of `control.md`.
+//!
+//! *Restart*: the server ends without ceremony and begins again with another life of its logs. *Drain*: it is told to
+//! stop, as by SIGTERM, and begins again when the case is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::client::WireLog;
+use crate::client::http::{Request, request};
+use crate::reference::Reference;
+use crate::runner::process::Process;
+use crate::target::Endpoint;
+use crate::verdict::{Outcome, Stop};
+
+/// How the server is controlled.
+#[derive(Clone)]
+pub enum Control {
+    /// It is not.
+    None,
+    /// The suite started the process: signals and starting again.
+    Process(Arc<Mutex<Process>>),
+    /// The suite started the process, which takes commands on its standard input.
+    Lines(Arc<Mutex<Process>>),
+    /// Commands go to this address by POST.
+    Http(Endpoint),
+    /// A reference server inside this process.
+    Reference(Arc<Reference>),
+}
+
+/// How long a server may take to end or to begin.
+const TURN: Duration = Duration::from_secs(30);
+
+impl Control {
+    /// Ends the server abruptly and starts it with another life of its logs.
+    pub async fn restart(&self) -> Outcome {
+        match self {
+            Self::None => Err(none()),
+            Self::Process(process) => process.lock().await.restart().await,
+            Self::Reference(reference) => reference.restart().await,
+            Self::Lines(_) | Self::Http(_) => self.command("restart", "").await,
+        }
+    }
+
+    /// Tells the server to stop, and returns before it did.
+    pub async fn drain(&self) -> Outcome {
+        match self {
+            Self::None => Err(none()),
+            Self::Process(process) => process.lock().await.signal("TERM").await,
+            Self::Reference(reference) => {
+                let _ = reference.drain();
+                Ok(())
+            }
+            Self::Lines(_) | Self::Http(_) => self.command("drain", "").await,
+        }
+    }
+
+    /// After a drain: waits for the end and starts the server again.
+    pub async fn resume(&self) -> Outcome {
+        match self {
+            Self::None => Err(none()),
+            Self::Process(process) => {
+                let mut process = process.lock().await;
+                process.wait_exit(TURN).await?;
+                process.start().await
+            }
+            Self::Reference(reference) => reference.restart().await,
+            Self::Lines(_) | Self::Http(_) => self.command("resume", "").await,
+        }
+    }
+
+    /// Whether a room's log can be replaced while connections live.
+    pub fn can_renew_logs(&self) -> bool {
+        matches!(self, Self::Lines(_) | Self::Http(_) | Self::Reference(_))
+    }
+
+    /// Replaces the log of a room by an empty one of a new epoch, as if its store had been lost.
+    pub async fn new_log(&self, room: &str) -> Outcome {
+        match self {
+            Self::Reference(reference) => {
+                reference.new_log(room);
+                Ok(())
+            }
+            Self::None | Self::Process(_) => Err(none()),
+            Self::Lines(_) | Self::Http(_) => self.command("new_log", room).await,
+        }
+    }
+
+    async fn command(&self, verb: &str, room: &str) -> Outcome {
+        let answer: Value = match self {
+            Self::Lines(process) => process.lock().await.command(verb, room, TURN).await?,
+            Self::Http(endpoint) => {
+                let headers = [("Content-Type".to_owned(), "application/json".to_owned())];
+                let body = Some(json!({"id": 1, "do": verb, "room": room}).to_string());
+                let what = Request { method: "POST", path: &endpoint.path, headers: &headers, body };
+                request(endpoint, &what, TURN, &WireLog::default()).await?.json()
+            }
+            _ => return Err(none()),
+        };
+        match (answer["ok"].as_bool(), answer["unsupported"].as_bool()) {
+            (Some(true), _) => Ok(()),
+            (_, Some(true)) => Err(Stop::Unsupported(format!("control: {verb} is not supported"))),
+            _ => Err(Stop::Harness(format!("control: {verb} was answered with {answer}"))),
+        }
+    }
+}
+
+fn none() -> Stop {
+    Stop::Unsupported("no control".into())
+}

@@ -1,0 +1,157 @@
+//! Mutated packets by the thousand, with a healthy client beside them that must notice nothing (LC-SEC-006).
+//!
+//! Each packet begins as one that a client could send and is then damaged: bits, bytes, lengths, pieces of other
+//! packets, random bytes. A connection that the server closes, which it must do with a code of the table, is replaced.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::case::{Ctx, Join};
+use crate::client::{ABNORMAL, Encoding, Incoming};
+use crate::schema;
+use crate::target::Target;
+use crate::verdict::{Outcome, check};
+
+/// Packets on one connection before a new one is opened anyway.
+const PER_CONNECTION: u64 = 50;
+/// Packets between two checks of the healthy client.
+const PER_CHECK: u64 = 500;
+
+/// Sends `count` mutated packets and returns a line about them.
+pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> {
+    let started = Instant::now();
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut ctx = Ctx::new(target, Encoding::Binary, &format!("fuzz{seed}"));
+    let mut closes: BTreeMap<u16, u64> = BTreeMap::new();
+    let (mut sent, mut checks, mut slowest) = (0, 0, Duration::ZERO);
+    let room = ctx.room();
+    ctx.join_as("healthy").await?;
+    let handle = ctx.subscribe("healthy", json!({"room": room})).await?["handle"].clone();
+    while sent < count {
+        // Some connections are hostile from their first byte on.
+        if random.random_bool(0.2) {
+            ctx.open_named("hostile", Encoding::Binary).await?;
+        } else {
+            ctx.join(Join::named("hostile")).await?;
+        }
+        let mut conn = ctx.take("hostile")?;
+        let hostile_room = format!("{room}.hostile");
+        for _ in 0..PER_CONNECTION.min(count - sent) {
+            let packet = mutated(&mut random, &hostile_room)?;
+            conn.send_raw_quietly(Message::Binary(packet.into())).await;
+            sent += 1;
+            if sent % PER_CHECK == 0 {
+                checks += 1;
+                let before = Instant::now();
+                ctx.publish_one("healthy", &room, "still here").await?;
+                ctx.events("healthy", &handle, "LANE_NORMAL", checks, checks).await?;
+                slowest = slowest.max(before.elapsed());
+            }
+            if conn.closed().is_some() {
+                break;
+            }
+            // Reads what is there without waiting, so that a close is seen soon.
+            conn.read_unjudged(tokio::time::Instant::now() + Duration::from_micros(200)).await;
+        }
+        let code = finish(&mut conn).await;
+        *closes.entry(code).or_default() += 1;
+        check(code != 4205, || format!("seed {seed}, packet {sent}: the server answered INTERNAL"))?;
+    }
+    let within = ctx.patience();
+    ctx.conn("healthy")?.barrier(within).await?;
+    ctx.none("healthy", &json!({"error": {}})).await?;
+    ctx.check_ledgers()?;
+    let closes: Vec<String> = closes.iter().map(|(code, count)| format!("{code}: {count}")).collect();
+    Ok(format!(
+        "{sent} mutated packets, seed {seed}, {:.1} s; connections by close code: {}; the healthy client: {checks} events \
+         published and received, slowest {:.1} ms",
+        started.elapsed().as_secs_f64(),
+        closes.join(", "),
+        slowest.as_secs_f64() * 1e3
+    ))
+}
+
+/// Gives the server a moment to close, then closes. 0: it did not.
+async fn finish(conn: &mut crate::client::Conn) -> u16 {
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(2);
+    loop {
+        match conn.read_unjudged(deadline).await {
+            Incoming::Frames => {}
+            Incoming::Closed(code) => return code,
+            Incoming::Quiet => return conn.closed().unwrap_or(0),
+        }
+        if conn.closed() == Some(ABNORMAL) {
+            return ABNORMAL;
+        }
+    }
+}
+
+/// A packet that a client could send.
+fn plausible(random: &mut StdRng, room: &str) -> Outcome<Vec<u8>> {
+    let id: u32 = random.random_range(0..5);
+    let number: u64 = random.random_range(0..4);
+    let envelope = json!({"type": "t", "key": "k", "headers": {"a": "b"}, "text": "some text"});
+    let frame = match random.random_range(0..10) {
+        0 => json!({"id": id, "hello": {"versionMin": 1, "versionMax": 1, "token": "x", "instance": "i",
+            "subscriptions": [{"room": room}]}}),
+        1 => json!({"id": id, "ping": {"stamp": number}}),
+        2 => json!({"id": id, "subscribe": {"room": room, "signals": true, "start":
+            {"position": {"epoch": number, "urgent": 1, "normal": 2, "bulk": 3}}, "transients": {"source": 1}}}),
+        3 => json!({"id": id, "unsubscribe": {"room": room}}),
+        4 => json!({"id": id, "publish": {"room": room, "number": number, "lane": "LANE_URGENT", "ttlMs": 5,
+            "envelope": envelope}}),
+        5 => json!({"id": id, "publish": {"room": room, "delivery": "DELIVERY_TRANSIENT", "envelope": envelope}}),
+        6 => json!({"id": id, "signal": {"room": room, "start": 1, "counter": number, "envelope": envelope}}),
+        7 => json!({"id": id, "history": {"room": room, "cursor": {"epoch": number, "order": 5}, "lanes":
+            ["LANE_BULK"]}}),
+        8 => json!({"id": id, "credit": {"lane": "LANE_BULK", "consumed": number, "window": 9}}),
+        _ => json!({"id": id, "fragment": {"transfer": 1, "lane": "LANE_BULK", "total": 99, "data": "AAAA"}}),
+    };
+    Ok(schema::frame_record(&frame)?)
+}
+
+/// A damaged packet.
+fn mutated(random: &mut StdRng, room: &str) -> Outcome<Vec<u8>> {
+    let mut packet = plausible(random, room)?;
+    for _ in 0..random.random_range(1..4) {
+        let place = random.random_range(0..packet.len().max(1));
+        match random.random_range(0..8) {
+            _ if packet.is_empty() => packet.push(random.random()),
+            0 => packet[place] ^= 1 << random.random_range(0..8),
+            1 => packet[place] = random.random(),
+            2 => packet.truncate(place),
+            3 => packet.insert(place, random.random()),
+            4 => {
+                packet.remove(place);
+            }
+            5 => packet.extend(plausible(random, room)?),
+            6 => packet.splice(place..place, [0xff; 9]).for_each(drop),
+            _ => {
+                let length = random.random_range(0..64);
+                packet.extend((0..length).map(|_| random.random::<u8>()));
+            }
+        }
+    }
+    Ok(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_says_everything() {
+        let packets = |seed| -> Vec<Vec<u8>> {
+            let mut random = StdRng::seed_from_u64(seed);
+            (0..50).map(|_| mutated(&mut random, "r").unwrap()).collect()
+        };
+        assert_eq!(packets(3), packets(3));
+        assert_ne!(packets(3), packets(4));
+    }
+}

@@ -1,0 +1,229 @@
+//! A reference server: small, in memory, independent of every other implementation.
+//!
+//! It serves the profiles core, history, signals and json over WebSocket, with the room policies of the fixture, so
+//! that the suite can be tested without a node. It refuses to be a product: it holds one lock, keeps no bound on
+//! what a slow subscriber has waiting, and knows no HTTP API.
+
+mod mutant;
+mod outbox;
+mod rights;
+mod room;
+mod session;
+mod state;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+pub use mutant::Mutant;
+
+use crate::target::Endpoint;
+use crate::verdict::{Outcome, Stop};
+use state::State;
+
+/// Limits that it states in Welcome.
+const RECORD_BYTES: u32 = 262_144;
+const MESSAGE_BYTES: usize = 65_536;
+const ROOMS: u32 = 100;
+const PUBLISHES: u32 = 256;
+const SIGNALS: u32 = 10;
+const SIGNALS_BURST: u32 = 20;
+const HISTORY_PAGE: u32 = 200;
+/// Numbers of the protocol are smaller.
+const NUMBER_MAX: u64 = 1 << 53;
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const IDLE_CLOSE: Duration = Duration::from_secs(20);
+const NO_PROGRESS: Duration = Duration::from_secs(30);
+/// Between GoAway and the close of who is still there.
+const CLOSES_IN: Duration = Duration::from_millis(1500);
+const CAPABILITIES: [&str; 2] = ["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS"];
+
+/// What all connections share.
+struct Shared {
+    state: Mutex<State>,
+    secret: String,
+    node: String,
+    mutant: Option<Mutant>,
+    connections: AtomicU64,
+    draining: AtomicBool,
+    ended: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+}
+
+/// A running reference server.
+pub struct Reference {
+    mutant: Option<Mutant>,
+    secret: String,
+    port: u16,
+    life: Mutex<Option<(Arc<Shared>, JoinHandle<()>)>>,
+}
+
+impl Reference {
+    /// Starts it on a port of the loopback address; 0: any free one.
+    pub async fn start(port: u16, secret: &str, mutant: Option<Mutant>) -> Outcome<Arc<Self>> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(Stop::harness)?;
+        let port = listener.local_addr().map_err(Stop::harness)?.port();
+        let reference = Self { mutant, secret: secret.to_owned(), port, life: Mutex::new(None) };
+        reference.begin(listener);
+        Ok(Arc::new(reference))
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { host: "127.0.0.1".into(), port: self.port, path: "/v1/connect".into() }
+    }
+
+    /// Ends it with all connections and starts it with other epochs.
+    pub async fn restart(&self) -> Outcome {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((shared, task)) = life {
+            shared.ended.send_replace(true);
+            task.abort();
+            // Ends with the abort, which frees the port.
+            let _ = task.await;
+        }
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.map_err(Stop::harness)?;
+        self.begin(listener);
+        Ok(())
+    }
+
+    /// Tells it to stop: GoAway to all, and the close of who stays. It takes that long.
+    pub fn drain(&self) -> Duration {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((shared, _)) = &*life {
+            session::drain(shared);
+        }
+        CLOSES_IN + Duration::from_millis(500)
+    }
+
+    /// Loses the log of a room and tells its subscribers.
+    pub fn new_log(&self, room: &str) {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((shared, _)) = &*life {
+            shared.lock().new_log(room);
+        }
+    }
+
+    fn begin(&self, listener: TcpListener) {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::new(self.mutant)),
+            secret: self.secret.clone(),
+            node: format!("reference-{:08x}", rand::random::<u32>()),
+            mutant: self.mutant,
+            connections: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            ended: watch::channel(false).0,
+        });
+        let task = tokio::spawn(accept(listener, shared.clone()));
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Some((shared, task));
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((tcp, _)) = listener.accept().await {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let mut ended = shared.ended.subscribe();
+            tokio::select! {
+                () = connection(tcp, shared.clone()) => {}
+                _ = ended.wait_for(|ended| *ended) => {}
+            }
+        });
+    }
+}
+
+async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
+    let _ = tcp.set_nodelay(true);
+    let head = tokio::time::timeout(HELLO_WITHIN, read_head(&mut tcp)).await;
+    let Ok(Some((head, rest))) = head else { return };
+    let mut words = head.split_ascii_whitespace();
+    let path = words.nth(1).unwrap_or("").split('?').next().unwrap_or("").to_owned();
+    let header = |name: &str| {
+        head.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(known, _)| known.trim().eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim().to_owned())
+    };
+    if path == "/.well-known/lanecast" {
+        let body = json!({
+            "versions": [1], "websocket": "/v1/connect", "subprotocols": ["lanecast.v1", "lanecast.v1+json"],
+            "capabilities": CAPABILITIES, "limits": session::limits_json(), "node": shared.node,
+        });
+        return respond(&mut tcp, "200 OK", &body.to_string()).await;
+    }
+    let Some(key) = header("sec-websocket-key").filter(|_| path == "/v1/connect") else {
+        return respond(&mut tcp, "404 Not Found", &api_error(4310, "NOT_FOUND")).await;
+    };
+    let own = header("host").map(|host| format!("http://{host}"));
+    if let Some(origin) = header("origin")
+        && Some(&origin) != own.as_ref()
+    {
+        return respond(&mut tcp, "403 Forbidden", &api_error(4008, "ORIGIN")).await;
+    }
+    let offered = header("sec-websocket-protocol").unwrap_or_default();
+    let chosen = offered.split(',').map(str::trim).find(|name| matches!(*name, "lanecast.v1" | "lanecast.v1+json"));
+    let Some(chosen) = chosen else {
+        return respond(&mut tcp, "400 Bad Request", &api_error(4300, "INVALID")).await;
+    };
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    if tcp.write_all(answer.as_bytes()).await.is_ok() {
+        session::run(tcp, rest, chosen == "lanecast.v1+json", shared).await;
+    }
+}
+
+fn api_error(code: u32, name: &str) -> String {
+    json!({"code": code, "name": name, "detail": ""}).to_string()
+}
+
+async fn respond(tcp: &mut TcpStream, status: &str, body: &str) {
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nAccess-Control-Allow-Origin: *\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // Who is gone needs no answer.
+    let _ = tcp.write_all(answer.as_bytes()).await;
+    let _ = tcp.shutdown().await;
+}
+
+async fn read_head(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    use tokio::io::AsyncReadExt as _;
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 2048];
+    loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let rest = bytes.split_off(end + 4);
+            return Some((String::from_utf8_lossy(&bytes).into_owned(), rest));
+        }
+        let read = tcp.read(&mut chunk).await.ok()?;
+        if read == 0 || bytes.len() > HEAD_BYTES_MAX {
+            return None;
+        }
+        bytes.extend_from_slice(&chunk[..read]);
+    }
+}
+
+fn next_connection(shared: &Shared) -> u64 {
+    shared.connections.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,130 @@
+//! Mutants: reference servers that break one rule each, to prove that the suite can fail.
+
+use clap::ValueEnum;
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])+ $name:ident breaks $($rule:literal)|+;)*) => {
+        /// What a mutant does wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+        pub enum Mutant {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The rules that it breaks; a case that cites one of them must fail.
+            pub fn rules(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$name => &[$($rule),+],)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// Carries requests out before Hello.
+    NoHelloNeeded breaks "LC-HS-002";
+    /// Ignores a second Hello.
+    SecondHelloIgnored breaks "LC-HS-003";
+    /// Takes every version.
+    AnyVersion breaks "LC-HS-004";
+    /// Waits for Hello for ever.
+    NoHelloDeadline breaks "LC-HS-006";
+    /// Leaves the id out of Welcome.
+    WelcomeWithoutId breaks "LC-HS-010";
+    /// A refused subscription in Hello is passed over in silence.
+    RefusedSubscriptionSilent breaks "LC-HS-012";
+    /// Takes tokens whose signature does not fit.
+    SignatureUnchecked breaks "LC-AUTH-001";
+    /// Takes tokens that have expired.
+    ExpiryUnchecked breaks "LC-AUTH-002";
+    /// Subscribes without the right.
+    RightsUnchecked breaks "LC-AUTH-010";
+    /// `*` matches any number of segments.
+    StarMatchesAll breaks "LC-AUTH-011";
+    /// Answers broken bytes with silence.
+    BrokenBytesIgnored breaks "LC-FRM-002";
+    /// Takes records of any size.
+    SizeUnchecked breaks "LC-FRM-004" | "LC-WS-005";
+    /// Closes at an unknown request.
+    UnknownRequestFatal breaks "LC-FRM-010";
+    /// Answers unknown frames without id.
+    UnknownFrameAnswered breaks "LC-FRM-011";
+    /// Takes text on the binary subprotocol.
+    TextTaken breaks "LC-WS-004";
+    /// Closes without an Error.
+    CloseWithoutError breaks "LC-LIFE-011";
+    /// Leaves the stamp out of Pong.
+    PongWithoutStamp breaks "LC-LIFE-002";
+    /// Says nothing before it stops.
+    NoGoAway breaks "LC-LIFE-020";
+    /// Takes any room name.
+    RoomNamesUnchecked breaks "LC-ROOM-001";
+    /// Folds room names to lower case.
+    RoomNamesFolded breaks "LC-ROOM-002";
+    /// Takes any number of subscriptions.
+    RoomLimitUnchecked breaks "LC-SUB-005";
+    /// Sends events after Unsubscribed.
+    UnsubscribeIgnored breaks "LC-SUB-007";
+    /// Skips the newest event in catch-up.
+    CatchUpSkipsOne breaks "LC-SUB-010";
+    /// Sends the event at the position again.
+    CatchUpRepeatsOne breaks "LC-SUB-010" | "LC-RES-001";
+    /// Does not send publishers their own events.
+    OwnEventsLeftOut breaks "LC-SUB-011";
+    /// Gives every subscription a handle of its own.
+    HandlePerSubscription breaks "LC-SUB-012";
+    /// Says nothing of trimmed events.
+    SilentTrim breaks "LC-RES-003";
+    /// The gap of trimmed events ends one too early.
+    ShortGap breaks "LC-SUB-015" | "LC-RES-003";
+    /// `recovered` is always true for a position.
+    AlwaysRecovered breaks "LC-RES-002" | "LC-RES-003";
+    /// A position of an unknown epoch is taken for one of the present epoch.
+    EpochIgnored breaks "LC-RES-011";
+    /// A position beyond the head is taken as it is.
+    AheadBelieved breaks "LC-RES-012";
+    /// Sends durable events that have expired.
+    ExpiredSent breaks "LC-SUB-016";
+    /// One count of seqs for all lanes.
+    SeqAcrossLanes breaks "LC-PUB-012";
+    /// Stores transient events.
+    TransientStored breaks "LC-PUB-013";
+    /// Stores a number twice.
+    DuplicateStored breaks "LC-PUB-020";
+    /// Takes publishes out of order.
+    OrderUnchecked breaks "LC-PUB-021";
+    /// Watermarks end with the connection.
+    WatermarkPerConnection breaks "LC-PUB-022";
+    /// Encodes the envelope anew.
+    EnvelopeReencoded breaks "LC-PUB-010";
+    /// Takes messages of any size.
+    MessageSizeUnchecked breaks "LC-PUB-005";
+    /// Puts every event on lane normal.
+    LaneLost breaks "LC-LANE-001" | "LC-PUB-002";
+    /// Ends no queue before another: first in, first out.
+    OneQueue breaks "LC-LANE-005";
+    /// Pages are always backward.
+    HistoryBackwardOnly breaks "LC-HIST-001";
+    /// A page's cursor is inclusive.
+    CursorInclusive breaks "LC-HIST-002" | "LC-HIST-005";
+    /// Gives no live signals on entry.
+    NoSignalsOnEntry breaks "LC-SIG-004";
+    /// The last signal to arrive wins.
+    LastSignalWins breaks "LC-SIG-003";
+    /// Signals live for ever.
+    SignalsLiveOn breaks "LC-SIG-006";
+    /// A clear leaves the value for those who come later.
+    ClearForgets breaks "LC-SIG-005";
+    /// No limit on signals.
+    SignalRateUnchecked breaks "LC-FLOW-001";
+    /// Errors do not name the room.
+    ErrorWithoutRoom breaks "LC-ERR-007";
+    /// Takes numbers of 2^53 and more.
+    LargeNumbersTaken breaks "LC-FRM-020" | "LC-TYPE-001";
+    /// Writes 64-bit integers as numbers in JSON.
+    JsonNumbers breaks "LC-JSON-001";
+}

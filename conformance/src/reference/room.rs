@@ -1,0 +1,181 @@
+//! A room of the reference server: its log, watermarks, live signals and subscribers.
+
+use std::collections::{HashMap, VecDeque};
+
+use prost::Message as _;
+
+use crate::schema::v1;
+use crate::target::now_ms;
+
+/// Events kept in rooms that the fixture does not name.
+const KEPT: usize = 10_000;
+/// Events kept in `conform.trim.**`.
+const KEPT_TRIM: usize = 10;
+
+/// Lanes that carry events, by index.
+pub(super) const LANES: [v1::Lane; 3] = [v1::Lane::Urgent, v1::Lane::Normal, v1::Lane::Bulk];
+
+/// Index of a lane that carries events.
+pub(super) fn lane_index(lane: i32) -> Option<usize> {
+    LANES.iter().position(|known| *known as i32 == lane)
+}
+
+/// Who subscribed, and to what.
+#[derive(Clone)]
+pub(super) struct Subscriber {
+    pub connection: u64,
+    pub handle: u64,
+    pub signals: bool,
+    /// Set by the mutant that goes on after Unsubscribed.
+    pub ended: bool,
+}
+
+/// A signal's value.
+pub(super) struct LiveSignal {
+    pub stamp: (u64, u64),
+    pub clear: bool,
+    pub signal: v1::Signal,
+}
+
+/// Numbers stored for a publisher.
+#[derive(Default)]
+pub(super) struct Watermark {
+    pub number: u64,
+    pub known: HashMap<u64, (u64, u64)>,
+}
+
+/// What a room's policy says.
+#[derive(Clone, Copy)]
+pub(super) struct Policy {
+    pub kept: usize,
+    pub message_bytes: usize,
+    pub lane: usize,
+    pub durable: bool,
+    pub signal_ttl_ms: u64,
+    pub signal_ttl_max_ms: u64,
+}
+
+impl Policy {
+    /// The fixture's policies (control.md), by the first segments of the name.
+    pub(super) fn of(room: &str) -> Self {
+        let plain = Self {
+            kept: KEPT,
+            message_bytes: super::MESSAGE_BYTES,
+            lane: 1,
+            durable: true,
+            signal_ttl_ms: 10_000,
+            signal_ttl_max_ms: 60_000,
+        };
+        match room.strip_prefix("conform.").and_then(|rest| rest.split('.').next()) {
+            Some("trim") => Self { kept: KEPT_TRIM, ..plain },
+            Some("small") => Self { message_bytes: 1024, ..plain },
+            Some("urgent") => Self { lane: 0, ..plain },
+            Some("transient") => Self { durable: false, ..plain },
+            Some("signal") => Self { signal_ttl_ms: 500, signal_ttl_max_ms: 1000, ..plain },
+            _ => plain,
+        }
+    }
+}
+
+/// A room.
+pub(super) struct Room {
+    pub epoch: u64,
+    pub handle: u64,
+    pub policy: Policy,
+    pub log: VecDeque<v1::Event>,
+    pub heads: [u64; 3],
+    pub order: u64,
+    pub watermarks: HashMap<(String, String, usize), Watermark>,
+    pub signals: HashMap<(String, String, String, String), LiveSignal>,
+    pub subscribers: Vec<Subscriber>,
+    pub source: u64,
+    pub transients: [u64; 3],
+}
+
+impl Room {
+    pub(super) fn new(name: &str, epoch: u64, handle: u64, source: u64) -> Self {
+        Self {
+            epoch,
+            handle,
+            policy: Policy::of(name),
+            log: VecDeque::new(),
+            heads: [0; 3],
+            order: 0,
+            watermarks: HashMap::new(),
+            signals: HashMap::new(),
+            subscribers: Vec::new(),
+            source,
+            transients: [0; 3],
+        }
+    }
+
+    /// Stores an event and returns it with its numbers.
+    pub(super) fn append(&mut self, lane: usize, across_lanes: bool, mut event: v1::Event) -> v1::Event {
+        self.order += 1;
+        if across_lanes {
+            self.heads = [self.order; 3];
+        } else {
+            self.heads[lane] += 1;
+        }
+        event.lane = LANES[lane] as i32;
+        event.seq = self.heads[lane];
+        event.order = self.order;
+        self.log.push_back(event.clone());
+        while self.log.len() > self.policy.kept {
+            self.log.pop_front();
+        }
+        event
+    }
+
+    /// Per lane one below the first seq that the log has, the head where it has none.
+    pub(super) fn before_first(&self) -> [u64; 3] {
+        let mut before = self.heads;
+        for event in self.log.iter().rev() {
+            if let Some(lane) = lane_index(event.lane) {
+                before[lane] = event.seq - 1;
+            }
+        }
+        before
+    }
+
+    /// The position after everything whose order is at most `order`.
+    pub(super) fn position_at(&self, order: u64) -> [u64; 3] {
+        let mut position = self.before_first();
+        for event in self.log.iter().take_while(|event| event.order <= order) {
+            if let Some(lane) = lane_index(event.lane) {
+                position[lane] = event.seq;
+            }
+        }
+        position
+    }
+
+    pub(super) fn position(&self, lanes: [u64; 3]) -> v1::Position {
+        v1::Position { epoch: self.epoch, urgent: lanes[0], normal: lanes[1], bulk: lanes[2] }
+    }
+
+    pub(super) fn mark(&self) -> v1::TransientMark {
+        let [urgent, normal, bulk] = self.transients;
+        v1::TransientMark { source: self.source, urgent, normal, bulk }
+    }
+}
+
+/// Whether an event may not be sent any more.
+pub(super) fn is_expired(event: &v1::Event) -> bool {
+    event.expires_at_ms != 0 && event.expires_at_ms <= now_ms()
+}
+
+/// The bytes of a body inside an envelope, or why the envelope is not valid.
+pub(super) fn check_envelope(bytes: &[u8]) -> Result<(v1::Envelope, usize), &'static str> {
+    let envelope = v1::Envelope::decode(bytes).map_err(|_| "the envelope cannot be parsed")?;
+    let body = match &envelope.body {
+        Some(v1::envelope::Body::Data(data)) => data.len(),
+        Some(v1::envelope::Body::Text(text)) => text.len(),
+        None => 0,
+    };
+    let fits = envelope.r#type.len() <= 128
+        && !envelope.r#type.starts_with('$')
+        && envelope.key.len() <= 256
+        && envelope.content_type.len() <= 256
+        && envelope.headers.len() <= 32;
+    if fits { Ok((envelope, body)) } else { Err("a field of the envelope is out of bounds") }
+}

@@ -1,0 +1,418 @@
+//! One connection of the reference server.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use prost::Message as _;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use v1::frame::Body;
+
+use super::mutant::Mutant;
+use super::outbox::{Outbox, Turn};
+use super::rights::Identity;
+use super::state::{Asker, Refusal, answer, record};
+use super::{
+    CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, NO_PROGRESS, PUBLISHES, RECORD_BYTES, ROOMS,
+    SIGNALS, SIGNALS_BURST, Shared, next_connection,
+};
+use crate::schema::{self, v1};
+use crate::target::{now_ms, open_jwt};
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// Why a connection ends: code of the table.
+struct Fatal(u16);
+
+const PROTOCOL: Fatal = Fatal(4001);
+
+pub(super) fn limits_json() -> Value {
+    json!({"recordBytes": RECORD_BYTES, "messageBytes": MESSAGE_BYTES, "rooms": ROOMS,
+        "publishesInFlight": PUBLISHES, "signalsPerSecond": SIGNALS, "historyPage": HISTORY_PAGE})
+}
+
+fn error_record(code: u16) -> Vec<u8> {
+    let error = v1::Error { code: code.into(), detail: "see the table".into(), closing: true, ..v1::Error::default() };
+    record(0, Body::Error(error))
+}
+
+/// Sends GoAway to all and closes who is still there after a while.
+pub(super) fn drain(shared: &Arc<Shared>) {
+    shared.draining.store(true, Ordering::Relaxed);
+    if !shared.is(Mutant::NoGoAway) {
+        for outbox in shared.lock().outboxes.values() {
+            let body = v1::GoAway {
+                retry_after_ms: rand::random_range(1..1000),
+                reason: v1::GoAwayReason::Draining as i32,
+                address: String::new(),
+                closes_in_ms: CLOSES_IN.as_millis() as u32,
+            };
+            answer(outbox, 0, Body::GoAway(body));
+        }
+    }
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(CLOSES_IN).await;
+        for outbox in shared.lock().outboxes.values() {
+            outbox.close(error_record(4204), 4204);
+        }
+    });
+}
+
+pub(super) async fn run(tcp: TcpStream, rest: Vec<u8>, text: bool, shared: Arc<Shared>) {
+    let max = if shared.is(Mutant::SizeUnchecked) { 16 << 20 } else { RECORD_BYTES as usize };
+    let config = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
+    let socket = WebSocketStream::from_partially_read(tcp, rest, Role::Server, Some(config)).await;
+    let (sink, stream) = socket.split();
+    let outbox = Arc::new(Outbox::new(shared.is(Mutant::OneQueue)));
+    let connection = next_connection(&shared);
+    let mut session = Session {
+        silent: shared.is(Mutant::CloseWithoutError),
+        shared,
+        connection,
+        outbox: outbox.clone(),
+        text,
+        identity: None,
+        instance: String::new(),
+        signals: (f64::from(SIGNALS_BURST), Instant::now()),
+    };
+    let write = write(sink, outbox, text, session.shared.is(Mutant::JsonNumbers));
+    tokio::pin!(write);
+    tokio::select! {
+        () = session.read(stream) => {
+            // The reader ended: what was queued still leaves, and the close with it.
+            let _ = timeout(Duration::from_secs(1), write).await;
+        }
+        () = &mut write => {}
+    }
+    let user = session.identity.as_ref().map_or("", |identity| identity.user.as_str());
+    session.shared.lock().leave(connection, (user, &session.instance));
+}
+
+async fn write(mut sink: SplitSink<Socket, Message>, outbox: Arc<Outbox>, text: bool, numbers: bool) {
+    loop {
+        let (bytes, code) = match outbox.turn().await {
+            Turn::Send(bytes) => (bytes, None),
+            Turn::Close(bytes, code) => (bytes, Some(code)),
+        };
+        if !bytes.is_empty() {
+            let message = match (text, schema::packet_bytes_to_text(&bytes)) {
+                (true, Ok(json)) if numbers => Message::Text(unquote_numbers(&json).into()),
+                (true, Ok(json)) => Message::Text(json.into()),
+                _ => Message::Binary(bytes.into()),
+            };
+            if !matches!(timeout(NO_PROGRESS, sink.send(message)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        if let Some(code) = code {
+            let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
+            // A peer that is gone needs no close.
+            let _ = sink.send(Message::Close(Some(frame))).await;
+            return;
+        }
+    }
+}
+
+/// The mutation of JSON: numbers in quotes lose them.
+fn unquote_numbers(json: &str) -> String {
+    fn walk(value: &mut Value) {
+        match value {
+            Value::String(text) if text.parse::<u64>().is_ok() => *value = json!(text.parse::<u64>().unwrap_or(0)),
+            Value::Array(items) => items.iter_mut().for_each(walk),
+            Value::Object(fields) => fields.values_mut().for_each(walk),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::from_str(json).unwrap_or(Value::Null);
+    walk(&mut value);
+    value.to_string()
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    connection: u64,
+    outbox: Arc<Outbox>,
+    text: bool,
+    identity: Option<Identity>,
+    instance: String,
+    /// Tokens of the bucket for signals, and when they were counted.
+    signals: (f64, Instant),
+    /// Closes without Error.
+    silent: bool,
+}
+
+impl Session {
+    /// Reads until the connection ends. Leaves the close, if one is due, in the outbox.
+    async fn read(&mut self, mut stream: SplitStream<Socket>) {
+        let hello_by = tokio::time::Instant::now() + HELLO_WITHIN;
+        let mut last_record = tokio::time::Instant::now();
+        loop {
+            let limit = match &self.identity {
+                None if self.shared.is(Mutant::NoHelloDeadline) => tokio::time::Instant::now() + HELLO_WITHIN * 10,
+                None => hello_by,
+                Some(_) => last_record + IDLE_CLOSE,
+            };
+            let expiry = self.identity.as_ref().map_or(0, |identity| identity.expires_at_ms);
+            let token_dies = async {
+                match expiry {
+                    0 => std::future::pending().await,
+                    expiry => tokio::time::sleep(Duration::from_millis(expiry.saturating_sub(now_ms()))).await,
+                }
+            };
+            let message = tokio::select! {
+                message = tokio::time::timeout_at(limit, stream.next()) => message,
+                () = token_dies => return self.close(Fatal(4101)),
+            };
+            let result = match message {
+                Err(_) if self.identity.is_none() => Err(Fatal(4200)),
+                Err(_) => Err(Fatal(4201)),
+                Ok(Some(Ok(Message::Binary(bytes)))) if !self.text => self.packet(&bytes),
+                Ok(Some(Ok(Message::Text(text)))) if self.text => match schema::packet_text_to_bytes(&text) {
+                    Ok(bytes) => self.packet(&bytes),
+                    Err(_) => Err(PROTOCOL),
+                },
+                Ok(Some(Ok(Message::Text(_)))) if self.shared.is(Mutant::TextTaken) => Ok(()),
+                Ok(Some(Ok(Message::Text(_) | Message::Binary(_)))) => Err(Fatal(4002)),
+                Ok(Some(Ok(Message::Close(_)))) => return,
+                Ok(Some(Ok(_))) => continue,
+                Ok(Some(Err(Error::Capacity(_)))) => Err(Fatal(4003)),
+                Ok(Some(Err(_)) | None) => return,
+            };
+            if let Err(fatal) = result {
+                return self.close(fatal);
+            }
+            last_record = tokio::time::Instant::now();
+            if self.outbox.overflowed() {
+                return self.close(Fatal(4203));
+            }
+        }
+    }
+
+    fn close(&mut self, Fatal(code): Fatal) {
+        let error = if self.silent { Vec::new() } else { error_record(code) };
+        self.outbox.close(error, code);
+    }
+
+    fn packet(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
+        let Ok(packet) = v1::Packet::decode(bytes) else {
+            return if self.shared.is(Mutant::BrokenBytesIgnored) { Ok(()) } else { Err(PROTOCOL) };
+        };
+        if packet.stream_header.is_some() {
+            return Err(PROTOCOL);
+        }
+        packet.frames.into_iter().try_for_each(|frame| self.frame(frame))
+    }
+
+    fn frame(&mut self, frame: v1::Frame) -> Result<(), Fatal> {
+        let id = frame.id;
+        match (frame.body, self.identity.is_some()) {
+            (Some(Body::Hello(hello)), false) => self.hello(id, hello),
+            (Some(Body::Hello(_)), true) if self.shared.is(Mutant::SecondHelloIgnored) => Ok(()),
+            (Some(Body::Hello(_)), true) => Err(Fatal(4005)),
+            (Some(Body::Ping(ping)), false) if self.shared.is(Mutant::NoHelloNeeded) => {
+                self.pong(id, ping.stamp);
+                Ok(())
+            }
+            (_, false) => Err(Fatal(4004)),
+            (body, true) => self.request(id, body),
+        }
+    }
+
+    fn hello(&mut self, id: u32, hello: v1::Hello) -> Result<(), Fatal> {
+        let mine = hello.version_min <= 1 && 1 <= hello.version_max && hello.version_min > 0;
+        if !mine && !self.shared.is(Mutant::AnyVersion) {
+            return Err(Fatal(4006));
+        }
+        let fits = (1..=64).contains(&hello.instance.len())
+            && hello.instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+            && hello.device.len() <= 128
+            && hello.token.len() <= 8192;
+        if !fits {
+            return Err(Fatal(4007));
+        }
+        let mut claims = open_jwt(&self.shared.secret, &hello.token);
+        if claims.is_none() && self.shared.is(Mutant::SignatureUnchecked) {
+            use base64::Engine as _;
+            let payload = hello.token.split('.').nth(1).unwrap_or("");
+            let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload);
+            claims = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        }
+        let claims = claims.ok_or(Fatal(4100))?;
+        let now = (now_ms() / 1000) as i64;
+        let late = claims["exp"].as_i64().is_some_and(|exp| exp <= now);
+        let early = claims["nbf"].as_i64().is_some_and(|nbf| nbf > now);
+        if (late || early) && !self.shared.is(Mutant::ExpiryUnchecked) {
+            return Err(Fatal(4101));
+        }
+        let mut identity = Identity::from_claims(&claims).ok_or(Fatal(4100))?;
+        identity.star_matches_all = self.shared.is(Mutant::StarMatchesAll);
+        if self.shared.is(Mutant::ExpiryUnchecked) {
+            identity.expires_at_ms = 0;
+        }
+        let welcome = v1::Welcome {
+            version: 1,
+            capabilities: vec![v1::Capability::History as i32, v1::Capability::Signals as i32],
+            connection_id: format!("{}-{}", self.shared.node, self.connection),
+            user: identity.user.clone(),
+            device: identity.device.clone().unwrap_or(hello.device),
+            instance: hello.instance.clone(),
+            heartbeat: Some(v1::Heartbeat {
+                ping_after_ms: 8_000,
+                pong_within_ms: 5_000,
+                idle_close_ms: IDLE_CLOSE.as_millis() as u32,
+            }),
+            limits: Some(v1::Limits {
+                record_bytes: RECORD_BYTES,
+                message_bytes: MESSAGE_BYTES as u32,
+                rooms: ROOMS,
+                publishes_in_flight: PUBLISHES,
+                signals_per_second: SIGNALS,
+                history_page: HISTORY_PAGE,
+            }),
+            server_time_ms: now_ms(),
+            reconnect: Some(v1::ReconnectWindow { min_ms: 500, max_ms: 30_000 }),
+            node: self.shared.node.clone(),
+            token_expires_at_ms: identity.expires_at_ms,
+        };
+        self.instance = hello.instance;
+        self.identity = Some(identity);
+        self.shared.lock().outboxes.insert(self.connection, self.outbox.clone());
+        let id = if self.shared.is(Mutant::WelcomeWithoutId) { 0 } else { id };
+        answer(&self.outbox, id, Body::Welcome(welcome));
+        for ask in &hello.subscriptions {
+            let refused = self.with_state(|state, asker| state.subscribe(asker, 0, ask));
+            if let Err((code, _)) = refused
+                && !self.shared.is(Mutant::RefusedSubscriptionSilent)
+            {
+                let cause = v1::UnsubscribedCause::Refused as i32;
+                answer(&self.outbox, 0, Body::Unsubscribed(v1::Unsubscribed { room: ask.room.clone(), cause, code }));
+            }
+        }
+        Ok(())
+    }
+
+    fn with_state<T>(&self, act: impl FnOnce(&mut super::state::State, &Asker<'_>) -> T) -> T {
+        let identity = self.identity.as_ref().expect("requests are handled after Hello only");
+        let asker = Asker { connection: self.connection, identity, instance: &self.instance, outbox: &self.outbox };
+        act(&mut self.shared.lock(), &asker)
+    }
+
+    fn pong(&self, id: u32, stamp: u64) {
+        let stamp = if self.shared.is(Mutant::PongWithoutStamp) { 0 } else { stamp };
+        answer(&self.outbox, id, Body::Pong(v1::Pong { stamp, server_time_ms: now_ms() }));
+    }
+
+    fn request(&mut self, id: u32, body: Option<Body>) -> Result<(), Fatal> {
+        let unknown = body.is_none();
+        let (room, result) = match body {
+            Some(Body::Ping(ping)) => {
+                self.pong(id, ping.stamp);
+                return Ok(());
+            }
+            Some(Body::Pong(_) | Body::Credit(_) | Body::FragmentAbort(_)) => return Ok(()),
+            Some(Body::Subscribe(ask)) => {
+                let result = self.with_state(|state, asker| state.subscribe(asker, id, &ask));
+                (ask.room, result)
+            }
+            Some(Body::Unsubscribe(ask)) => {
+                let result = self.with_state(|state, asker| state.unsubscribe(asker, id, &ask));
+                (ask.room, result)
+            }
+            Some(Body::Publish(ask)) => {
+                (ask.room.clone(), self.with_state(|state, asker| state.publish(asker, id, ask)))
+            }
+            Some(Body::History(ask)) => {
+                let result = self.with_state(|state, asker| state.history(asker, id, &ask));
+                (ask.room, result)
+            }
+            Some(Body::Signal(ask)) => {
+                let room = ask.room.clone();
+                let result = if self.signal_allowed() {
+                    self.with_state(|state, asker| state.signal(asker, id, ask))
+                } else {
+                    Err((4400, "too many signals"))
+                };
+                (room, result)
+            }
+            Some(body) if only_nodes(&body) => return Err(PROTOCOL),
+            Some(body) => (room_of(&body), Err((4301, "not served"))),
+            None => (String::new(), Err((4301, "unknown"))),
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(_) if unknown && id != 0 && self.shared.is(Mutant::UnknownRequestFatal) => Err(PROTOCOL),
+            Err((4301, _)) if id == 0 && !(unknown && self.shared.is(Mutant::UnknownFrameAnswered)) => Ok(()),
+            Err(refusal) => {
+                self.refuse(id, room, refusal);
+                Ok(())
+            }
+        }
+    }
+
+    fn refuse(&self, id: u32, room: String, (code, detail): Refusal) {
+        let room = if self.shared.is(Mutant::ErrorWithoutRoom) { String::new() } else { room };
+        let retry_after_ms = if code >= 4400 { 100 } else { 0 };
+        let error = v1::Error { code, detail: detail.into(), room, retry_after_ms, closing: false };
+        answer(&self.outbox, id, Body::Error(error));
+    }
+
+    fn signal_allowed(&mut self) -> bool {
+        let (tokens, counted) = &mut self.signals;
+        *tokens = (*tokens + counted.elapsed().as_secs_f64() * f64::from(SIGNALS)).min(f64::from(SIGNALS_BURST));
+        *counted = Instant::now();
+        if *tokens < 1.0 && !self.shared.is(Mutant::SignalRateUnchecked) {
+            return false;
+        }
+        *tokens -= 1.0;
+        true
+    }
+}
+
+fn only_nodes(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::Welcome(_)
+            | Body::Subscribed(_)
+            | Body::Unsubscribed(_)
+            | Body::Published(_)
+            | Body::Event(_)
+            | Body::Gap(_)
+            | Body::HistoryPage(_)
+            | Body::Done(_)
+            | Body::TokenRefreshed(_)
+            | Body::Limits(_)
+            | Body::GoAway(_)
+            | Body::Error(_)
+            | Body::PresencePage(_)
+            | Body::PresenceDiff(_)
+            | Body::MembersPage(_)
+            | Body::Marked(_)
+            | Body::UnreadCounts(_)
+            | Body::MarkersPage(_)
+    )
+}
+
+/// The room that a request of a kind that is not served names.
+fn room_of(body: &Body) -> String {
+    match body {
+        Body::Focus(ask) => ask.room.clone(),
+        Body::PresenceEnter(ask) => ask.room.clone(),
+        Body::PresenceUpdate(ask) => ask.room.clone(),
+        Body::PresenceLeave(ask) => ask.room.clone(),
+        Body::PresenceGet(ask) => ask.room.clone(),
+        Body::Members(ask) => ask.room.clone(),
+        Body::ChangeMembers(ask) => ask.room.clone(),
+        Body::Mark(ask) => ask.room.clone(),
+        Body::Markers(ask) => ask.room.clone(),
+        _ => String::new(),
+    }
+}

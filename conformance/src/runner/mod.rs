@@ -1,0 +1,190 @@
+//! Runs cases, some at a time, and gathers their verdicts.
+
+pub mod process;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use serde::Serialize;
+
+use crate::case::{Case, Ctx};
+use crate::client::Encoding;
+use crate::target::Target;
+use crate::verdict::{Stop, Verdict, judge};
+
+/// Cases that run at once: they wait most of the time, and a server under test must serve that many anyway.
+pub const JOBS: usize = 8;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Parts of case ids; empty: all.
+    pub only: Vec<String>,
+    /// Encodings.
+    pub encodings: Vec<Encoding>,
+    /// Cases at once.
+    pub jobs: usize,
+    /// Ids of cases that are known to fail.
+    pub known_failing: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            only: Vec::new(),
+            encodings: vec![Encoding::Binary, Encoding::Json],
+            jobs: JOBS,
+            known_failing: Vec::new(),
+        }
+    }
+}
+
+/// How a case ended in one encoding.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseResult {
+    /// Id of the case, the encoding in brackets.
+    pub id: String,
+    /// What happens in it.
+    pub title: String,
+    /// What it is about.
+    pub requirements: Vec<String>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why, if it did not pass.
+    pub text: String,
+    /// The rule that the ledger saw broken, if it was that.
+    pub rule: Option<&'static str>,
+    /// On the list of known failures.
+    pub known: bool,
+    /// How long it took.
+    pub ms: u64,
+    /// What went over the wire, if it failed.
+    pub wire: String,
+}
+
+impl CaseResult {
+    /// Whether it makes the run fail: a failure that is not known, or a known one that passes.
+    pub fn is_bad(&self) -> bool {
+        match self.verdict {
+            Verdict::Fail => !self.known,
+            Verdict::Pass => self.known,
+            Verdict::Harness => true,
+            Verdict::Unsupported | Verdict::Skipped => false,
+        }
+    }
+}
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was tested.
+    pub server: String,
+    /// By case and encoding.
+    pub results: Vec<CaseResult>,
+    /// How long it took.
+    pub ms: u64,
+}
+
+impl Report {
+    /// Results with that verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.results.iter().filter(|result| result.verdict == verdict).count()
+    }
+
+    /// Whether nothing is bad.
+    pub fn is_good(&self) -> bool {
+        !self.results.iter().any(CaseResult::is_bad)
+    }
+
+    /// The last line of a run.
+    pub fn summary(&self) -> String {
+        let mut line = format!(
+            "{} passed, {} failed, {} skipped",
+            self.count(Verdict::Pass),
+            self.count(Verdict::Fail),
+            self.count(Verdict::Skipped)
+        );
+        for (verdict, name) in [(Verdict::Unsupported, "unsupported"), (Verdict::Harness, "harness errors")] {
+            if self.count(verdict) > 0 {
+                line.push_str(&format!(", {} {name}", self.count(verdict)));
+            }
+        }
+        let surprises = self.results.iter().filter(|result| result.verdict == Verdict::Pass && result.known).count();
+        if surprises > 0 {
+            line.push_str(&format!(", {surprises} passed that are listed as known to fail"));
+        }
+        line
+    }
+}
+
+/// Runs the cases that the options choose. `seen` is called with each result as it comes.
+pub async fn run(target: Arc<Target>, cases: &[Case], options: &Options, mut seen: impl FnMut(&CaseResult)) -> Report {
+    let started = Instant::now();
+    let name = format!("{:x}", crate::target::now_ms() & 0xffff_ffff);
+    let mut shared = Vec::new();
+    let mut alone = Vec::new();
+    for case in cases {
+        for encoding in case.encodings.iter().filter(|encoding| options.encodings.contains(encoding)) {
+            let id = format!("{} [{}]", case.id, encoding.name());
+            if options.only.is_empty() || options.only.iter().any(|part| id.contains(part.as_str())) {
+                let list = if case.is_exclusive() { &mut alone } else { &mut shared };
+                list.push((case.clone(), *encoding, id));
+            }
+        }
+    }
+    let one = |(case, encoding, id): (Case, Encoding, String)| {
+        let (target, name) = (target.clone(), name.clone());
+        async move { run_case(target, &case, encoding, id, &name, &options.known_failing).await }
+    };
+    let mut results = Vec::new();
+    let mut gather = |result: CaseResult| {
+        seen(&result);
+        results.push(result);
+    };
+    let mut stream = futures_util::stream::iter(shared).map(one).buffer_unordered(options.jobs.max(1));
+    while let Some(result) = stream.next().await {
+        gather(result);
+    }
+    for what in alone {
+        gather(one(what).await);
+    }
+    results.sort_by(|a, b| a.id.cmp(&b.id));
+    Report { server: target.endpoint.authority(), results, ms: started.elapsed().as_millis() as u64 }
+}
+
+async fn run_case(
+    target: Arc<Target>,
+    case: &Case,
+    encoding: Encoding,
+    id: String,
+    run: &str,
+    known_failing: &[String],
+) -> CaseResult {
+    let started = Instant::now();
+    let mut ctx = Ctx::new(target.clone(), encoding, run);
+    let log = ctx.log.clone();
+    let limit = Duration::from_secs(case.deadline_s);
+    let outcome = match tokio::time::timeout(limit, case.run(&mut ctx)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Stop::fail(format!("not over within {} s", case.deadline_s))),
+    };
+    drop(ctx);
+    let (verdict, text, rule) = judge(outcome);
+    let failed = matches!(verdict, Verdict::Fail | Verdict::Harness);
+    if failed && case.is_exclusive() {
+        // The case may have left the server down. If it cannot be started again the cases after this one say so.
+        let _ = target.control.restart().await;
+    }
+    CaseResult {
+        known: known_failing.iter().any(|known| *known == id || *known == case.id),
+        id,
+        title: case.title.clone(),
+        requirements: case.requirements.clone(),
+        verdict,
+        text,
+        rule,
+        ms: started.elapsed().as_millis() as u64,
+        wire: if failed { log.text() } else { String::new() },
+    }
+}
