@@ -155,7 +155,7 @@ options! {
         /// The pattern, such as "chat.*", "call.**" or "user:*".
         rooms: String = "\"**\"",
             because "must be given";
-        /// Durable events kept, over all lanes.
+        /// Durable events kept of each lane.
         retention_events: u64 = "10_000" in 1..=10_000_000,
             because "a busy day of a team's room";
         /// How long durable events are kept.
