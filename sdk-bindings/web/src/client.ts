@@ -105,6 +105,11 @@ export class Client implements RoomHost {
     return this.session.roundTripMs;
   }
 
+  /** Publishes that are not settled yet. */
+  get waiting(): number {
+    return this.session.outbox.length;
+  }
+
   /** The node's clock, ms since the Unix epoch, as far as this client knows it. */
   serverTimeMs(): number {
     return now() + this.session.clockOffsetMs;

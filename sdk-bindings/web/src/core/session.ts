@@ -218,6 +218,7 @@ export class Session {
   /** Reads a page of history. It is asked for again if the connection goes before the answer. */
   history(now: number, room: string, history: Init<wire.History>, settle: (page: Page | LanecastError) => void): void {
     if (this.state.name === 'closed') return settle(this.state.cause);
+    if (!this.serves(wire.Capability.HISTORY)) return settle(LanecastError.of(Code.UNIMPLEMENTED, '', { room }));
     if (this.requests.size >= REQUESTS_MAX) {
       return settle(LanecastError.local('OUTBOX_FULL', 'too many requests wait for their answers', { room }));
     }
@@ -320,7 +321,8 @@ export class Session {
   deadline(now: number): number | undefined {
     const connected = this.state.name === 'connected';
     const all = [this.connectBy, this.retryAt, this.pingAt, this.pongBy, this.leaveAt, this.refreshAt, this.heldUntil];
-    all.push(this.outbox.deadline(now), connected ? this.signals.deadline() : undefined);
+    const signals = connected && this.serves(wire.Capability.SIGNALS);
+    all.push(this.outbox.deadline(now), signals ? this.signals.deadline() : undefined);
     for (const request of this.requests.values()) all.push(request.until);
     for (const room of this.rooms.values()) all.push(room.subscribeAt, room.signals.deadline());
     const next = all.reduce<number>((least, at) => Math.min(least, at ?? Infinity), Infinity);
@@ -353,7 +355,8 @@ export class Session {
   private nextRecord(now: number): Uint8Array | undefined {
     if (this.state.name !== 'connected') return undefined;
     const publish = (lane: 'urgent' | 'normal' | 'bulk') => this.outbox.next(now, lane, () => this.nextId());
-    return publish('urgent') ?? publish('normal') ?? this.signals.next(now) ?? publish('bulk');
+    const signal = () => (this.serves(wire.Capability.SIGNALS) ? this.signals.next(now) : undefined);
+    return publish('urgent') ?? publish('normal') ?? signal() ?? publish('bulk');
   }
 
   // Connection.
@@ -436,9 +439,14 @@ export class Session {
 
   /** Asks for a newer token some time before the present one expires, where the node takes it. */
   private expires(now: number, atMs: number): void {
-    const can = this.welcome?.capabilities.includes(wire.Capability.REFRESH);
+    const can = this.serves(wire.Capability.REFRESH);
     const left = atMs - this.clockOffsetMs - now;
     this.refreshAt = atMs && can ? now + Math.max(0, left - Math.max(1000, Math.min(30_000, left / 10))) : undefined;
+  }
+
+  /** Whether the node serves an optional part (LC-HS-020); true as long as nothing is known. */
+  private serves(capability: number): boolean {
+    return this.welcome?.capabilities.includes(capability) ?? true;
   }
 
   private set(state: ClientState): void {

@@ -1,0 +1,115 @@
+// A node and a browser for the tests of the page. Both are looked for where they should be, and a missing one is a
+// failure, never a skipped test.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
+const START_MS_MAX = 20_000;
+
+/** Starts `lanecast serve --dev` on a free port; returns its address and what stops it. */
+export async function startNode() {
+  const binary = process.env.LANECAST_BIN ?? join(ROOT, 'target/release/lanecast');
+  assert.ok(existsSync(binary), `there is no node at ${binary}: run \`cargo build --release\`, or set LANECAST_BIN`);
+  const child = spawn(binary, ['serve', '--dev', '--listen', '127.0.0.1:0'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const errors = [];
+  child.stderr.on('data', (data) => errors.push(`${data}`));
+  const lines = createInterface({ input: child.stdout });
+  const url = await new Promise((found, failed) => {
+    const timer = setTimeout(() => failed(new Error(`the node did not start:\n${errors.join('')}`)), START_MS_MAX);
+    child.once('exit', (code) => failed(new Error(`the node ended with ${code}:\n${errors.join('')}`)));
+    lines.on('line', (line) => {
+      const match = /^listening on (http:\S+)/.exec(line);
+      if (!match) return;
+      clearTimeout(timer);
+      found(match[1]);
+    });
+  });
+  const stop = () =>
+    new Promise((done) => {
+      child.removeAllListeners('exit');
+      child.once('exit', done);
+      child.kill('SIGINT');
+      setTimeout(() => child.kill('SIGKILL'), 3000).unref();
+    });
+  return { url, stop };
+}
+
+/** Starts Chromium with an empty profile. */
+export async function startBrowser() {
+  const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
+  assert.ok(existsSync(executablePath), `there is no Chromium at ${executablePath}: install it, or set CHROMIUM`);
+  const profile = mkdtempSync(join(tmpdir(), 'lanecast-chromium-'));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath,
+    headless: true,
+    viewport: { width: 1280, height: 820 },
+    args: [
+      ...['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
+      ...['--disable-component-update', '--disable-sync'],
+    ],
+  });
+  const stop = async () => {
+    await context.close();
+    rmSync(profile, { recursive: true, force: true });
+  };
+  return { context, stop };
+}
+
+/** A tab of the page as a user sees it. */
+export class Tab {
+  constructor(page) {
+    this.page = page;
+    this.errors = [];
+    page.on('pageerror', (error) => this.errors.push(`${error}`));
+    page.on('console', (message) => message.type() === 'error' && this.errors.push(message.text()));
+  }
+
+  static async open(context, url, user) {
+    const tab = new Tab(await context.newPage());
+    await tab.page.goto(`${url}?user=${encodeURIComponent(user)}`);
+    await tab.reaches('connected');
+    return tab;
+  }
+
+  at(id) {
+    return this.page.getByTestId(id);
+  }
+
+  /** Waits for a state of the connection. */
+  async reaches(state, timeout = 15_000) {
+    await this.page.locator(`[data-testid=state][data-state="${state}"]`).waitFor({ timeout });
+  }
+
+  async say(text) {
+    await this.at('text').fill(text);
+    await this.at('send').click();
+  }
+
+  /** Waits for a message with exactly this text. */
+  async sees(text, timeout = 10_000) {
+    await this.at('message').filter({ has: this.page.getByText(text, { exact: true }) }).first().waitFor({ timeout });
+  }
+
+  async messages() {
+    return this.page.locator('[data-testid=message] .body').allTextContents();
+  }
+
+  async number(id) {
+    return Number(await this.at(id).textContent());
+  }
+
+  /** Waits until a condition on the page's numbers holds. */
+  async until(condition, what, timeout = 15_000) {
+    const end = Date.now() + timeout;
+    while (!(await condition())) {
+      assert.ok(Date.now() < end, `${what} did not happen within ${timeout} ms`);
+      await this.page.waitForTimeout(25);
+    }
+  }
+}

@@ -1,0 +1,169 @@
+/** The side of the page that shows the wire: state, position, counts, gaps, cuts and resumes, the bad network. */
+import { type Client, type GapItem, LANES, positionText, type Subscription } from '@lanecast/client';
+import { byId, clock, duration, make, plural, setText } from './dom.js';
+import type { Cable } from './socket.js';
+
+/** How long a cut lasts at most, so that something can be missed. */
+const CUT_MS = 8_000;
+/** Bytes per second of the bad network. */
+const BAD_RATE = 4_000;
+const STORY_MAX = 6;
+const GAPS_MAX = 50;
+
+const CAUSES: Record<GapItem['cause'], string> = {
+  trimmed: 'no longer in the log',
+  expired: 'expired before delivery',
+  erased: 'erased on request',
+  filtered: 'not for you',
+  'rolled-back': 'lost by the log, revoked',
+  unknown: 'unknown',
+  dropped: 'dropped by a full queue',
+};
+
+/** What a gap says, as a sentence. */
+export function sentence(gap: GapItem): string {
+  const what = gap.from
+    ? `${gap.lane} ${gap.from}${gap.to === undefined ? ' and after' : gap.to === gap.from ? '' : `–${gap.to}`}`
+    : `${gap.count === undefined ? 'some' : gap.count} transient`;
+  return `Missing: ${what} (${CAUSES[gap.cause]})`;
+}
+
+/** The instruments of one client. */
+export class Wire {
+  /** The token provider waits for it: a cut holds the line open for a while. */
+  held: Promise<void> = Promise.resolve();
+  /** Ends the cut that lasts. */
+  private mend: (() => void) | undefined;
+  private lostAt = 0;
+  private wasCut = false;
+  private subscriptions = 0;
+  private gaps = 0;
+  private rated = '';
+
+  constructor(
+    private readonly client: Client,
+    private readonly cable: Cable,
+    private readonly resumed: (events: number) => void,
+  ) {}
+
+  /** Follows the client and its subscription until `signal` aborts. */
+  run(subscription: Subscription, development: boolean, signal: AbortSignal): void {
+    const options = { signal };
+    byId('bad-row').hidden = !development;
+    byId('cut').addEventListener('click', () => this.cut(), options);
+    byId('bad').addEventListener('change', () => void this.rate(), options);
+    const draw = () => this.draw(subscription);
+    const timer = setInterval(draw, 250);
+    const off = [this.client.onState(() => this.changed()), subscription.onState(() => this.roomChanged(subscription))];
+    signal.addEventListener('abort', () => {
+      clearInterval(timer);
+      off.forEach((end) => end());
+    });
+    this.subscriptions = subscription.stats.subscriptions;
+    draw();
+    void this.rate();
+  }
+
+  /** Adds a gap to the list. */
+  gap(gap: GapItem): void {
+    this.gaps++;
+    byId('no-gaps').hidden = true;
+    const list = byId('gaps');
+    list.prepend(make('li', gap.lane ?? '', make('time', '', clock(Date.now())), make('span', '', sentence(gap))));
+    while (list.childElementCount > GAPS_MAX) list.lastElementChild?.remove();
+  }
+
+  /** Cuts the connection, or ends the cut. */
+  private cut(): void {
+    if (this.mend) return this.mend();
+    if (!this.cable.cut()) return;
+    const button = byId('cut');
+    this.held = new Promise((done) => {
+      const end = () => {
+        clearTimeout(timer);
+        this.mend = undefined;
+        setText(button, 'Cut my connection');
+        this.client.networkChanged();
+        done();
+      };
+      const timer = setTimeout(end, CUT_MS);
+      this.mend = end;
+    });
+    this.wasCut = true;
+    setText(button, 'Reconnect now');
+    this.tell(`Cut. Nothing gets through until you reconnect, or for ${CUT_MS / 1000} s.`);
+  }
+
+  private changed(): void {
+    const { state } = this.client;
+    if (state.name === 'suspended' && !this.lostAt) {
+      this.lostAt = performance.now();
+      if (!this.wasCut) this.tell(`Connection lost: ${state.cause.name}.`);
+    }
+    if (state.name === 'connected') void this.rate();
+    if (state.name === 'closed') this.tell(`Closed: ${state.cause.name}. ${state.cause.detail}`);
+    this.drawState();
+  }
+
+  private roomChanged(subscription: Subscription): void {
+    this.drawState(subscription);
+    const { subscriptions, behind } = subscription.stats;
+    if (subscription.state.name !== 'live' || subscriptions === this.subscriptions) return;
+    this.subscriptions = subscriptions;
+    if (!this.lostAt) return;
+    this.tell(`Back after ${duration(performance.now() - this.lostAt)}. The resume brought ${plural(behind, 'event')}.`);
+    this.lostAt = 0;
+    this.wasCut = false;
+    this.resumed(behind);
+  }
+
+  private tell(text: string): void {
+    const story = byId('story');
+    story.prepend(make('li', '', make('time', '', clock(Date.now())), make('span', '', text)));
+    while (story.childElementCount > STORY_MAX) story.lastElementChild?.remove();
+  }
+
+  /** Sets the rate of the present connection to what the switch says. */
+  private async rate(): Promise<void> {
+    const { state } = this.client;
+    const bad = byId<HTMLInputElement>('bad').checked;
+    document.body.classList.toggle('bad-network', bad);
+    if (state.name !== 'connected') return;
+    const wanted = `${state.connectionId} ${bad}`;
+    // A new connection begins without a limit.
+    if (wanted === this.rated || (!bad && !this.rated.startsWith(`${state.connectionId} `))) return;
+    this.rated = wanted;
+    const body = JSON.stringify({ bytes_per_second: bad ? BAD_RATE : null });
+    const path = `/v1/dev/connections/${encodeURIComponent(state.connectionId)}/rate`;
+    const answer = await fetch(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+    if (!answer.ok) this.tell(`The node did not set the rate: ${answer.status}.`);
+  }
+
+  private drawState(subscription?: Subscription): void {
+    const { state } = this.client;
+    const element = document.querySelector<HTMLElement>('.state');
+    const room = subscription?.state.name;
+    const catching = state.name === 'connected' && room !== undefined && room !== 'live';
+    if (element) element.dataset['state'] = catching ? 'catching-up' : state.name;
+    const text: Record<typeof state.name, string> = {
+      ...{ idle: 'starting', connecting: this.lostAt ? 'reconnecting' : 'connecting', connected: catching ? room.replace('-', ' ') : 'live' },
+      ...{ suspended: 'reconnecting', closed: 'closed' },
+    };
+    setText(byId('state-text'), text[state.name]);
+  }
+
+  private draw(subscription: Subscription): void {
+    this.drawState(subscription);
+    const { position, stats } = subscription;
+    const { state } = this.client;
+    for (const lane of LANES) setText(byId(`at-${lane}`), position ? `${position[lane]}` : '–');
+    byId('position').dataset['position'] = position ? positionText(position) : '';
+    setText(byId('epoch'), position ? `${position.epoch}` : '–');
+    setText(byId('events'), `${stats.events}`);
+    setText(byId('duplicates'), `${stats.duplicates}`);
+    setText(byId('gap-count'), `${this.gaps}`);
+    setText(byId('waiting'), `${this.client.waiting}`);
+    setText(byId('trip'), this.client.roundTripMs ? duration(this.client.roundTripMs) : '–');
+    setText(byId('connection'), state.name === 'connected' ? state.connectionId : '–');
+  }
+}
