@@ -83,7 +83,7 @@ async function run(description: Description, user: string, token: string): Promi
   });
   const isMine = (event: EventItem) => event.from.instance === client.instance || event.from.user === user;
   const chat = new Chat(isMine);
-  wire = new Wire(client, cable, (events) => chat.resumed(events));
+  wire = new Wire(client, cable, (events, gaps) => chat.resumed(events, gaps));
   const room = client.room(ROOM);
   const people = new People(room, user, client.instance, byId('stage'));
 

@@ -103,10 +103,10 @@ export class Chat {
   }
 
   /** A resume is worth a line of its own among the messages. */
-  resumed(events: number): void {
-    if (!events) return;
+  resumed(events: number, gaps: number): void {
+    if (!events && !gaps) return;
     this.lastFrom = '';
-    this.add(make('li', 'note-line', `Back. ${plural(events, 'event')} caught up, none missing.`));
+    this.add(make('li', 'note-line', `Back. ${plural(events, 'event')} caught up, ${gaps ? plural(gaps, 'gap') : 'none missing'}.`));
   }
 
   private add(line: HTMLElement): void {

@@ -36,6 +36,8 @@ export class Wire {
   private mend: (() => void) | undefined;
   private lostAt = 0;
   private wasCut = false;
+  /** Gaps of the subscription before the connection was lost. */
+  private gapsBefore = 0;
   private subscriptions = 0;
   private gaps = 0;
   private rated = '';
@@ -43,7 +45,7 @@ export class Wire {
   constructor(
     private readonly client: Client,
     private readonly cable: Cable,
-    private readonly resumed: (events: number) => void,
+    private readonly resumed: (events: number, gaps: number) => void,
   ) {}
 
   /** Follows the client and its subscription until `signal` aborts. */
@@ -107,14 +109,15 @@ export class Wire {
 
   private roomChanged(subscription: Subscription): void {
     this.drawState(subscription);
-    const { subscriptions, behind } = subscription.stats;
+    const { subscriptions, behind, gaps } = subscription.stats;
+    if (subscription.state.name === 'subscribing') this.gapsBefore = gaps;
     if (subscription.state.name !== 'live' || subscriptions === this.subscriptions) return;
     this.subscriptions = subscriptions;
     if (!this.lostAt) return;
     this.tell(`Back after ${duration(performance.now() - this.lostAt)}. The resume brought ${plural(behind, 'event')}.`);
     this.lostAt = 0;
     this.wasCut = false;
-    this.resumed(behind);
+    this.resumed(behind, gaps - this.gapsBefore);
   }
 
   private tell(text: string): void {

@@ -546,7 +546,7 @@ export interface Subscribed {
   handle: number;
   /**
    * Where this handle begins, in the room's present epoch. Frames of the room's former handle still count up to
-   * it, lane by lane.
+   * it, lane by lane, but for lanes whose rolled_back gap has no upper end.
    */
   position?: Position;
   /** The room's head when the subscription was made. */
@@ -839,7 +839,10 @@ export interface HistoryPage {
   gaps: Gap[];
   /** Where to read on; absent: there is nothing further in this direction. */
   next?: Cursor;
-  /** The head when the first page was read: subscribe from here after the last page of a snapshot. */
+  /**
+   * The head at the moment of this page's read. A snapshot read backward subscribes from its first page's head, one
+   * read forward from its last page's.
+   */
   head?: Position;
   /** The order of the newest durable event at that moment. */
   headOrder: number;

@@ -64,7 +64,7 @@ test('a cut connection comes back and misses nothing', async () => {
   for (const text of missed) await ben.say(text);
   await ben.sees('five');
   await ann.say('from below');
-  assert.equal(await ann.number('waiting'), 1, 'what is said while cut waits');
+  await ann.until(async () => (await ann.number('waiting')) === 1, 'the wait of what is said while cut');
   await ann.page.getByRole('button', { name: 'Reconnect now' }).click();
   await ann.sees('five');
   await ben.sees('from below');
@@ -76,9 +76,9 @@ test('a cut connection comes back and misses nothing', async () => {
 
 test('on a bad network a call overtakes the bulk burst', async () => {
   const calls = await ann.at('call-line').count();
+  const limited = ann.page.waitForResponse((answer) => answer.url().endsWith('/rate'));
   await ann.page.getByTestId('bad').check();
-  await ann.until(async () => ann.page.evaluate(() => document.body.classList.contains('bad-network')), 'the switch');
-  await ann.page.waitForTimeout(200);
+  assert.equal((await limited).status(), 204);
   await ben.at('bulk').click();
   await ann.at('bulk-line').waitFor();
   await ben.at('call').click();
