@@ -42,6 +42,11 @@ impl SeqWindow {
         bit < URGENT_WINDOW && self.above >> bit & 1 == 1
     }
 
+    /// The highest seq in the set.
+    pub const fn highest(self) -> u64 {
+        self.base + (u64::BITS - self.above.leading_zeros()) as u64
+    }
+
     /// Adds `from..=to`. Returns false, and changes nothing, if that leaves a hole beyond the window.
     pub fn insert(&mut self, from: u64, to: u64) -> bool {
         if from <= self.base + 1 {
@@ -60,6 +65,23 @@ impl SeqWindow {
         self.above = self.above.checked_shr(ones).unwrap_or(0);
         self.base += u64::from(ones);
         true
+    }
+
+    /// The parts of `from..=to` that are not in the set.
+    pub fn missing(self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let lowest = from.max(self.base + 1);
+        let mut parts = Vec::new();
+        let mut start = lowest;
+        for held in (lowest..=to.min(self.base + URGENT_WINDOW)).filter(|seq| self.contains(*seq)) {
+            if start < held {
+                parts.push((start, held - 1));
+            }
+            start = held + 1;
+        }
+        if start <= to {
+            parts.push((start, to));
+        }
+        parts
     }
 
     /// Removes everything above `seq`.
@@ -109,7 +131,7 @@ pub struct SeqGap {
 pub struct EpochChange {
     /// Rolled-back ranges, oldest epoch first.
     pub gaps: Vec<SeqGap>,
-    /// For each lane, where the numbers of the former epoch are cut back to.
+    /// The present epoch and, for each lane, up to where what came of the former one counts on.
     pub position: Position,
     /// Lanes whose numbers start anew at `position`, since the log does not know the former epoch.
     pub restarted: PerLane<bool>,
@@ -241,12 +263,14 @@ impl Tracker {
                 restarted[gap.lane] = true;
             }
         }
+        let mut kept = position;
         for lane in DurableLane::ALL {
             if restarted[lane] {
                 self.received[lane] = SeqWindow::up_to(position.seq(lane));
-            } else {
-                self.received[lane].cut_back(position.seq(lane));
+                continue;
             }
+            kept.set_seq(lane, self.survives(lane, position.seq(lane), &mut gaps));
+            self.received[lane].cut_back(kept.seq(lane));
         }
         for former in &mut self.former {
             for lane in DurableLane::ALL {
@@ -261,7 +285,26 @@ impl Tracker {
             }
             self.former.push(Former { handle: self.handle, through });
         }
-        EpochChange { gaps, position, restarted }
+        EpochChange { gaps, position: kept, restarted }
+    }
+
+    /// Up to where a lane's seqs survive a fork after which the node begins at `position`.
+    ///
+    /// Urgent seqs that overtook others lie above the position that was asked for, so the node does not know of them.
+    /// A gap of this epoch says where the fork was: what lies before it survives, and would be delivered twice if it
+    /// were forgotten. Without one nothing proves that they survive: they are revoked, and come again if they do.
+    fn survives(&self, lane: DurableLane, position: u64, gaps: &mut Vec<SeqGap>) -> u64 {
+        let fork = gaps.iter().filter(|gap| gap.lane == lane && gap.epoch == self.epoch).map(|gap| gap.from).min();
+        if let Some(fork) = fork {
+            return position.max(fork - 1);
+        }
+        let highest = self.received[lane].highest();
+        if highest > position {
+            let cause = v1::GapCause::RolledBack;
+            let (from, to) = (position + 1, Some(highest));
+            gaps.push(SeqGap { lane, epoch: self.epoch, from, to, cause, refillable: false });
+        }
+        position
     }
 
     /// Takes a durable event's place. `ordered` says that the transport keeps the order of the lane.
@@ -269,32 +312,40 @@ impl Tracker {
         self.range(handle, lane, seq, seq, ordered)
     }
 
-    /// Takes a durable gap's range; on [`Verdict::Deliver`] also what of it is news to the application.
-    pub fn gap(&mut self, gap: &v1::Gap, ordered: bool) -> (Verdict, Option<SeqGap>) {
+    /// Takes a durable gap's range; on [`Verdict::Deliver`] also what of it is news to the application: not what it
+    /// got before, as urgent events that overtook others may have been.
+    pub fn gap(&mut self, gap: &v1::Gap, ordered: bool) -> (Verdict, Vec<SeqGap>) {
         let (Some(lane), false) = (DurableLane::from_wire(gap.lane), gap.to < gap.from) else {
-            return (Verdict::Hole, None);
+            return (Verdict::Hole, Vec::new());
         };
-        let from = gap.from.max(self.received[lane].base() + 1);
+        let counts_to = gap.to.min(self.counts_through(gap.handle, lane).unwrap_or(0));
+        let missing = self.received[lane].missing(gap.from, counts_to);
         let verdict = self.range(gap.handle, lane, gap.from, gap.to, ordered);
-        let news = (verdict == Verdict::Deliver).then_some(SeqGap {
-            lane,
-            epoch: self.epoch,
-            from,
-            to: Some(gap.to),
-            cause: v1::GapCause::try_from(gap.cause).unwrap_or(v1::GapCause::Unknown),
-            refillable: gap.refillable,
-        });
-        (verdict, news)
+        if verdict != Verdict::Deliver {
+            return (verdict, Vec::new());
+        }
+        let epoch = self.epoch;
+        let cause = v1::GapCause::try_from(gap.cause).unwrap_or(v1::GapCause::Unknown);
+        let refillable = gap.refillable;
+        let news = missing.into_iter().map(|(from, to)| SeqGap { lane, epoch, from, to: Some(to), cause, refillable });
+        (verdict, news.collect())
+    }
+
+    /// Up to where frames under a handle count: all, or up to where its epoch was left; `None`: not known.
+    fn counts_through(&self, handle: u64, lane: DurableLane) -> Option<u64> {
+        if handle == self.handle && handle != 0 {
+            return Some(u64::MAX);
+        }
+        self.former.iter().find(|former| former.handle == handle).map(|former| former.through[lane])
     }
 
     fn range(&mut self, handle: u64, lane: DurableLane, from: u64, to: u64, ordered: bool) -> Verdict {
-        if handle != self.handle || handle == 0 {
-            match self.former.iter().find(|former| former.handle == handle) {
-                None => return Verdict::UnknownHandle,
-                Some(former) if to > former.through[lane] => return Verdict::Revoked,
-                Some(_) => {}
-            }
+        let Some(through) = self.counts_through(handle, lane) else { return Verdict::UnknownHandle };
+        if from > through {
+            return Verdict::Revoked;
         }
+        // A gap may reach over a fork: up to there it counts.
+        let to = to.min(through);
         if to >= NUMBER_LIMIT {
             return Verdict::Hole;
         }
@@ -313,7 +364,10 @@ impl Tracker {
         if !self.knows(handle) {
             return false;
         }
-        if let Some(count) = &mut self.transients {
+        // What comes under a former handle was counted before the present subscription began.
+        if let Some(count) = &mut self.transients
+            && handle == self.handle
+        {
             count.counts[lane] += 1;
         }
         true
@@ -325,6 +379,7 @@ impl Tracker {
             return false;
         }
         match &mut self.transients {
+            _ if handle != self.handle => {}
             Some(known) if count > 0 => known.counts[lane] += count,
             _ => self.transients = None,
         }
@@ -419,6 +474,19 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_that_reaches_over_a_fork_counts_up_to_it() {
+        // LC-RES-014
+        let mut tracker = Tracker::at(position(1, 16, 0, 0));
+        tracker.subscribed(&subscribed(5, position(1, 16, 0, 0), vec![])).unwrap();
+        tracker.subscribed(&subscribed(8, position(2, 17, 0, 0), vec![lost(Urgent, 1, 18, 18)])).unwrap();
+        let gap =
+            v1::Gap { handle: 5, lane: v1::Lane::Urgent as i32, epoch: 1, from: 17, to: 18, ..Default::default() };
+        let (verdict, news) = tracker.gap(&gap, false);
+        assert_eq!((verdict, news[0].from, news[0].to), (Verdict::Deliver, 17, Some(17)));
+        assert_eq!(tracker.position(), Some(position(2, 17, 0, 0)));
+    }
+
+    #[test]
     fn an_unknown_epoch_restarts_the_numbers() {
         let mut tracker = Tracker::at(position(1, 0, 40, 0));
         let frame = subscribed(3, position(2, 0, 0, 0), vec![lost(Normal, 1, 41, 0), lost(Urgent, 1, 1, 0)]);
@@ -443,10 +511,43 @@ mod tests {
         };
         let (verdict, news) = tracker.gap(&gap(4, 9), true);
         assert_eq!(verdict, Verdict::Deliver);
-        let news = news.unwrap();
+        let [news] = news[..] else { panic!("one range is news: {news:?}") };
         assert_eq!((news.from, news.to, news.cause), (6, Some(9), v1::GapCause::Trimmed));
         assert_eq!(tracker.gap(&gap(4, 9), true).0, Verdict::Duplicate);
         assert_eq!(tracker.gap(&gap(11, 12), true).0, Verdict::Hole);
+    }
+
+    #[test]
+    fn a_gap_leaves_out_what_overtook_it() {
+        // LC-SUB-010: urgent 3 came before the connection broke, and was trimmed with the others meanwhile.
+        let mut tracker = Tracker::at(position(1, 1, 0, 0));
+        tracker.subscribed(&subscribed(1, position(1, 1, 0, 0), vec![])).unwrap();
+        assert_eq!(tracker.event(1, Urgent, 3, false), Verdict::Deliver);
+        let (lane, epoch) = (v1::Lane::Urgent as i32, 1);
+        let gap = v1::Gap { handle: 1, lane, epoch, from: 2, to: 200, ..Default::default() };
+        let news: Vec<_> = tracker.gap(&gap, false).1.iter().map(|gap| (gap.from, gap.to)).collect();
+        assert_eq!(news, [(2, Some(2)), (4, Some(200))]);
+    }
+
+    #[test]
+    fn what_overtook_others_before_a_fork_stays_if_the_fork_is_known() {
+        // LC-RES-014: 3 and 6 came, 1 did not; the fork is at 5, so 3 survives and 6 does not.
+        let mut tracker = Tracker::at(position(1, 0, 0, 0));
+        tracker.subscribed(&subscribed(1, position(1, 0, 0, 0), vec![])).unwrap();
+        for seq in [3, 6] {
+            assert_eq!(tracker.event(1, Urgent, seq, false), Verdict::Deliver);
+        }
+        tracker.disconnected();
+        let mut forked = tracker.clone();
+        let change = forked.subscribed(&subscribed(2, position(2, 0, 0, 0), vec![lost(Urgent, 1, 5, 6)])).unwrap();
+        assert_eq!(change.unwrap().position, position(2, 4, 0, 0));
+        assert_eq!(forked.event(2, Urgent, 3, false), Verdict::Duplicate);
+        assert_eq!(forked.event(2, Urgent, 6, false), Verdict::Deliver);
+        // Where no gap says that and where something was lost, nothing proves that 3 and 6 are still the same.
+        let change = tracker.subscribed(&subscribed(2, position(2, 0, 0, 0), vec![])).unwrap().unwrap();
+        let [revoked] = change.gaps[..] else { panic!("one range is revoked: {change:?}") };
+        assert_eq!((revoked.epoch, revoked.from, revoked.to), (1, 1, Some(6)));
+        assert_eq!(tracker.event(2, Urgent, 3, false), Verdict::Deliver);
     }
 
     #[test]
@@ -465,6 +566,9 @@ mod tests {
                 set.extend(from..=to);
             }
             assert!((1..=300).all(|seq| window.contains(seq) == set.contains(&seq)), "{from}..={to}");
+            assert_eq!(Some(&window.highest()), set.last());
+            let missing: Vec<u64> = window.missing(5, 250).into_iter().flat_map(|(from, to)| from..=to).collect();
+            assert!(missing.iter().copied().eq((5..=250).filter(|seq| !set.contains(seq))), "{from}..={to}");
         }
         assert!(!window.insert(300, 300));
         assert!(window.insert(1, NUMBER_LIMIT - 1), "a huge range is no work");

@@ -223,8 +223,8 @@ impl Room {
         }
         let ordered = ordered || DurableLane::from_wire(gap.lane) != Some(DurableLane::Urgent);
         let (verdict, news) = self.tracker.gap(gap, ordered);
-        if let Some(news) = news {
-            self.inbox.gap(news);
+        if !news.is_empty() {
+            news.into_iter().for_each(|gap| self.inbox.gap(gap));
             return Effect { items: true, state: self.caught_up() };
         }
         if verdict == Verdict::Hole { self.hole(now_ms) } else { Effect::default() }
