@@ -8,8 +8,8 @@ use lanecast_protocol::tracker::{Tracker, Verdict};
 use lanecast_protocol::v1;
 
 use crate::ledger::Ledger;
+use crate::planted::Planted;
 use crate::wire::{Down, Link, Up, position_of};
-use crate::world::Planted;
 
 const BOUNDS: Bounds = Bounds { items_max: 1000, bytes_max: 1 << 20 };
 

@@ -7,16 +7,21 @@
 //! `LANECAST_MODEL_SEED=17 cargo test -p lanecast-protocol --test model replay -- --nocapture` replays one seed and
 //! tells each step; `LANECAST_MODEL_SEEDS` sets how many seeds are run.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![expect(clippy::disallowed_methods, reason = "the runner, unlike what it runs, has threads and an environment")]
 
 mod client;
 mod ledger;
+mod planted;
 mod store;
+mod tally;
 mod wire;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use world::{Planted, Tally, World};
+use planted::Planted;
+use tally::Tally;
+use world::World;
 
 const SEEDS: u64 = 10_000;
 
