@@ -22,7 +22,7 @@ mod bounds;
 mod room;
 mod signals;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -57,6 +57,8 @@ const UPLOAD_BYTES: usize = 64 * 1024;
 /// Subscribed that names it (LC-QUIC-010).
 const HELD_BYTES_MAX: usize = 64 * 1024;
 const HELD_MS: u64 = 2_000;
+/// Handles of dropped frames that are remembered: more than rooms that a node lets a connection have.
+const DROPPED_HANDLES_MAX: usize = 256;
 /// Largest record taken from a node: its own limit is not known before Welcome.
 pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Least time after which a Subscribe that was refused for now is sent again.
@@ -171,17 +173,36 @@ struct HeldFrame {
 struct Held {
     frames: VecDeque<HeldFrame>,
     bytes: usize,
+    /// Handles of which frames were dropped: once one is known, its room is subscribed again, since nothing else need
+    /// show that something is missing.
+    dropped: BTreeSet<u64>,
 }
 
 impl Held {
     /// Keeps a frame; false if there is no room for it.
     fn push(&mut self, frame: HeldFrame) -> bool {
         if self.bytes + frame.bytes > HELD_BYTES_MAX {
+            self.drop_frame(&frame);
             return false;
         }
         self.bytes += frame.bytes;
         self.frames.push_back(frame);
         true
+    }
+
+    fn drop_all(&mut self) {
+        self.bytes = 0;
+        for frame in std::mem::take(&mut self.frames) {
+            self.drop_frame(&frame);
+        }
+    }
+
+    fn drop_frame(&mut self, frame: &HeldFrame) {
+        if self.dropped.len() == DROPPED_HANDLES_MAX {
+            // Handles rise, so the lowest is the likeliest to have ended.
+            self.dropped.pop_first();
+        }
+        self.dropped.extend(handle_of(&frame.body));
     }
 
     fn expires_at_ms(&self) -> Option<u64> {
@@ -345,7 +366,7 @@ impl Client {
                 Body::Welcome(welcome) => self.welcomed(now, welcome),
                 Body::Error(error) if error.closing => self.closing = Some(error.code),
                 Body::Event(_) | Body::Gap(_) | Body::Signal(_) if !self.ordered => {
-                    // What does not fit is a hole once the subscription is known, and is asked for again.
+                    // What does not fit is asked for again once the subscription is known.
                     held.push(HeldFrame { at_ms: now.monotonic_ms, bytes, body });
                 }
                 _ => self.give_up(now, Code::Protocol),
@@ -939,11 +960,18 @@ impl Client {
             // The answer to a Subscribe that a later one has overtaken.
             return;
         }
-        if unasked && room.asked.is_some() && !room.tracker.is_subscribed() {
-            // It is about a former subscription of this room; where the new one begins, its own answer says.
+        if unasked && room.asked.is_some() {
+            // It is about a place that this client has asked the node to move; where to, the answer says. That answers
+            // from the position that was asked from, so nothing may change the epoch of the position meanwhile.
             return;
         }
-        match room.subscribed(frame) {
+        let handle = frame.handle;
+        if let Link::Open(open) = &mut self.link
+            && open.held.dropped.remove(&handle)
+        {
+            room.hole_unseen = true;
+        }
+        match room.subscribed(now.monotonic_ms, frame) {
             Ok(effect) => self.report(&name, effect),
             // Going on would lose events in silence; a new connection starts from what is known.
             Err(_) => return self.give_up(now, Code::Protocol),
@@ -1009,12 +1037,7 @@ impl Client {
     }
 
     fn handle_room_frame(&mut self, now: Now, frame: HeldFrame) {
-        let handle = match &frame.body {
-            Body::Event(event) => event.handle,
-            Body::Gap(gap) => gap.handle,
-            Body::Signal(signal) => signal.handle,
-            _ => return,
-        };
+        let Some(handle) = handle_of(&frame.body) else { return };
         let Some(name) = self.rooms.iter().find(|(_, room)| room.tracker.knows(handle)).map(|(name, _)| name.clone())
         else {
             return self.hold(now, frame);
@@ -1062,7 +1085,8 @@ impl Client {
 
     fn release_held(&mut self, now: Now) {
         let Link::Open(open) = &mut self.link else { return };
-        for frame in std::mem::take(&mut open.held).frames {
+        open.held.bytes = 0;
+        for frame in std::mem::take(&mut open.held.frames) {
             self.handle_room_frame(now, frame);
         }
     }
@@ -1077,7 +1101,7 @@ impl Client {
     /// Drops what was held, and subscribes again to every room whose answer is outstanding.
     fn drop_held(&mut self, now: Now) {
         let Link::Open(open) = &mut self.link else { return };
-        open.held = Held::default();
+        open.held.drop_all();
         for room in self.rooms.values_mut().filter(|room| room.asked.is_some()) {
             room.again_at_ms = Some(now.monotonic_ms);
         }
@@ -1090,5 +1114,15 @@ impl Client {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % bound.max(1)
+    }
+}
+
+/// The handle of a frame of a room.
+fn handle_of(body: &Body) -> Option<u64> {
+    match body {
+        Body::Event(event) => Some(event.handle),
+        Body::Gap(gap) => Some(gap.handle),
+        Body::Signal(signal) => Some(signal.handle),
+        _ => None,
     }
 }

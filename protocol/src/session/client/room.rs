@@ -66,6 +66,8 @@ pub(super) struct Room {
     /// Subscribe again then, monotonic ms.
     pub(super) again_at_ms: Option<u64>,
     last_again_ms: Option<u64>,
+    /// Something of this subscription was dropped before its answer came, which streams let happen.
+    pub(super) hole_unseen: bool,
     head: Option<Position>,
 }
 
@@ -99,6 +101,7 @@ impl Room {
             heard: Heard::default(),
             again_at_ms: None,
             last_again_ms: None,
+            hole_unseen: false,
             head: None,
         }
     }
@@ -128,12 +131,13 @@ impl Room {
         self.asked = None;
         self.again_at_ms = None;
         self.muted = false;
+        self.hole_unseen = false;
         if self.wanted() {
             self.state = RoomState::Subscribing;
         }
     }
 
-    pub(super) fn subscribed(&mut self, frame: v1::Subscribed) -> Result<Effect, Misbehaviour> {
+    pub(super) fn subscribed(&mut self, now_ms: u64, frame: v1::Subscribed) -> Result<Effect, Misbehaviour> {
         let first = self.tracker.position().is_none();
         let change = self.tracker.subscribed(&frame)?;
         if frame.cause == v1::SubscribedCause::Unspecified as i32 {
@@ -157,6 +161,9 @@ impl Room {
             false => RoomState::CatchingUp { recovered, missed_transients },
         };
         self.caught_up();
+        if std::mem::take(&mut self.hole_unseen) {
+            self.ask_again(now_ms);
+        }
         Ok(Effect { state: true, items })
     }
 
@@ -196,13 +203,13 @@ impl Room {
             }
             return Effect::default();
         }
-        let ordered = ordered || lane != DurableLane::Urgent;
+        let (streams, ordered) = (!ordered, ordered || lane != DurableLane::Urgent);
         match self.tracker.event(delivery.event.handle, lane, delivery.event.seq, ordered) {
             Verdict::Deliver => {
                 self.inbox.event(lane, delivery);
                 Effect { items: true, state: self.caught_up() }
             }
-            Verdict::Hole => self.hole(now_ms),
+            Verdict::Hole => self.hole(now_ms, streams),
             Verdict::Duplicate | Verdict::Revoked | Verdict::UnknownHandle => Effect::default(),
         }
     }
@@ -221,23 +228,33 @@ impl Room {
             }
             return Effect::default();
         }
+        let streams = !ordered;
         let ordered = ordered || DurableLane::from_wire(gap.lane) != Some(DurableLane::Urgent);
         let (verdict, news) = self.tracker.gap(gap, ordered);
         if !news.is_empty() {
             news.into_iter().for_each(|gap| self.inbox.gap(gap));
             return Effect { items: true, state: self.caught_up() };
         }
-        if verdict == Verdict::Hole { self.hole(now_ms) } else { Effect::default() }
+        if verdict == Verdict::Hole { self.hole(now_ms, streams) } else { Effect::default() }
     }
 
     /// Something is missing without a Gap: subscribe again from *received*, soon but not in a loop.
-    fn hole(&mut self, now_ms: u64) -> Effect {
-        if self.asked.is_none() && self.again_at_ms.is_none() {
+    fn hole(&mut self, now_ms: u64, streams: bool) -> Effect {
+        if self.asked.is_none() {
+            self.ask_again(now_ms);
+        } else if streams {
+            // What follows the answer may have overtaken it, so the answer is not known to cure this.
+            self.hole_unseen = true;
+        }
+        Effect::default()
+    }
+
+    fn ask_again(&mut self, now_ms: u64) {
+        if self.again_at_ms.is_none() {
             let earliest = self.last_again_ms.map_or(now_ms, |last| now_ms.max(last + AGAIN_AFTER_MS));
             self.again_at_ms = Some(earliest);
             self.last_again_ms = Some(earliest);
         }
-        Effect::default()
     }
 
     /// Whether so much waits for the application that the room should be left for a while.

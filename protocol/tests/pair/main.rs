@@ -1,0 +1,13 @@
+//! Two peers on a virtual clock: scenarios over a pipe and over streams. See [`support`].
+#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
+
+mod support;
+
+mod delivery;
+mod forks;
+mod handshake;
+mod life;
+mod lossy;
+mod publish;
+mod raw;
+mod resume;

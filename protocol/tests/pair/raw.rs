@@ -1,0 +1,124 @@
+//! A bare connection: one server session, frames in and frames out, no client.
+
+use lanecast_protocol::codes::Code;
+use lanecast_protocol::session::Now;
+use lanecast_protocol::session::server::{Accepted, Opened, Request, Session};
+use lanecast_protocol::v1::frame::Body;
+use lanecast_protocol::{codec, v1};
+
+use crate::support::Node;
+use crate::support::node::config;
+
+pub struct Raw {
+    pub session: Session,
+    pub now: Now,
+    /// Whether Authenticate is answered.
+    pub authenticates: bool,
+    /// Requests that were not answered.
+    pub requests: Vec<Request>,
+}
+
+impl Raw {
+    pub fn new() -> Self {
+        let now = Now { monotonic_ms: 1_000, wall_ms: 1_700_000_000_000 };
+        let session = Session::new(Node::new().config.clone(), now);
+        Self { session, now, authenticates: true, requests: Vec::new() }
+    }
+
+    /// One that was welcomed.
+    pub fn open() -> Self {
+        let mut raw = Self::new();
+        let hello =
+            v1::Hello { version_min: 1, version_max: 1, token: "t".into(), instance: "i".into(), ..Default::default() };
+        raw.send(1, Body::Hello(hello));
+        assert!(matches!(&raw.received()[..], [v1::Frame { id: 1, body: Some(Body::Welcome(_)) }]));
+        raw
+    }
+
+    pub fn send(&mut self, id: u32, body: Body) {
+        self.send_frame(v1::Frame { id, body: Some(body) });
+    }
+
+    pub fn send_frame(&mut self, frame: v1::Frame) {
+        self.send_bytes(codec::encode(&frame).to_vec());
+    }
+
+    pub fn send_bytes(&mut self, packet: Vec<u8>) {
+        for record in codec::records(packet.into(), config().limits.record_bytes as usize) {
+            match record {
+                Ok(record) => drop(self.session.handle_record(self.now, record)),
+                Err(fault) => self.session.handle_fault(fault),
+            }
+        }
+        while let Some(request) = self.session.poll_request() {
+            self.answer(request);
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Authenticate(hello) if self.authenticates => {
+                let accepted = Accepted { connection_id: "c".into(), user: hello.token.clone(), ..Accepted::default() };
+                self.session.accept(self.now, accepted);
+            }
+            Request::Subscribe { asked, subscribe } => {
+                let opened = self.opened(&subscribe.room);
+                self.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
+            }
+            Request::Signal { id, .. } => self.session.done(id),
+            other => self.requests.push(other),
+        }
+    }
+
+    fn opened(&self, room: &str) -> Opened {
+        let position = lanecast_protocol::position::Position { epoch: 7, ..Default::default() };
+        Opened {
+            room: room.into(),
+            handle: 1 + room.len() as u64,
+            position,
+            head: position,
+            head_order: 0,
+            recovered: false,
+            rolled_back: Vec::new(),
+            missed_transients: None,
+            transients: None,
+            degraded: false,
+        }
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        self.now.monotonic_ms += ms;
+        self.now.wall_ms += ms;
+        if self.session.poll_timeout().is_some_and(|due| due <= self.now.monotonic_ms) {
+            self.session.handle_timeout(self.now);
+        }
+    }
+
+    pub fn received(&mut self) -> Vec<v1::Frame> {
+        let mut frames = Vec::new();
+        while let Some(output) = self.session.poll_output(self.now) {
+            for record in codec::records(output.record, usize::MAX) {
+                frames.push(codec::decode(record.unwrap()).unwrap());
+            }
+        }
+        frames
+    }
+
+    pub fn closed(&self) -> Option<Code> {
+        self.session.closing()
+    }
+
+    /// The code of the only Error among the answers.
+    pub fn refused(&mut self) -> Option<Code> {
+        let frames = self.received();
+        let codes: Vec<_> = frames
+            .iter()
+            .filter_map(|frame| match &frame.body {
+                Some(Body::Error(error)) => Code::from_number(error.code),
+                _ => None,
+            })
+            .collect();
+        assert!(codes.len() <= 1, "{codes:?}");
+        codes.first().copied()
+    }
+}
