@@ -119,7 +119,7 @@ impl<T: Transport> Connection<T> {
             self.work().await;
             self.start_write();
             if self.session.closing().is_some() && !self.writing && !self.session.has_output() {
-                break self.close().await;
+                break Box::pin(self.close()).await;
             }
             match self.wait().await {
                 Wake::Flushed(Ok(())) => {
@@ -151,7 +151,7 @@ impl<T: Transport> Connection<T> {
     /// Handles what came, and what else is there already. Returns false if the peer is gone.
     async fn receive_all(&mut self, first: Received) -> bool {
         let mut received = first;
-        for _ in 0..RECEIVED_PER_TURN {
+        for left in (0..RECEIVED_PER_TURN).rev() {
             match received {
                 Received::Closed => return false,
                 Received::Fault(fault) => self.session.handle_fault(fault),
@@ -169,7 +169,8 @@ impl<T: Transport> Connection<T> {
                     }
                 }
             }
-            if !self.wants_input() {
+            // What is polled must be handled: nothing is polled after the last turn.
+            if left == 0 || !self.wants_input() {
                 break;
             }
             // A waker that does nothing is safe here: the wait that follows registers the real one.
@@ -234,7 +235,7 @@ impl<T: Transport> Connection<T> {
                         self.session.mark_ready(handle, lane);
                     }
                 }
-                Mark::Epoch { handle } => self.reopen(handle).await,
+                Mark::Epoch { handle } => Box::pin(self.reopen(handle)).await,
             }
         }
         self.read_rooms().await;
@@ -246,15 +247,17 @@ impl<T: Transport> Connection<T> {
         );
     }
 
+    /// The futures of rare requests are boxed: what they hold while they wait would else be part of every idle
+    /// connection.
     async fn handle_requests(&mut self) {
         while let Some(request) = self.session.poll_request() {
             match request {
                 Request::Authenticate(hello) => self.authenticate(&hello),
-                Request::Subscribe { asked, subscribe } => self.subscribe(asked, subscribe).await,
+                Request::Subscribe { asked, subscribe } => Box::pin(self.subscribe(asked, subscribe)).await,
                 Request::Unsubscribed { handle } => self.leave(handle),
                 Request::Publish { id, publish, envelope } => self.publish(id, publish, &envelope),
-                Request::Signal { id, signal, envelope } => self.signal(id, signal, &envelope).await,
-                Request::History { id, history } => self.history(id, history).await,
+                Request::Signal { id, signal, envelope } => Box::pin(self.signal(id, signal, &envelope)).await,
+                Request::History { id, history } => Box::pin(self.history(id, history)).await,
             }
         }
     }
@@ -407,4 +410,36 @@ impl<T> Drop for Connection<T> {
 
 fn now(node: &Node) -> Now {
     Now { monotonic_ms: node.clock.elapsed().as_millis() as u64, wall_ms: node.clock.now_ms() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use lanecast_protocol::outbox::Output;
+
+    struct Silent;
+
+    impl Transport for Silent {
+        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Received> {
+            Poll::Pending
+        }
+        fn send(&mut self, _: usize, _: &mut dyn FnMut() -> Option<Output>) -> usize {
+            0
+        }
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+            Poll::Ready(Ok(()))
+        }
+        fn start_close(&mut self, _: Code) {}
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let node = Arc::new(Node::new(Config::default(), Clock::manual(0)));
+        let labels = (labels::Transport::WebSocket, labels::Encoding::Binary);
+        let connection = Connection::new(node, Silent, labels, ([127, 0, 0, 1], 0).into());
+        let (state, future) = (size_of_val(&connection), size_of_val(&connection.run()));
+        assert!(state <= 1024 && future <= 2560, "the connection has {state} bytes, its task {future}");
+    }
 }
