@@ -1,6 +1,6 @@
 // The page in two tabs of a real browser, against a real node.
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -20,6 +20,12 @@ before(async () => {
 after(async () => {
   await browser?.stop();
   await node?.stop();
+});
+
+test('the node serves the page of this tree', async () => {
+  const served = await (await fetch(new URL('assets/app.js', node.url))).text();
+  const built = readFileSync(new URL('../../../../server/page/dist/assets/app.js', import.meta.url), 'utf8');
+  assert.ok(served === built, 'the node was built with another page: build it again');
 });
 
 test('two tabs chat', async () => {
