@@ -200,6 +200,21 @@ test('LC-SDK-006: a fork revokes what was delivered, live and on resume', () => 
   }
 });
 
+test('LC-RES-016: while a Subscribe is unanswered, one that comes unasked is ignored', () => {
+  const world = new World().connected();
+  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  world.run(() => room.state.name === 'live');
+  for (let seq = 1; seq <= 5; seq++) world.node.append('r', 'normal', text(`${seq}`));
+  world.pass(100);
+  // Asking for signals too subscribes again; the log forks before the node hears of it.
+  world.session.subscribe(world.now, 'r', { ...EVENTS, signals: true });
+  world.node.fork('r', 'normal', 2);
+  world.node.append('r', 'normal', text('again'));
+  world.run(() => room.options.signals && room.pending === undefined && room.state.name === 'live');
+  world.pass(100);
+  assert.deepEqual(short(drain(room)), ['n1', 'n2', 'n3', 'n4', 'n5', 'gap normal 4-5 rolled-back', 'n4']);
+});
+
 test('a node that restarted yields a rolled-back gap per lane with an open end, and delivery goes on', () => {
   const world = new World().connected();
   const room = world.session.subscribe(world.now, 'r', EVENTS);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { parsePosition, positionText } from '../src/core/position.js';
-import { Misbehaviour, SeqWindow, Tracker } from '../src/core/tracker.js';
+import { Misbehaviour, Tracker } from '../src/core/tracker.js';
 import * as wire from '../src/gen/wire.js';
 import { decode, encode, type Init } from '../src/wire/codec.js';
 
@@ -22,19 +22,6 @@ test('LC-SDK-001, LC-SDK-002: duplicates are dropped and holes are seen', () => 
   assert.deepEqual(tracker.position, at(9, 0, 6, 0));
 });
 
-test('LC-QUIC-005: urgent overtakes within the window only, which outlives the connection', () => {
-  const tracker = new Tracker();
-  tracker.subscribed(subscribed(1, at(9, 0, 0, 0)));
-  const take = (seq: number) => tracker.range(1, 'urgent', seq, seq, false);
-  assert.deepEqual([3, 3, 65, 64, 1].map(take), ['deliver', 'duplicate', 'hole', 'deliver', 'deliver']);
-  assert.equal(tracker.position?.urgent, 1);
-  take(2);
-  assert.equal(tracker.position?.urgent, 3);
-  tracker.disconnected();
-  tracker.subscribed(subscribed(1, at(9, 3, 0, 0)));
-  assert.equal(take(64), 'duplicate');
-});
-
 test('LC-RES-014: a fork revokes what was delivered and keeps what is in flight', () => {
   const tracker = new Tracker(at(1, 0, 98, 0));
   tracker.subscribed(subscribed(7, at(1, 0, 98, 0)));
@@ -48,6 +35,15 @@ test('LC-RES-014: a fork revokes what was delivered and keeps what is in flight'
   ] as const;
   for (const [handle, seq, verdict] of steps) assert.equal(tracker.range(handle, 'normal', seq, seq), verdict);
   assert.deepEqual(tracker.position, at(2, 0, 101, 0));
+});
+
+test('LC-RES-015: a gap that reaches over a fork counts up to it', () => {
+  const tracker = new Tracker(at(1, 0, 16, 0));
+  tracker.subscribed(subscribed(5, at(1, 0, 16, 0)));
+  tracker.subscribed(subscribed(8, at(2, 0, 17, 0), [lost(1, 18, 18)]));
+  const [verdict, news] = tracker.gap(gap({ handle: 5, from: 17, to: 18 }));
+  assert.deepEqual([verdict, news?.from, news?.to], ['deliver', 17, 17]);
+  assert.deepEqual(tracker.position, at(2, 0, 17, 0));
 });
 
 test('LC-RES-011: an unknown epoch restarts the numbers', () => {
@@ -80,23 +76,12 @@ test('LC-SUB-010: a subscription must not skip in silence', () => {
 test('LC-RES-021: transients are counted until a number is unknown', () => {
   const tracker = new Tracker();
   tracker.subscribed(subscribed(1, at(1, 0, 0, 0), [], { transients: { source: 5, normal: 10 } }));
-  tracker.transients('normal', 1);
-  tracker.transients('normal', 3);
+  tracker.transients(1, 'normal', 1);
+  tracker.transients(1, 'normal', 3);
+  tracker.transients(7, 'normal', 9);
   assert.equal(tracker.mark?.normal, 14);
-  tracker.transients('urgent', 0);
+  tracker.transients(1, 'urgent', 0);
   assert.equal(tracker.mark, undefined);
-});
-
-test('a window is the set of its seqs', () => {
-  const window = new SeqWindow(10);
-  const set = new Set(Array.from({ length: 10 }, (_, index) => index + 1));
-  const ranges = [[12, 12], [74, 74], [20, 30], [11, 11], [13, 19], [1, 40], [90, 95], [41, 200]] as const;
-  for (const [from, to] of ranges) {
-    if (window.insert(from, to)) for (let seq = from; seq <= to; seq++) set.add(seq);
-    for (let seq = 1; seq <= 300; seq++) assert.equal(window.has(seq), set.has(seq), `${from}..${to}: ${seq}`);
-  }
-  assert.equal(window.insert(300, 300), false);
-  assert.equal(window.insert(1, Number.MAX_SAFE_INTEGER), true, 'a huge range is no work');
 });
 
 test('text forms of positions round trip, and only the canonical one is taken', () => {

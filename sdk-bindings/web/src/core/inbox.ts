@@ -6,7 +6,7 @@
  * what came before it is taken before it, so that the position always has one epoch.
  */
 import { LANES, type LaneName, type PerLane, perLane, type Position } from './position.js';
-import { type EpochChange, type GapCauseName, type SeqGap, SeqWindow } from './tracker.js';
+import type { EpochChange, GapCauseName, SeqGap } from './tracker.js';
 
 /** An event as the application gets it. */
 export interface EventItem {
@@ -56,7 +56,8 @@ export interface GapItem {
 /** What a room hands to the application. */
 export type Item = EventItem | GapItem;
 
-type Mark = readonly [LaneName, number, number];
+/** A lane and the seq up to which taking an item moves it. */
+type Mark = readonly [LaneName, number];
 
 interface Entry {
   mark: Mark | undefined;
@@ -114,7 +115,7 @@ class Segment {
 export class Inbox {
   private segments: Segment[] = [new Segment()];
   private epoch = 0;
-  private taken = perLane(() => new SeqWindow(0));
+  private taken = perLane(() => 0);
   /** What the item that is with the application moves when it is taken. */
   private outstanding: Mark | undefined;
   /** Items waiting. */
@@ -126,13 +127,13 @@ export class Inbox {
 
   /** Everything up to it was taken. Undefined before the first subscription. */
   get position(): Position | undefined {
-    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.taken[lane].base) } : undefined;
+    return this.epoch ? { epoch: this.epoch, ...this.taken } : undefined;
   }
 
   /** Sets where the room begins, before anything came. */
   begin(at: Position): void {
     this.epoch = at.epoch;
-    this.taken = perLane((lane) => new SeqWindow(at[lane]));
+    this.taken = perLane((lane) => at[lane]);
   }
 
   private push(lane: LaneName, mark: Mark | undefined, item: Item | undefined, cost: number): void {
@@ -149,7 +150,7 @@ export class Inbox {
 
   /** Queues an event, durable or transient. */
   event(item: EventItem, bytes: number): void {
-    this.push(item.lane, item.seq ? [item.lane, item.seq, item.seq] : undefined, item, bytes + 64);
+    this.push(item.lane, item.seq ? [item.lane, item.seq] : undefined, item, bytes + 64);
   }
 
   /** Queues a gap of transients; `count` 0 is an unknown number. */
@@ -164,7 +165,7 @@ export class Inbox {
   /** Queues a gap. One of cause filtered moves the position and is not shown. */
   gap(gap: SeqGap): void {
     const { lane, from, to, cause } = gap;
-    this.push(lane, [lane, from, to ?? from], cause === 'filtered' ? undefined : this.item(gap), 64);
+    this.push(lane, [lane, to ?? from], cause === 'filtered' ? undefined : this.item(gap), 64);
   }
 
   private item(gap: SeqGap): GapItem {
@@ -181,13 +182,12 @@ export class Inbox {
 
   /** Says that the item handed out last was handled: the position moves over it. */
   take(): void {
-    if (this.outstanding) this.move(this.outstanding);
+    if (this.outstanding) {
+      const [lane, seq] = this.outstanding;
+      this.taken[lane] = Math.max(this.taken[lane], seq);
+    }
     this.outstanding = undefined;
     this.pass();
-  }
-
-  private move([lane, from, to]: Mark): void {
-    this.taken[lane].insert(from, to);
   }
 
   /** Passes changes of the epoch of which nothing is left to tell. */
@@ -200,8 +200,7 @@ export class Inbox {
       this.epoch = change.position.epoch;
       for (const lane of LANES) {
         const seq = change.position[lane];
-        if (change.restarted[lane]) this.taken[lane] = new SeqWindow(seq);
-        else this.taken[lane].cutBack(seq);
+        this.taken[lane] = change.restarted[lane] ? seq : Math.min(this.taken[lane], seq);
       }
     }
   }

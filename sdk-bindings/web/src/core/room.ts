@@ -145,7 +145,7 @@ export class RoomCore {
     if (!lane) return 'revoked';
     const transient = event.seq === 0;
     if (transient) {
-      this.tracker.transients(lane, 1);
+      this.tracker.transients(event.handle, lane, 1);
     } else {
       const verdict = this.tracker.range(event.handle, lane, event.seq, event.seq);
       if (verdict !== 'deliver') return this.dropped(verdict, lane, event.seq);
@@ -162,7 +162,7 @@ export class RoomCore {
     const lane = laneOf(frame.lane);
     if (!lane) return 'revoked';
     if (!frame.from) {
-      this.tracker.transients(lane, frame.count);
+      this.tracker.transients(frame.handle, lane, frame.count);
       this.stats.gaps++;
       if (this.options.events) this.inbox.transientGap(lane, frame.count, causeOf(frame.cause));
       return 'deliver';

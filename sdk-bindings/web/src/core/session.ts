@@ -535,12 +535,15 @@ export class Session {
 
   private subscribed(now: number, id: number, frame: wire.Subscribed): void {
     const room = this.rooms.get(frame.room);
-    // An answer to what was asked before the room was left, or asked for anew, is not this room's.
-    if (!room || (id ? id !== room.pending : frame.cause === wire.SubscribedCause.UNSPECIFIED && room.pending !== 0)) {
+    const asked = frame.cause === wire.SubscribedCause.UNSPECIFIED;
+    if (!room || (asked && id !== room.pending)) {
+      // It answers what was asked before the room was left, or asked for anew.
       if (!room?.tracker.knows(frame.handle)) this.ignore(frame.handle);
       return;
     }
-    if (frame.cause === wire.SubscribedCause.UNSPECIFIED) room.pending = undefined;
+    // While an answer is outstanding only that counts, since it tells all (LC-RES-016).
+    if (!asked && room.pending !== undefined) return;
+    if (asked) room.pending = undefined;
     try {
       room.subscribed(frame);
     } catch (error) {

@@ -3,47 +3,17 @@
  *
  * A {@link Tracker} decides for every Event and Gap whether it is new, a duplicate, or proof of a hole, and turns the
  * change of an epoch into the gaps that revoke what the log lost. It keeps *received*; *taken*, which the application
- * moves, is kept by the inbox with the same {@link SeqWindow}.
+ * moves, is kept by the inbox.
+ *
+ * It serves transports that keep the order of a lane, as WebSocket does. One on which urgent events overtake each other
+ * needs a window above *received* (LC-QUIC-005, LC-RES-015).
  */
 import { type Gap, GapCause, type Subscribed, SubscribedCause, type TransientMark } from '../gen/wire.js';
 import { nameOf } from '../wire/codec.js';
 import { LANES, laneOf, type LaneName, type PerLane, perLane, type Position } from './position.js';
 
-/** How far above its lowest missing seq a client accepts urgent seqs that overtook one another (LC-QUIC-005). */
-export const URGENT_WINDOW = 64;
 /** Former handles of a room that still count, for epochs that follow one another faster than lanes drain. */
 const FORMER_MAX = 4;
-
-/** A set of seqs: all up to `base`, and any of the 64 above it. */
-export class SeqWindow {
-  private readonly above = new Set<number>();
-
-  constructor(public base: number) {}
-
-  has(seq: number): boolean {
-    return seq <= this.base || this.above.has(seq);
-  }
-
-  /** Adds `from..=to`. Returns false, and changes nothing, if that leaves a hole beyond the window. */
-  insert(from: number, to: number): boolean {
-    if (from <= this.base + 1) {
-      if (to > this.base) this.base = to;
-    } else if (to <= this.base + URGENT_WINDOW) {
-      for (let seq = from; seq <= to; seq++) this.above.add(seq);
-    } else {
-      return false;
-    }
-    while (this.above.delete(this.base + 1)) this.base++;
-    for (const seq of this.above) if (seq <= this.base) this.above.delete(seq);
-    return true;
-  }
-
-  /** Removes everything above `seq`. */
-  cutBack(seq: number): void {
-    for (const each of this.above) if (each > seq) this.above.delete(each);
-    if (seq < this.base) this.base = seq;
-  }
-}
 
 /**
  * What to do with a frame of a room: hand it on; drop it, since it came before; drop it, since it belongs to what was
@@ -88,7 +58,7 @@ export class Tracker {
   epoch = 0;
   /** 0 while there is no subscription on the present connection. */
   handle = 0;
-  private received = perLane(() => new SeqWindow(0));
+  private received = perLane(() => 0);
   private former: { handle: number; through: PerLane<number> }[] = [];
   /** Transient events, counted as the node counts them; undefined once some were lost in an unknown number. */
   mark: TransientMark | undefined;
@@ -99,12 +69,12 @@ export class Tracker {
 
   private begin(at: Position): void {
     this.epoch = at.epoch;
-    this.received = perLane((lane) => new SeqWindow(at[lane]));
+    this.received = perLane((lane) => at[lane]);
   }
 
   /** The position to resume from: *received*. Undefined before the first subscription. */
   get position(): Position | undefined {
-    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.received[lane].base) } : undefined;
+    return this.epoch ? { epoch: this.epoch, ...this.received } : undefined;
   }
 
   /** Whether frames under this handle are, or still count as, this room's. */
@@ -136,7 +106,7 @@ export class Tracker {
       this.begin(position);
     } else if (this.epoch === position.epoch && !gaps.length) {
       // On an unasked frame of the same epoch seqs may still be in flight; they count as before.
-      const skips = LANES.some((lane) => position[lane] > this.received[lane].base);
+      const skips = LANES.some((lane) => position[lane] > this.received[lane]);
       if (skips && frame.cause === SubscribedCause.UNSPECIFIED) {
         throw new Misbehaviour('LC-SUB-010: begins beyond the position that was asked for');
       }
@@ -154,13 +124,12 @@ export class Tracker {
     for (const gap of gaps) {
       if (gap.to !== undefined) continue;
       // What was on its way under the former handle cannot be told from the seqs of the new epoch.
-      gap.from = Math.min(gap.from, this.received[gap.lane].base + 1);
+      gap.from = Math.min(gap.from, this.received[gap.lane] + 1);
       restarted[gap.lane] = true;
     }
     const through = perLane((lane) => (restarted[lane] ? 0 : position[lane]));
     for (const lane of LANES) {
-      if (restarted[lane]) this.received[lane] = new SeqWindow(position[lane]);
-      else this.received[lane].cutBack(position[lane]);
+      this.received[lane] = restarted[lane] ? position[lane] : Math.min(this.received[lane], position[lane]);
       for (const former of this.former) former.through[lane] = Math.min(former.through[lane], through[lane]);
     }
     if (this.handle) {
@@ -170,31 +139,40 @@ export class Tracker {
     return { gaps, position, restarted };
   }
 
-  /** Takes the place of `from..=to`. `ordered` says that the transport keeps the order of the lane. */
-  range(handle: number, lane: LaneName, from: number, to: number, ordered = true): Verdict {
-    if (handle !== this.handle || handle === 0) {
-      const former = this.former.find((each) => each.handle === handle);
-      if (!former) return 'unknown-handle';
-      if (to > former.through[lane]) return 'revoked';
-    }
-    const window = this.received[lane];
-    if (to <= window.base || (from === to && window.has(to))) return 'duplicate';
-    if (ordered && from > window.base + 1) return 'hole';
-    return window.insert(from, to) ? 'deliver' : 'hole';
+  /** Up to where frames under a handle count: all, or up to where its epoch was left; undefined: it is not known. */
+  private countsThrough(handle: number, lane: LaneName): number | undefined {
+    if (handle && handle === this.handle) return Infinity;
+    return this.former.find((each) => each.handle === handle)?.through[lane];
+  }
+
+  /** Takes the place of `from..=to`. A gap may reach over a fork: up to there it counts. */
+  range(handle: number, lane: LaneName, from: number, to: number): Verdict {
+    const through = this.countsThrough(handle, lane);
+    if (through === undefined) return 'unknown-handle';
+    if (from > through) return 'revoked';
+    const last = Math.min(to, through);
+    if (last <= this.received[lane]) return 'duplicate';
+    if (from > this.received[lane] + 1) return 'hole';
+    this.received[lane] = last;
+    return 'deliver';
   }
 
   /** Takes the range of a durable gap; with `deliver` also what of it is news to the application. */
-  gap(gap: Gap, ordered = true): [Verdict, SeqGap?] {
+  gap(gap: Gap): [Verdict, SeqGap?] {
     const lane = laneOf(gap.lane);
     if (!lane || gap.to < gap.from) return ['hole'];
-    const from = Math.max(gap.from, this.received[lane].base + 1);
-    const verdict = this.range(gap.handle, lane, gap.from, gap.to, ordered);
+    const from = Math.max(gap.from, this.received[lane] + 1);
+    const verdict = this.range(gap.handle, lane, gap.from, gap.to);
     if (verdict !== 'deliver') return [verdict];
-    return [verdict, { lane, epoch: this.epoch, from, to: gap.to, cause: causeOf(gap.cause), refillable: gap.refillable }];
+    const { epoch, received } = this;
+    const cause = causeOf(gap.cause);
+    return [verdict, { lane, epoch, from, to: received[lane], cause, refillable: gap.refillable }];
   }
 
   /** Counts transient events; `count` 0 is an unknown number (LC-RES-021). */
-  transients(lane: LaneName, count: number): void {
+  transients(handle: number, lane: LaneName, count: number): void {
+    // What comes under a former handle was counted before the present subscription began.
+    if (handle !== this.handle) return;
     if (!count) this.mark = undefined;
     else if (this.mark) this.mark[lane] += count;
   }
