@@ -4,6 +4,7 @@
 //! A node must store and deliver what a publisher wrote byte for byte (LC-PUB-010), and prost drops unknown fields
 //! when it re-encodes a message. A message field and a bytes field are the same on the wire, so the Rust types hold
 //! the envelope as the bytes that came, and whoever needs a look inside decodes an `Envelope` from them.
+#![allow(clippy::disallowed_methods, reason = "a build script reads and writes files")]
 
 use std::path::PathBuf;
 

@@ -1,5 +1,6 @@
 //! Two peers on a virtual clock: scenarios over a pipe and over streams. See [`support`].
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "the variable SEED names one run")]
 
 mod support;
 

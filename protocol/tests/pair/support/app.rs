@@ -38,10 +38,12 @@ pub struct LaneLedger {
 impl LaneLedger {
     /// The texts of the events, by seq.
     pub fn texts(&self) -> Vec<&str> {
-        let text = |seen| match seen {
-            &Seen::Event(ref text) => Some(text.as_str()),
-            Seen::Gap(_) => None,
-        };
+        fn text(seen: &Seen) -> Option<&str> {
+            match seen {
+                Seen::Event(text) => Some(text.as_str()),
+                Seen::Gap(_) => None,
+            }
+        }
         self.seen.values().filter_map(text).collect()
     }
 

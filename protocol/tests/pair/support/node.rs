@@ -172,7 +172,7 @@ impl Node {
     /// Publishes in the name of a backend.
     pub fn publish(&mut self, now: Now, room: &str, lane: DurableLane, text: &str, ttl_ms: u64) {
         let envelope = super::app::envelope(text);
-        self.append(now, room, lane, envelope, ttl_ms, v1::Sender::default(), Origin::Unmarked);
+        self.append(now, room, lane, envelope, ttl_ms, (v1::Sender::default(), Origin::Unmarked));
     }
 
     fn append(
@@ -182,8 +182,7 @@ impl Node {
         lane: DurableLane,
         envelope: bytes::Bytes,
         ttl_ms: u64,
-        from: v1::Sender,
-        origin: Origin,
+        (from, origin): (v1::Sender, Origin),
     ) -> Outcome {
         let expires_at_ms = if ttl_ms == 0 { 0 } else { now.wall_ms + ttl_ms };
         let tail = codec::event_tail(from, now.wall_ms, expires_at_ms, envelope.clone());
@@ -437,7 +436,7 @@ impl Node {
         let origin = Origin::Numbered { publisher, number: publish.number, after: publish.after };
         let from = v1::Sender { user, service: String::new(), instance };
         let ttl_ms = publish.ttl_ms.into();
-        match self.append(now, &publish.room, lane, publish.envelope, ttl_ms, from, origin) {
+        match self.append(now, &publish.room, lane, publish.envelope, ttl_ms, (from, origin)) {
             Outcome::Stored(Numbers { epoch, seq, order, .. }) => {
                 Ok(v1::Published { epoch, lane: wire, seq, order, duplicate: false })
             }
