@@ -57,7 +57,7 @@ fn requirements() -> Result<String> {
         for (number, line) in lines.iter().enumerate() {
             let Some((id, words, first)) = parse(line) else { continue };
             let mut sentence = first.to_owned();
-            for more in lines[number + 1..].iter().map(|line| line.trim()) {
+            for more in lines[number + 1..].iter().map(|line| line.trim_end()) {
                 if more.is_empty() || more.starts_with(['#', '|', '`']) || parse(more).is_some() {
                     break;
                 }
@@ -82,9 +82,8 @@ fn requirements() -> Result<String> {
     Ok(source)
 }
 
-/// Splits a requirement line into id, words in brackets and text.
+/// Splits a requirement line into id, words in brackets and text. An indented one is an example.
 fn parse(line: &str) -> Option<(&str, &str, &str)> {
-    let line = line.trim().trim_start_matches("- ").trim_start_matches("* ");
     let (id, rest) = line.strip_prefix("**")?.split_once("**")?;
     if !id.starts_with("LC-") {
         return None;

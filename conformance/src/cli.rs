@@ -55,12 +55,8 @@ enum Command {
         seed: u64,
     },
     /// Puts load on a server and prints figures for people.
-    Load {
-        #[command(flatten)]
-        target: TargetArguments,
-        #[command(subcommand)]
-        load: load::Load,
-    },
+    #[command(subcommand)]
+    Load(LoadCommand),
     /// Runs the reference server, or a mutant of it.
     Reference {
         /// Port of the loopback address; 0: any free one.
@@ -69,6 +65,31 @@ enum Command {
         /// Break this rule.
         #[arg(long)]
         mutant: Option<Mutant>,
+    },
+}
+
+#[derive(Subcommand)]
+enum LoadCommand {
+    /// One room, many subscribers: latency at a rate, or deliveries at saturation.
+    Fanout {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Fanout,
+    },
+    /// Memory of idle connections.
+    Idle {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Idle,
+    },
+    /// Connect rate.
+    Storm {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Storm,
     },
 }
 
@@ -154,7 +175,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
             println!("{}", outcome.map_err(complaint)?);
             Ok(true)
         }
-        Command::Load { target, load } => {
+        Command::Load(command) => {
+            let (target, load) = match command {
+                LoadCommand::Fanout { target, plan } => (target, load::Load::Fanout(plan)),
+                LoadCommand::Idle { target, plan } => (target, load::Load::Idle(plan)),
+                LoadCommand::Storm { target, plan } => (target, load::Load::Storm(plan)),
+            };
             let started = start(target).await?;
             let pid = started.pid().await;
             let outcome = load::run(started.target.clone(), load, pid).await;

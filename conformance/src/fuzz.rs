@@ -20,19 +20,70 @@ use crate::verdict::{Outcome, check};
 
 /// Packets on one connection before a new one is opened anyway.
 const PER_CONNECTION: u64 = 50;
-/// Packets between two checks of the healthy client.
-const PER_CHECK: u64 = 500;
+/// Hostile connections at a time.
+const WORKERS: u64 = 8;
+/// Between two events of the healthy client.
+const BETWEEN_CHECKS: Duration = Duration::from_millis(100);
 
-/// Sends `count` mutated packets and returns a line about them.
+/// Sends `count` mutated packets on several connections at a time and returns a line about them.
 pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> {
     let started = Instant::now();
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut ctx = Ctx::new(target, Encoding::Binary, &format!("fuzz{seed}"));
-    let mut closes: BTreeMap<u16, u64> = BTreeMap::new();
-    let (mut sent, mut checks, mut slowest) = (0, 0, Duration::ZERO);
+    let mut ctx = Ctx::new(target.clone(), Encoding::Binary, &format!("fuzz{seed}"));
     let room = ctx.room();
     ctx.join_as("healthy").await?;
     let handle = ctx.subscribe("healthy", json!({"room": room})).await?["handle"].clone();
+    let share = |worker: u64| count / WORKERS + u64::from(worker < count % WORKERS);
+    let hostile = (0..WORKERS).map(|worker| hostile(target.clone(), share(worker), seed, worker));
+    let mut hostile = std::pin::pin!(futures_util::future::try_join_all(hostile));
+    let (mut checks, mut slowest) = (0, Duration::ZERO);
+    let closes = loop {
+        let next: u64 = checks + 1;
+        let check = async {
+            let before = Instant::now();
+            ctx.publish_one("healthy", &room, "still here").await?;
+            ctx.events("healthy", &handle, "LANE_NORMAL", next, next).await?;
+            let took = before.elapsed();
+            tokio::time::sleep(BETWEEN_CHECKS).await;
+            Outcome::Ok(took)
+        };
+        tokio::pin!(check);
+        tokio::select! {
+            took = &mut check => {
+                slowest = slowest.max(took?);
+                checks += 1;
+            }
+            closes = &mut hostile => {
+                slowest = slowest.max(check.await?);
+                checks += 1;
+                break closes?;
+            }
+        }
+    };
+    let within = ctx.patience();
+    ctx.conn("healthy")?.barrier(within).await?;
+    ctx.none("healthy", &json!({"error": {}})).await?;
+    ctx.check_ledgers()?;
+    let mut sums: BTreeMap<u16, u64> = BTreeMap::new();
+    for (code, count) in closes.into_iter().flatten() {
+        *sums.entry(code).or_default() += count;
+    }
+    let closes: Vec<String> = sums.iter().map(|(code, count)| format!("{code}: {count}")).collect();
+    Ok(format!(
+        "{count} mutated packets, seed {seed}, {:.1} s; connections by close code (0: not closed): {}; the healthy \
+         client: {checks} events published and received, slowest {:.1} ms",
+        started.elapsed().as_secs_f64(),
+        closes.join(", "),
+        slowest.as_secs_f64() * 1e3
+    ))
+}
+
+/// Sends mutated packets, one connection after the other. Returns how many ended with which code.
+async fn hostile(target: Arc<Target>, count: u64, seed: u64, worker: u64) -> Outcome<BTreeMap<u16, u64>> {
+    let mut random = StdRng::seed_from_u64(seed << 8 | worker);
+    let mut ctx = Ctx::new(target, Encoding::Binary, &format!("fuzz{seed}-{worker}"));
+    let room = ctx.room();
+    let mut closes = BTreeMap::new();
+    let mut sent = 0;
     while sent < count {
         // Some connections are hostile from their first byte on.
         if random.random_bool(0.2) {
@@ -41,40 +92,20 @@ pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> 
             ctx.join(Join::named("hostile")).await?;
         }
         let mut conn = ctx.take("hostile")?;
-        let hostile_room = format!("{room}.hostile");
         for _ in 0..PER_CONNECTION.min(count - sent) {
-            let packet = mutated(&mut random, &hostile_room)?;
+            let packet = mutated(&mut random, &room)?;
             conn.send_raw_quietly(Message::Binary(packet.into())).await;
             sent += 1;
-            if sent % PER_CHECK == 0 {
-                checks += 1;
-                let before = Instant::now();
-                ctx.publish_one("healthy", &room, "still here").await?;
-                ctx.events("healthy", &handle, "LANE_NORMAL", checks, checks).await?;
-                slowest = slowest.max(before.elapsed());
-            }
-            if conn.closed().is_some() {
+            // Reads what is there without waiting, so that a close is seen soon.
+            if let Incoming::Closed(_) = conn.read_unjudged(tokio::time::Instant::now()).await {
                 break;
             }
-            // Reads what is there without waiting, so that a close is seen soon.
-            conn.read_unjudged(tokio::time::Instant::now() + Duration::from_micros(200)).await;
         }
         let code = finish(&mut conn).await;
         *closes.entry(code).or_default() += 1;
-        check(code != 4205, || format!("seed {seed}, packet {sent}: the server answered INTERNAL"))?;
+        check(code != 4205, || format!("seed {seed}, worker {worker}, packet {sent}: the server answered INTERNAL"))?;
     }
-    let within = ctx.patience();
-    ctx.conn("healthy")?.barrier(within).await?;
-    ctx.none("healthy", &json!({"error": {}})).await?;
-    ctx.check_ledgers()?;
-    let closes: Vec<String> = closes.iter().map(|(code, count)| format!("{code}: {count}")).collect();
-    Ok(format!(
-        "{sent} mutated packets, seed {seed}, {:.1} s; connections by close code: {}; the healthy client: {checks} events \
-         published and received, slowest {:.1} ms",
-        started.elapsed().as_secs_f64(),
-        closes.join(", "),
-        slowest.as_secs_f64() * 1e3
-    ))
+    Ok(closes)
 }
 
 /// Gives the server a moment to close, then closes. 0: it did not.

@@ -17,7 +17,7 @@ use lanecast_conform::verdict::Verdict;
 const MUTANTS_AT_ONCE: usize = 6;
 
 async fn target(mutant: Option<Mutant>) -> Arc<Target> {
-    let reference = Reference::start(0, FIXTURE_SECRET, mutant).await.unwrap();
+    let reference = Reference::start(0, FIXTURE_SECRET, mutant).await.expect("the reference starts");
     let mut target = Target {
         endpoint: reference.endpoint(),
         api: None,
@@ -28,12 +28,15 @@ async fn target(mutant: Option<Mutant>) -> Arc<Target> {
         patience: Duration::from_secs(5),
         discovery: serde_json::Value::Null,
     };
-    target.discover().await.unwrap();
+    target.discover().await.expect("the reference answers");
     Arc::new(target)
 }
 
 fn told(results: &[CaseResult]) -> String {
-    results.iter().map(|result| format!("{} {}: {}\n{}\n", result.verdict.name(), result.id, result.text, result.wire)).collect()
+    results
+        .iter()
+        .map(|result| format!("{} {}: {}\n{}\n", result.verdict.name(), result.id, result.text, result.wire))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

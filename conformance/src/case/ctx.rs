@@ -387,7 +387,9 @@ impl Ctx {
         let within = self.patience();
         let answer = self.conn(name)?.ask(frame.clone(), within).await?;
         let error = &answer["error"];
-        check(error["code"] == code, || format!("{} must be refused with {code}; {} came", short(&frame), short(&answer)))?;
+        check(error["code"] == code, || {
+            format!("{} must be refused with {code}; {} came", short(&frame), short(&answer))
+        })?;
         check(error["closing"] != true, || format!("the refusal has closing true: {}", short(&answer)))?;
         if error["room"] != room {
             let text = format!("the refusal names room {} instead of {room:?}", error["room"]);

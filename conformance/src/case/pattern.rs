@@ -225,12 +225,13 @@ fn is_default(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty() || text == "0" || text.ends_with("_UNSPECIFIED"),
         Value::Array(items) => items.is_empty(),
-        _ => false,
+        Value::Object(fields) => fields.values().all(is_default),
+        Value::Bool(true) => false,
     }
 }
 
 fn shown(actual: Option<&Value>) -> String {
-    actual.map_or_else(|| "absent".into(), |actual| crate::client::short(actual))
+    actual.map_or_else(|| "absent".into(), crate::client::short)
 }
 
 #[cfg(test)]

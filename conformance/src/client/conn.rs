@@ -107,39 +107,10 @@ impl Conn {
         log: &WireLog,
         handles: &Handles,
     ) -> Outcome<Result<Self, Refused>> {
-        let mut tcp = super::raw::connect_with(endpoint, open.receive_buffer).await.map_err(Stop::harness)?;
-        let offered = open.subprotocols.unwrap_or_else(|| vec![open.encoding.subprotocol().into()]);
-        let path = open.path.as_deref().unwrap_or(&endpoint.path);
-        let mut head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n",
-            endpoint.authority()
-        );
-        if !offered.is_empty() {
-            head.push_str(&format!("Sec-WebSocket-Protocol: {}\r\n", offered.join(", ")));
-        }
-        for (name, value) in &open.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        log.add(&open.name, "→", &format!("handshake {path} offering {offered:?}"));
-        tcp.write_all(format!("{head}\r\n").as_bytes()).await.map_err(Stop::harness)?;
-        let (head, rest) = read_head(&mut tcp).await?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        log.add(&open.name, "←", head.lines().next().unwrap_or(""));
-        if status != 101 {
-            return Ok(Err(Refused { status, answer: head + &String::from_utf8_lossy(&rest) }));
-        }
-        let handshake: Vec<(String, String)> = head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
-        let accept = handshake.iter().find(|(name, _)| name == "sec-websocket-accept");
-        if accept.is_none_or(|(_, value)| *value != derive_accept_key(KEY.as_bytes())) {
-            return Err(Stop::fail("Sec-WebSocket-Accept does not fit the key"));
-        }
-        let config = WebSocketConfig::default().max_message_size(Some(64 << 20)).max_frame_size(Some(64 << 20));
-        let ws = WebSocketStream::from_partially_read(tcp, rest, Role::Client, Some(config)).await;
+        let (ws, handshake) = match shake_hands(endpoint, &open, log).await? {
+            Ok(opened) => opened,
+            Err(refused) => return Ok(Err(refused)),
+        };
         Ok(Ok(Self {
             name: open.name,
             encoding: open.encoding,
@@ -461,6 +432,47 @@ pub fn short(value: &Value) -> String {
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A connection after its handshake, and the headers of the answer, names in lower case.
+type Opened = (WebSocketStream<TcpStream>, Vec<(String, String)>);
+
+/// Makes the WebSocket handshake.
+pub(crate) async fn shake_hands(endpoint: &Endpoint, open: &Open, log: &WireLog) -> Outcome<Result<Opened, Refused>> {
+    let mut tcp = super::raw::connect_with(endpoint, open.receive_buffer).await.map_err(Stop::harness)?;
+    let offered = open.subprotocols.clone().unwrap_or_else(|| vec![open.encoding.subprotocol().into()]);
+    let path = open.path.as_deref().unwrap_or(&endpoint.path);
+    let mut head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n",
+        endpoint.authority()
+    );
+    if !offered.is_empty() {
+        head.push_str(&format!("Sec-WebSocket-Protocol: {}\r\n", offered.join(", ")));
+    }
+    for (name, value) in &open.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    log.add(&open.name, "→", &format!("handshake {path} offering {offered:?}"));
+    tcp.write_all(format!("{head}\r\n").as_bytes()).await.map_err(Stop::harness)?;
+    let (head, rest) = read_head(&mut tcp).await?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    log.add(&open.name, "←", head.lines().next().unwrap_or(""));
+    if status != 101 {
+        return Ok(Err(Refused { status, answer: head + &String::from_utf8_lossy(&rest) }));
+    }
+    let handshake: Vec<(String, String)> = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let accept = handshake.iter().find(|(name, _)| name == "sec-websocket-accept");
+    if accept.is_none_or(|(_, value)| *value != derive_accept_key(KEY.as_bytes())) {
+        return Err(Stop::fail("Sec-WebSocket-Accept does not fit the key"));
+    }
+    let config = WebSocketConfig::default().max_message_size(Some(64 << 20)).max_frame_size(Some(64 << 20));
+    let ws = WebSocketStream::from_partially_read(tcp, rest, Role::Client, Some(config)).await;
+    Ok(Ok((ws, handshake)))
 }
 
 async fn read_head(tcp: &mut TcpStream) -> Outcome<(String, Vec<u8>)> {

@@ -9,6 +9,7 @@ mod ledger;
 mod log;
 pub mod raw;
 
+pub(crate) use conn::shake_hands;
 pub use conn::{ABNORMAL, Conn, Incoming, Open, Received, Refused, hex, short};
 pub use ledger::{EVENT_LANES, Handles, Ledger, Violation, body_name, position_lanes};
 pub use log::WireLog;

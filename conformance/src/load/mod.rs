@@ -1,14 +1,113 @@
-//! x
+//! The raw client as a load generator. Its figures are for people; it judges nothing.
+
+mod fanout;
+mod idle;
+mod link;
+mod process;
+mod storm;
+
+use std::sync::Arc;
+
+use clap::Args;
+
 use crate::target::Target;
 use crate::verdict::Outcome;
-use std::sync::Arc;
-/// x
-#[derive(clap::Subcommand)]
-pub enum Load {
-    /// x
-    Fanout,
+
+/// Publishes to one room with many subscribers: latency at a given rate, or deliveries at saturation.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Fanout {
+    /// Connections subscribed to the room.
+    #[arg(long, default_value_t = 100)]
+    pub subscribers: usize,
+    /// Connections that publish to it.
+    #[arg(long, default_value_t = 1)]
+    pub publishers: usize,
+    /// Events per second of all publishers together, sent at their times whatever the server does; 0: as many as it
+    /// takes.
+    #[arg(long, default_value_t = 100)]
+    pub rate: u64,
+    /// Bytes of an event's body.
+    #[arg(long, default_value_t = 100)]
+    pub bytes: usize,
+    /// How long to measure.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// Publishes transient events instead of durable ones.
+    #[arg(long)]
+    pub transient: bool,
+    /// Process of the server, for its CPU time; known if the suite started it.
+    #[arg(long)]
+    pub pid: Option<u32>,
 }
-/// x
-pub async fn run(_target: Arc<Target>, _load: Load, _pid: Option<u32>) -> Outcome<String> {
-    Ok(String::new())
+
+/// Opens connections in three rooms each, sends each one event per room, and prints what memory they cost.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Idle {
+    /// Connections.
+    #[arg(long, default_value_t = 1_000)]
+    pub connections: usize,
+    /// Connections that share their three rooms; 0: all of them.
+    #[arg(long, default_value_t = 0)]
+    pub group: usize,
+    /// Process of the server; known if the suite started it.
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+/// Opens and joins connections as fast as the server lets them.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Storm {
+    /// Connections to open in all.
+    #[arg(long, default_value_t = 2_000)]
+    pub connections: usize,
+    /// Connections that are on their way at once.
+    #[arg(long, default_value_t = 64)]
+    pub at_once: usize,
+}
+
+/// What to do to the server.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// One room, many subscribers.
+    Fanout(Fanout),
+    /// Many connections that do nothing.
+    Idle(Idle),
+    /// Many connections at once.
+    Storm(Storm),
+}
+
+/// Runs a load and returns its table. `pid` is the server that the suite started.
+pub async fn run(target: Arc<Target>, load: Load, pid: Option<u32>) -> Outcome<String> {
+    match load {
+        Load::Fanout(plan) => fanout::run(target, &plan, plan.pid.or(pid)).await,
+        Load::Idle(plan) => idle::run(target, plan.connections, plan.group, plan.pid.or(pid)).await,
+        Load::Storm(plan) => storm::run(target, plan.connections, plan.at_once).await,
+    }
+}
+
+/// A table of two columns.
+fn table(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect::<String>().trim_end().to_owned()
+}
+
+/// The value below which that part of the sorted values lies.
+fn quantile(sorted: &[u64], part: f64) -> u64 {
+    let place = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let values: Vec<u64> = (1..=100).collect();
+        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99), quantile(&values, 1.0)), (50, 99, 100));
+        assert_eq!(quantile(&[], 0.5), 0);
+    }
 }

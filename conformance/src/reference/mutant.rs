@@ -43,6 +43,10 @@ mutants! {
     ExpiryUnchecked breaks "LC-AUTH-002";
     /// Subscribes without the right.
     RightsUnchecked breaks "LC-AUTH-010";
+    /// Sends events of types that the right excludes.
+    TypesUnchecked breaks "LC-AUTH-013";
+    /// Leaves trimmed events out of pages in silence.
+    SilentTrimInPages breaks "LC-HIST-006";
     /// `*` matches any number of segments.
     StarMatchesAll breaks "LC-AUTH-011";
     /// Answers broken bytes with silence.

@@ -26,6 +26,9 @@ impl Identity {
     /// From the claims of a token; `None`: another shape.
     pub(super) fn from_claims(claims: &Value) -> Option<Self> {
         let user = claims["sub"].as_str()?;
+        if !claims["exp"].is_number() || !claims["aud"].is_null() {
+            return None;
+        }
         if user.is_empty() || user.len() > 200 || user.chars().any(|c| c.is_control() || c == '*') {
             return None;
         }
@@ -49,6 +52,27 @@ impl Identity {
         })
     }
 
+    /// The types that a subscriber of the room may see; `None`: all.
+    pub(super) fn visible_types(&self, room: &str) -> Option<Vec<String>> {
+        let mut types = Vec::new();
+        for right in &self.rights {
+            let list = |name: &str| right[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+            if list("allow").any(|verb| verb == "subscribe") && list("rooms").any(|pattern| self.covers(pattern, room))
+            {
+                if right["types"].is_null() {
+                    return None;
+                }
+                types.extend(list("types").map(str::to_owned));
+            }
+        }
+        (!types.is_empty()).then_some(types)
+    }
+
+    /// Whether one of the patterns covers a type.
+    pub(super) fn sees(&self, types: &Option<Vec<String>>, kind: &str) -> bool {
+        types.as_ref().is_none_or(|types| types.iter().any(|pattern| self.covers(pattern, kind)))
+    }
+
     pub(super) fn allows(&self, verb: &str, room: &str, kind: &str, lane: usize) -> Allowed {
         if matches!(verb, "subscribe" | "history") && room == format!("user:{}", self.user) {
             return Allowed::Yes;
@@ -56,7 +80,9 @@ impl Identity {
         let mut answer = Allowed::No;
         for right in &self.rights {
             let list = |name: &str| right[name].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let typed = right["types"].is_null() || list("types").any(|pattern| self.covers(pattern, kind));
+            let typed = right["types"].is_null()
+                || verb == "subscribe"
+                || list("types").any(|pattern| self.covers(pattern, kind));
             if !list("allow").any(|allowed| allowed == verb)
                 || !list("rooms").any(|pattern| self.covers(pattern, room))
                 || !typed
@@ -96,7 +122,8 @@ impl Identity {
             (Some(&"*"), Some(piece)) if !matches!(*piece, "." | ":") => self.covers_pieces(&pattern[1..], &name[1..]),
             (Some(&"{user}"), Some(_)) => {
                 let user = pieces(&self.user);
-                name.starts_with(&user) && self.covers_pieces(&pattern[1..], &name[user.len()..])
+                let placed = user.len() == 1 || pattern.len() == 1;
+                placed && name.starts_with(&user) && self.covers_pieces(&pattern[1..], &name[user.len()..])
             }
             (Some(literal), Some(piece)) if literal == piece => self.covers_pieces(&pattern[1..], &name[1..]),
             _ => false,
@@ -125,7 +152,10 @@ fn pieces(text: &str) -> Vec<&str> {
 pub(super) fn is_room_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
         && !name.chars().any(|c| c.is_control() || c == '*')
-        && name.split(['.', ':']).all(|segment| !segment.is_empty())
+        && match name.strip_prefix("user:") {
+            Some(user) => !user.is_empty(),
+            None => name.split(['.', ':']).all(|segment| !segment.is_empty()),
+        }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use prost::Message as _;
 
+use super::rights::Identity;
 use crate::schema::v1;
 use crate::target::now_ms;
 
@@ -20,12 +21,23 @@ pub(super) fn lane_index(lane: i32) -> Option<usize> {
     LANES.iter().position(|known| *known as i32 == lane)
 }
 
+impl Subscriber {
+    /// Whether the right lets an envelope through.
+    pub(super) fn sees(&self, envelope: &[u8]) -> bool {
+        self.types.is_none()
+            || check_envelope(envelope).is_ok_and(|(envelope, _)| self.identity.sees(&self.types, &envelope.r#type))
+    }
+}
+
 /// Who subscribed, and to what.
 #[derive(Clone)]
 pub(super) struct Subscriber {
     pub connection: u64,
     pub handle: u64,
     pub signals: bool,
+    /// Who, and the types that the right lets through.
+    pub identity: Identity,
+    pub types: Option<Vec<String>>,
     /// Set by the mutant that goes on after Unsubscribed.
     pub ended: bool,
 }
@@ -176,6 +188,7 @@ pub(super) fn check_envelope(bytes: &[u8]) -> Result<(v1::Envelope, usize), &'st
         && !envelope.r#type.starts_with('$')
         && envelope.key.len() <= 256
         && envelope.content_type.len() <= 256
-        && envelope.headers.len() <= 32;
+        && envelope.headers.len() <= 32
+        && envelope.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= 4096;
     if fits { Ok((envelope, body)) } else { Err("a field of the envelope is out of bounds") }
 }

@@ -113,6 +113,8 @@ async fn write(mut sink: SplitSink<Socket, Message>, outbox: Arc<Outbox>, text: 
                 return;
             }
         }
+        // A peer that reads as fast as this writes would keep the reader from its turn.
+        tokio::task::yield_now().await;
         if let Some(code) = code {
             let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
             // A peer that is gone needs no close.

@@ -177,13 +177,20 @@ impl State {
             degraded: false,
         };
         answer(asker.outbox, id, Body::Subscribed(body));
-        catch_up(room, asker.outbox, handle, position, mutant);
+        let subscriber = Subscriber {
+            connection: asker.connection,
+            handle,
+            signals: ask.signals,
+            identity: asker.identity.clone(),
+            types: asker.identity.visible_types(&ask.room),
+            ended: false,
+        };
+        catch_up(room, asker.outbox, &subscriber, position, mutant);
         if ask.signals && mutant != Some(Mutant::NoSignalsOnEntry) {
             for live in room.signals.values().filter(|live| !live.clear || mutant == Some(Mutant::ClearForgets)) {
-                send_signal(asker.outbox, handle, &live.signal, mutant);
+                send_signal(asker.outbox, &subscriber, &live.signal, mutant);
             }
         }
-        let subscriber = Subscriber { connection: asker.connection, handle, signals: ask.signals, ended: false };
         room.subscribers.push(subscriber);
         Ok(())
     }
@@ -339,7 +346,7 @@ impl State {
                 continue;
             }
             if let Some(outbox) = self.outboxes.get(&subscriber.connection) {
-                send_event(outbox, subscriber.handle, room.epoch, lane, event, mutant);
+                send_event(outbox, subscriber, room.epoch, lane, event, mutant);
             }
         }
     }
@@ -385,7 +392,7 @@ impl State {
         }
         for subscriber in subscribers {
             if let Some(outbox) = self.outboxes.get(&subscriber.connection) {
-                send_signal(outbox, subscriber.handle, &signal, mutant);
+                send_signal(outbox, &subscriber, &signal, mutant);
             }
         }
         Ok(())
@@ -403,9 +410,6 @@ impl State {
         self.check_right(asker, "history", &ask.room, "", 0)?;
         let mutant = self.mutant;
         let room = self.room(&ask.room);
-        if ask.cursor.as_ref().is_some_and(|cursor| cursor.epoch != room.epoch) {
-            return Err((INVALID, "the log does not know the cursor's epoch"));
-        }
         let page = page(room, ask, mutant);
         asker.outbox.push(BULK, Out { record: record(id, Body::HistoryPage(page)), ..Out::default() });
         Ok(())
@@ -450,8 +454,8 @@ fn begin(room: &Room, start: Option<&v1::start::At>, mutant: Option<Mutant>) -> 
 }
 
 /// Sends what the log has after a position, with gaps for what it no longer has.
-fn catch_up(room: &Room, outbox: &Outbox, handle: u64, position: [u64; 3], mutant: Option<Mutant>) {
-    let before = room.before_first();
+fn catch_up(room: &Room, outbox: &Outbox, subscriber: &Subscriber, position: [u64; 3], mutant: Option<Mutant>) {
+    let (before, handle) = (room.before_first(), subscriber.handle);
     for (lane, (&asked, &before)) in position.iter().zip(&before).enumerate() {
         if asked < before && mutant != Some(Mutant::SilentTrim) {
             let to = if mutant == Some(Mutant::ShortGap) { before - 1 } else { before };
@@ -472,12 +476,22 @@ fn catch_up(room: &Room, outbox: &Outbox, handle: u64, position: [u64; 3], mutan
         let first = if mutant == Some(Mutant::CatchUpRepeatsOne) { position[lane].max(1) } else { position[lane] + 1 };
         let skipped = mutant == Some(Mutant::CatchUpSkipsOne) && event.seq == room.heads[lane];
         if event.seq >= first && !skipped {
-            send_event(outbox, handle, room.epoch, lane, event, mutant);
+            send_event(outbox, subscriber, room.epoch, lane, event, mutant);
         }
     }
 }
 
-fn send_event(outbox: &Outbox, handle: u64, epoch: u64, lane: usize, event: &v1::Event, mutant: Option<Mutant>) {
+fn send_event(
+    outbox: &Outbox,
+    subscriber: &Subscriber,
+    epoch: u64,
+    lane: usize,
+    event: &v1::Event,
+    mutant: Option<Mutant>,
+) {
+    let handle = subscriber.handle;
+    let visible = subscriber.sees(&event.envelope) || mutant == Some(Mutant::TypesUnchecked);
+    let cause = if visible { v1::GapCause::Expired } else { v1::GapCause::Filtered };
     let gap = v1::Gap {
         handle,
         lane: LANES[lane] as i32,
@@ -485,9 +499,13 @@ fn send_event(outbox: &Outbox, handle: u64, epoch: u64, lane: usize, event: &v1:
         from: event.seq,
         to: event.seq,
         count: u64::from(event.seq == 0),
-        cause: v1::GapCause::Expired as i32,
+        cause: cause as i32,
         refillable: false,
     };
+    if !visible {
+        let out = Out { record: record(0, Body::Gap(gap)), room: handle, ..Out::default() };
+        return outbox.push(outbox_lane(lane), out);
+    }
     let lives_on = mutant == Some(Mutant::ExpiredSent);
     let event = v1::Event { handle, ..event.clone() };
     let out = Out {
@@ -500,7 +518,11 @@ fn send_event(outbox: &Outbox, handle: u64, epoch: u64, lane: usize, event: &v1:
     outbox.push(outbox_lane(lane), out);
 }
 
-fn send_signal(outbox: &Outbox, handle: u64, signal: &v1::Signal, mutant: Option<Mutant>) {
+fn send_signal(outbox: &Outbox, subscriber: &Subscriber, signal: &v1::Signal, mutant: Option<Mutant>) {
+    let handle = subscriber.handle;
+    if !subscriber.sees(&signal.envelope) && mutant != Some(Mutant::TypesUnchecked) {
+        return;
+    }
     let key = check_envelope(&signal.envelope).map(|(envelope, _)| {
         let from = signal.from.clone().unwrap_or_default();
         format!("{}\n{}\n{}\n{}", from.user, from.instance, envelope.r#type, envelope.key)
@@ -523,12 +545,16 @@ fn page(room: &Room, ask: &v1::History, mutant: Option<Mutant>) -> v1::HistoryPa
         0 => HISTORY_PAGE,
         limit => limit.min(HISTORY_PAGE),
     } as usize;
-    let lanes: Vec<i32> = ask.lanes.iter().copied().filter(|lane| *lane != 0).collect();
+    let mut lanes: Vec<i32> = ask.lanes.iter().copied().filter(|lane| *lane != 0).collect();
+    if lanes.is_empty() {
+        lanes = LANES.map(|lane| lane as i32).to_vec();
+    }
+    let cursor = ask.cursor.as_ref().filter(|cursor| cursor.epoch == room.epoch);
     let wanted = |event: &&v1::Event| {
-        let inside = ask.cursor.as_ref().is_none_or(|cursor| {
+        let inside = cursor.is_none_or(|cursor| {
             if forward { event.order + inclusive > cursor.order } else { event.order < cursor.order + inclusive }
         });
-        inside && (lanes.is_empty() || lanes.contains(&event.lane))
+        inside && lanes.contains(&event.lane)
     };
     let chosen: Vec<&v1::Event> =
         if forward { room.log.iter().filter(wanted).collect() } else { room.log.iter().rev().filter(wanted).collect() };
@@ -538,6 +564,9 @@ fn page(room: &Room, ask: &v1::History, mutant: Option<Mutant>) -> v1::HistoryPa
         head_order: room.order,
         ..v1::HistoryPage::default()
     };
+    if let Some(unknown) = ask.cursor.as_ref().filter(|cursor| cursor.epoch != room.epoch) {
+        page.gaps = lanes.iter().map(|lane| page_gap(*lane, unknown.epoch, 1, 0, v1::GapCause::RolledBack)).collect();
+    }
     let mut bytes = 0;
     let mut last = 0;
     for (place, event) in chosen.iter().enumerate() {
@@ -548,17 +577,22 @@ fn page(room: &Room, ask: &v1::History, mutant: Option<Mutant>) -> v1::HistoryPa
         }
         last = event.order;
         if is_expired(event) && mutant != Some(Mutant::ExpiredSent) {
-            page.gaps.push(v1::Gap {
-                lane: event.lane,
-                epoch: room.epoch,
-                from: event.seq,
-                to: event.seq,
-                cause: v1::GapCause::Expired as i32,
-                ..v1::Gap::default()
-            });
+            page.gaps.push(page_gap(event.lane, room.epoch, event.seq, event.seq, v1::GapCause::Expired));
         } else {
             page.events.push(v1::Event { epoch: room.epoch, ..(*event).clone() });
         }
     }
+    let reaches_the_beginning = if forward { cursor.is_none() } else { page.next.is_none() };
+    if reaches_the_beginning && mutant != Some(Mutant::SilentTrimInPages) {
+        for (lane, to) in LANES.into_iter().zip(room.before_first()) {
+            if to > 0 && lanes.contains(&(lane as i32)) {
+                page.gaps.push(page_gap(lane as i32, room.epoch, 1, to, v1::GapCause::Trimmed));
+            }
+        }
+    }
     page
+}
+
+fn page_gap(lane: i32, epoch: u64, from: u64, to: u64, cause: v1::GapCause) -> v1::Gap {
+    v1::Gap { lane, epoch, from, to, cause: cause as i32, ..v1::Gap::default() }
 }

@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::code(
             "LC-FRM-004/largest-record",
             "A record of exactly the limit is accepted, one byte more is TOO_LARGE.",
-            &["LC-JSON-006"],
+            &["LC-JSON-001"],
             &[],
             |ctx| Box::pin(largest_record(ctx)),
         ),
