@@ -49,7 +49,17 @@ pub struct OutboxFull;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     Waiting,
-    InFlight { id: u32 },
+    /// Refused because an earlier one is missing: waits until all before it are answered, or until they are sent again.
+    OutOfOrder,
+    InFlight {
+        id: u32,
+    },
+}
+
+impl Progress {
+    fn is_in_flight(self) -> bool {
+        matches!(self, Self::InFlight { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -71,6 +81,9 @@ struct Queue {
     last_number: u64,
     /// The node asked to wait until then, monotonic ms.
     not_before_ms: u64,
+    /// No entry that waits is given up before then, monotonic ms; `None`: none at all. A bound, so that a long queue is
+    /// not searched at every input.
+    give_up_from_ms: Option<u64>,
 }
 
 impl Queue {
@@ -78,7 +91,26 @@ impl Queue {
         if self.not_before_ms > now_ms {
             return None;
         }
-        self.entries.iter().position(|entry| entry.progress == Progress::Waiting)
+        let at = self.entries.iter().position(|entry| !entry.progress.is_in_flight())?;
+        (at == 0 || self.entries[at].progress == Progress::Waiting).then_some(at)
+    }
+
+    /// Sends an entry; returns it and the number before it.
+    fn send(&mut self, at: usize, id: u32) -> (&Entry, u64) {
+        if at == 0 {
+            // What was refused after it may follow it again.
+            for entry in self.entries.iter_mut().filter(|entry| entry.progress == Progress::OutOfOrder) {
+                entry.progress = Progress::Waiting;
+            }
+        }
+        let after = if at > 0 { self.entries[at - 1].number } else { 0 };
+        let entry = &mut self.entries[at];
+        entry.progress = Progress::InFlight { id };
+        (entry, after)
+    }
+
+    fn will_give_up(&mut self, at_ms: u64) {
+        self.give_up_from_ms = Some(self.give_up_from_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
     }
 }
 
@@ -130,6 +162,7 @@ impl Publisher {
         let queue = &mut self.rooms.get_mut(room).expect("it was just inserted")[lane];
         queue.last_number += 1;
         let number = queue.last_number;
+        queue.will_give_up(give_up_at_ms);
         queue.entries.push_back(Entry { ticket, number, envelope, ttl_ms, give_up_at_ms, progress: Progress::Waiting });
         Ok(())
     }
@@ -149,10 +182,8 @@ impl Publisher {
             self.rooms.iter().find_map(|(room, lanes)| Some((room.clone(), lane, lanes[lane].due(now_ms)?)))
         })?;
         let queue = &mut self.rooms.get_mut(&room)?[lane];
-        let after = if at > 0 { queue.entries[at - 1].number } else { 0 };
-        let entry = &mut queue.entries[at];
         let id = next_id();
-        entry.progress = Progress::InFlight { id };
+        let (entry, after) = queue.send(at, id);
         let publish = v1::Publish {
             room: room.clone(),
             lane: v1::Lane::from(lane).into(),
@@ -184,12 +215,15 @@ impl Publisher {
             }
             Action::Retry | Action::RetryAfter => {
                 let Some(queue) = self.rooms.get_mut(&room).map(|lanes| &mut lanes[lane]) else { return true };
+                // OUT_OF_ORDER follows an earlier refusal and is cured by sending in order: no need to wait for a time.
+                let out_of_order = error.code == u32::from(Code::OutOfOrder.number());
                 if let Some(entry) = queue.entries.iter_mut().find(|entry| entry.progress == Progress::InFlight { id })
                 {
-                    entry.progress = Progress::Waiting;
+                    entry.progress = if out_of_order { Progress::OutOfOrder } else { Progress::Waiting };
+                    let at_ms = entry.give_up_at_ms;
+                    queue.will_give_up(at_ms);
                 }
-                // OUT_OF_ORDER follows an earlier refusal and is cured by sending in order: no need to wait.
-                if error.code != u32::from(Code::OutOfOrder.number()) {
+                if !out_of_order {
                     queue.not_before_ms = now_ms + u64::from(error.retry_after_ms.max(50));
                 }
             }
@@ -214,6 +248,7 @@ impl Publisher {
         self.in_flight.clear();
         for queue in self.rooms.values_mut().flat_map(|lanes| &mut lanes.0) {
             queue.not_before_ms = 0;
+            queue.give_up_from_ms = queue.entries.iter().map(|entry| entry.give_up_at_ms).min();
             for entry in &mut queue.entries {
                 entry.progress = Progress::Waiting;
             }
@@ -223,9 +258,12 @@ impl Publisher {
     /// Gives up what waited too long.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         for queue in self.rooms.values_mut().flat_map(|lanes| &mut lanes.0) {
+            if queue.give_up_from_ms.is_none_or(|from_ms| from_ms > now_ms) {
+                continue;
+            }
             // Entries in flight are left alone: their answer says more than a time-out could.
             queue.entries.retain(|entry| {
-                let over = entry.progress == Progress::Waiting && entry.give_up_at_ms <= now_ms;
+                let over = !entry.progress.is_in_flight() && entry.give_up_at_ms <= now_ms;
                 if over {
                     self.items -= 1;
                     self.bytes -= entry.envelope.len();
@@ -233,18 +271,18 @@ impl Publisher {
                 }
                 !over
             });
+            let waiting = queue.entries.iter().filter(|entry| !entry.progress.is_in_flight());
+            queue.give_up_from_ms = waiting.map(|entry| entry.give_up_at_ms).min();
         }
     }
 
-    /// When something becomes due or is given up, monotonic ms.
+    /// When something becomes due or may have to be given up, monotonic ms.
     pub fn poll_timeout(&self, now_ms: u64) -> Option<u64> {
         let queues = self.rooms.values().flat_map(|lanes| &lanes.0).filter(|queue| !queue.entries.is_empty());
         queues
             .filter_map(|queue| {
-                let waiting = queue.entries.iter().filter(|entry| entry.progress == Progress::Waiting);
-                let give_up = waiting.map(|entry| entry.give_up_at_ms).min();
                 let due = (queue.not_before_ms > now_ms).then_some(queue.not_before_ms);
-                [give_up, due].into_iter().flatten().min()
+                [queue.give_up_from_ms, due].into_iter().flatten().min()
             })
             .min()
     }
@@ -315,6 +353,18 @@ mod tests {
         fixture.error(0, 3, Code::OutOfOrder, 0);
         assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
         assert!(matches!(fixture.publisher.poll_settled(), Some((Ticket(0), Settled::Refused { code: 4306, .. }))));
+    }
+
+    #[test]
+    fn what_came_out_of_order_waits_for_the_answers_before_it() {
+        // LC-PUB-027
+        let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
+        fixture.sent(0);
+        fixture.error(0, 2, Code::OutOfOrder, 0);
+        assert_eq!(fixture.sent(0), [], "the first is not answered: sending on would only be refused again");
+        fixture.error(0, 3, Code::OutOfOrder, 0);
+        fixture.publisher.published(1, v1::Published::default());
+        assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
     }
 
     #[test]
