@@ -22,9 +22,12 @@ const PENDING_MAX: usize = 64;
 
 #[derive(Debug)]
 enum Stage {
-    /// The log is being read. What passes meanwhile may be before or after the moment of the opening; its count
-    /// will tell.
-    Opening(VecDeque<(u64, Transient)>),
+    /// The log is being read. What passes meanwhile may be before or after the moment of the opening: the count of a
+    /// transient will tell, and a lane that got an event is read once more.
+    Opening {
+        transients: VecDeque<(u64, Transient)>,
+        lanes: PerLane<bool>,
+    },
     Live,
 }
 
@@ -92,7 +95,7 @@ impl Room {
         if !state.subscribers.iter().any(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
             state.subscribers.push(Subscriber {
                 mailbox: Arc::clone(mailbox),
-                stage: Stage::Opening(VecDeque::new()),
+                stage: Stage::Opening { transients: VecDeque::new(), lanes: PerLane::default() },
                 signals: false,
                 types: TypeFilter::All,
             });
@@ -128,7 +131,12 @@ impl Room {
             subscriber.types = interest.types.clone();
             match std::mem::replace(&mut subscriber.stage, Stage::Live) {
                 Stage::Live => mailbox.begin(handle, counts),
-                Stage::Opening(pending) => subscriber.catch_up(handle, counts, pending),
+                Stage::Opening { transients, lanes } => {
+                    for lane in DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]) {
+                        mailbox.ready(handle, lane);
+                    }
+                    subscriber.catch_up(handle, counts, transients);
+                }
             }
         }
         handle
@@ -152,14 +160,16 @@ impl Room {
     /// The log has a new event.
     pub(super) fn appended(&self, epoch: u64, record: &Record) {
         let mut state = self.state.lock();
-        if state.epoch != epoch {
-            // Nobody has read the log in this epoch yet; whoever does will find the event there.
-            return;
+        let State { epoch: present, handle, cache, subscribers } = &mut *state;
+        if *present == epoch {
+            cache.push(record.lane, stored(*handle, record), record.time_ms);
         }
-        let event = stored(state.handle, record);
-        state.cache.push(record.lane, event, record.time_ms);
-        for subscriber in &state.subscribers {
-            subscriber.mailbox.ready(state.handle, record.lane);
+        for subscriber in subscribers {
+            match &mut subscriber.stage {
+                Stage::Opening { lanes, .. } => lanes[record.lane] = true,
+                // A former epoch's subscribers are told of the new one before its first event.
+                Stage::Live => subscriber.mailbox.ready(*handle, record.lane),
+            }
         }
     }
 
@@ -212,11 +222,11 @@ impl Subscriber {
 
     fn transient(&mut self, handle: u64, count: u64, transient: &Transient, record: &Bytes) -> u64 {
         match &mut self.stage {
-            Stage::Opening(pending) => {
-                if pending.len() == PENDING_MAX {
-                    pending.pop_front();
+            Stage::Opening { transients, .. } => {
+                if transients.len() == PENDING_MAX {
+                    transients.pop_front();
                 }
-                pending.push_back((count, transient.clone()));
+                transients.push_back((count, transient.clone()));
                 0
             }
             Stage::Live if self.types.passes(&transient.event_type) => {
@@ -255,4 +265,69 @@ fn transient_record(handle: u64, transient: &Transient) -> Bytes {
 pub fn live_signal(handle: u64, signal: &Signal) -> LiveSignal {
     let record = codec::signal_record(handle, &signal.tail);
     LiveSignal { key: signal.key.clone(), age: signal.age(), expires_at_ms: signal.expires_at_ms, record }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Interest, Mark};
+    use lanecast_protocol::log::Start;
+
+    fn record(seq: u64) -> Record {
+        Record {
+            lane: DurableLane::Normal,
+            seq,
+            order: seq,
+            time_ms: 0,
+            expires_at_ms: 0,
+            event_type: "t".into(),
+            tail: Bytes::new(),
+        }
+    }
+
+    fn transient() -> Transient {
+        Transient { lane: DurableLane::Normal, expires_at_ms: 0, event_type: "t".into(), tail: Bytes::new() }
+    }
+
+    fn admit(room: &Room, mailbox: &Arc<Mailbox>, transients: u64) -> u64 {
+        let interest = Interest { start: Start::Live, transients: None, signals: false, types: TypeFilter::All };
+        let mark = v1::TransientMark { normal: transients, ..Default::default() };
+        room.admit(mailbox, 9, &mark, &interest, || 77)
+    }
+
+    #[test]
+    fn an_event_stored_while_the_room_opens_is_not_slept_through() {
+        let (room, mailbox) = (Room::new("r".into()), Arc::new(Mailbox::default()));
+        room.enter(&mailbox);
+        room.appended(9, &record(1));
+        assert_eq!(mailbox.take_marks(), []);
+        assert_eq!(admit(&room, &mailbox, 0), 77);
+        let lanes = PerLane([false, true, false]);
+        assert_eq!(mailbox.take_marks(), [Mark::Ready { handle: 77, lanes }]);
+    }
+
+    #[test]
+    fn transients_are_sent_from_the_moment_of_the_opening() {
+        // LC-SUB-021
+        let (room, mailbox) = (Room::new("r".into()), Arc::new(Mailbox::default()));
+        room.enter(&mailbox);
+        for count in 1..=3 {
+            room.transient(&transient(), count);
+        }
+        admit(&room, &mailbox, 2);
+        room.transient(&transient(), 4);
+        let mut sent = 0;
+        mailbox.take_lossy(0, |_| true, |_, _, _| sent += 1);
+        assert_eq!(sent, 2, "the third and the fourth");
+    }
+
+    #[test]
+    fn a_new_epoch_ends_the_handle_for_everyone() {
+        let (room, mailbox) = (Room::new("r".into()), Arc::new(Mailbox::default()));
+        room.enter(&mailbox);
+        admit(&room, &mailbox, 0);
+        room.epoch_changed(10, 78);
+        assert_eq!(mailbox.take_marks(), [Mark::Epoch { handle: 77 }]);
+        assert!(matches!(room.cached(77, DurableLane::Normal, 0, 100), Cached::EpochEnded));
+    }
 }
