@@ -317,6 +317,11 @@ impl Stream {
             degraded: false,
         };
         self.push("subscribed", "Subscribed", &subscribed, Some(position));
+        // A reader that knows events and gaps only learns of it too.
+        for gap in subscribed.rolled_back {
+            self.count_gap(&gap);
+            self.push("gap", "Gap", &gap, Some(position));
+        }
     }
 
     /// A record as the hub shares it, without the handle that means nothing here.
@@ -333,10 +338,14 @@ impl Stream {
 
     fn push_gap(&mut self, gap: v1::Gap, id: Option<Position>) {
         let gap = v1::Gap { handle: 0, epoch: self.place.epoch, ..gap };
+        self.count_gap(&gap);
+        self.push("gap", "Gap", &gap, id);
+    }
+
+    fn count_gap(&self, gap: &v1::Gap) {
         if let Some(lane) = DurableLane::from_wire(gap.lane) {
             self.node().metrics.gaps.of((GapCause::of(gap.cause()), lane.into())).inc();
         }
-        self.push("gap", "Gap", &gap, id);
     }
 
     fn push(&mut self, kind: &str, name: &str, message: &impl Message, id: Option<Position>) {

@@ -250,9 +250,13 @@ async fn what_was_trimmed_or_rolled_back_is_said() {
     let event = stream.expect("event").await;
     assert_eq!((event.data["envelope"]["text"].as_str(), event.id), (Some("4"), Some(format!("{epoch}-0-4-0"))));
 
-    let (_, subscribed) = open(&node, "position=17-0-1-0", &[]).await;
+    let (mut stream, subscribed) = open(&node, "position=17-0-1-0", &[]).await;
     let rolled_back = subscribed.data["rolledBack"].as_array().unwrap();
     assert!(rolled_back.iter().any(|gap| gap["epoch"] == "17" && gap["lane"] == "LANE_NORMAL" && gap["from"] == "2"));
+    for range in rolled_back {
+        let gap = stream.expect("gap").await;
+        assert_eq!((&gap.data, &gap.id), (range, &subscribed.id));
+    }
     assert!(subscribed.id.unwrap().starts_with(&epoch));
 }
 

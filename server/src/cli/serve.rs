@@ -30,6 +30,9 @@ pub(super) struct Serve {
     /// Listen here instead of where the configuration says; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Write each record by itself: the other half of the coalescing bench.
+    #[arg(long, hide = true)]
+    one_write_each: bool,
 }
 
 impl Serve {
@@ -42,7 +45,8 @@ impl Serve {
         let config = self.config()?;
         telemetry::init(&config.log)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(serve(Arc::new(Node::new(config, Clock::system()))))
+        let node = Node { one_write_each: self.one_write_each, ..Node::new(config, Clock::system()) };
+        runtime.block_on(serve(Arc::new(node)))
     }
 
     /// The configuration with what the command line says.
@@ -132,7 +136,7 @@ mod tests {
     use super::*;
 
     fn listen(address: &str, dev: bool) -> Result<Config, Failure> {
-        Serve { dev, config: None, listen: Some(address.parse().unwrap()) }.config()
+        Serve { dev, listen: Some(address.parse().unwrap()), ..Serve::default() }.config()
     }
 
     #[test]

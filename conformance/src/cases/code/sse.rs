@@ -194,6 +194,10 @@ async fn unknown_epoch(ctx: &mut Ctx) -> Outcome {
     let revoked = value["rolledBack"].as_array().cloned().unwrap_or_default();
     let normal = revoked.iter().find(|gap| gap["lane"] == "LANE_NORMAL").cloned().unwrap_or(Value::Null);
     check(revoked.len() == 3 && number(&normal["epoch"]) == 77 && number(&normal["from"]) == 4, || first.data.clone())?;
+    for range in revoked {
+        let gap = item(ctx, &mut stream, "gap").await?;
+        check(gap.json() == range && gap.id == first.id, || format!("{range} came as {:?} {}", gap.id, gap.data))?;
+    }
     let event = item(ctx, &mut stream, "event").await?;
     check(number(&event.json()["seq"]) == 1, || event.data)
 }
