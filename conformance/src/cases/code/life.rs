@@ -165,8 +165,8 @@ async fn idle(ctx: &mut Ctx) -> Outcome {
     if time > IDLE_MAX {
         return Err(Stop::Skipped(format!("the idle time of {} s is not waited for", time.as_secs())));
     }
-    // Records count: half of the time later the clock begins anew.
-    ctx.conn("a")?.settle(time / 2).await?;
+    // Records count: with this one the clock begins anew.
+    ctx.conn("a")?.settle((time / 2).min(Duration::from_secs(10))).await?;
     let (within, earliest) = (ctx.patience(), Instant::now());
     ctx.conn("a")?.barrier(within).await?;
     let started = Instant::now();
