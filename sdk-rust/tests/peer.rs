@@ -1,5 +1,7 @@
 //! The client against a node that says exactly what the test tells it to.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

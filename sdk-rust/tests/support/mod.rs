@@ -1,6 +1,8 @@
 //! A node as a test writes it: a WebSocket server that says exactly what it is told to.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+pub mod node;
+
 use std::time::Duration;
 
 use bytes::Bytes;
