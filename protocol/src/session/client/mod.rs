@@ -36,7 +36,7 @@ use crate::codec;
 use crate::codes::{Action as Advice, Code, action_of};
 use crate::inbox::{Item, Placed};
 use crate::lane::Lane;
-use crate::outbox::{Outbox, Output, Route};
+use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output, Route};
 use crate::position::{DurableLane, Position};
 use crate::publisher::{Bounds, OutboxFull, Publisher, Settled, Ticket};
 use crate::v1;
