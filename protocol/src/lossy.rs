@@ -21,14 +21,24 @@ const TRANSIENT_BYTES_MAX: usize = 64 * 1024;
 const SIGNALS_MAX: usize = 1024;
 
 /// The record of a gap of transients; `count` 0 is an unknown number.
-pub fn transient_gap_record(handle: u64, lane: DurableLane, count: u64, cause: v1::GapCause) -> Bytes {
+pub fn transient_gap_record(of: Under, lane: DurableLane, count: u64, cause: v1::GapCause) -> Bytes {
+    let Under { handle, epoch } = of;
     let lane = v1::Lane::from(lane).into();
-    codec::encode_body(0, Body::Gap(v1::Gap { handle, lane, count, cause: cause.into(), ..Default::default() }))
+    codec::encode_body(0, Body::Gap(v1::Gap { handle, lane, epoch, count, cause: cause.into(), ..Default::default() }))
+}
+
+/// Under what transients are sent: a handle, and the epoch that it stands for (LC-SUB-013).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Under {
+    /// The handle of the room's subscription.
+    pub handle: u64,
+    /// Its epoch.
+    pub epoch: u64,
 }
 
 #[derive(Debug)]
 struct Transient {
-    handle: u64,
+    of: Under,
     /// Its number in the room's count of its lane.
     count: u64,
     record: Bytes,
@@ -40,60 +50,60 @@ struct Transient {
 pub struct TransientQueue {
     waiting: VecDeque<Transient>,
     bytes: usize,
-    /// Left out and not reported: handle, cause and count. Bounded by the rooms of the connection.
-    left_out: VecDeque<(u64, v1::GapCause, u64)>,
+    /// Left out and not reported: whose, cause and count. Bounded by the rooms of the connection.
+    left_out: VecDeque<(Under, v1::GapCause, u64)>,
 }
 
 impl TransientQueue {
     /// Queues an event, the `count`th of its room and lane; returns how many older ones it pushed out.
-    pub fn push(&mut self, handle: u64, count: u64, record: Bytes, expires_at_ms: u64) -> u64 {
+    pub fn push(&mut self, of: Under, count: u64, record: Bytes, expires_at_ms: u64) -> u64 {
         self.bytes += record.len();
-        self.waiting.push_back(Transient { handle, count, record, expires_at_ms });
+        self.waiting.push_back(Transient { of, count, record, expires_at_ms });
         let mut pushed_out = 0;
         while self.bytes > TRANSIENT_BYTES_MAX
             && let Some(oldest) = self.waiting.pop_front()
         {
             self.bytes -= oldest.record.len();
-            self.leave_out(oldest.handle, v1::GapCause::Dropped, 1);
+            self.leave_out(oldest.of, v1::GapCause::Dropped, 1);
             pushed_out += 1;
         }
         pushed_out
     }
 
     /// Counts events that are not delivered.
-    pub fn leave_out(&mut self, handle: u64, cause: v1::GapCause, events: u64) {
-        match self.left_out.iter_mut().find(|(of, why, _)| *of == handle && *why == cause) {
+    pub fn leave_out(&mut self, of: Under, cause: v1::GapCause, events: u64) {
+        match self.left_out.iter_mut().find(|(whose, why, _)| *whose == of && *why == cause) {
             Some((.., count)) => *count += events,
-            None => self.left_out.push_back((handle, cause, events)),
+            None => self.left_out.push_back((of, cause, events)),
         }
     }
 
     /// A subscription begins anew at a count: what it says to be before the beginning is not sent any more.
     pub fn begin(&mut self, handle: u64, count: u64) {
-        self.waiting.retain(|transient| transient.handle != handle || transient.count > count);
+        self.waiting.retain(|transient| transient.of.handle != handle || transient.count > count);
         self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
-        self.left_out.retain(|(of, ..)| *of != handle);
+        self.left_out.retain(|(of, ..)| of.handle != handle);
     }
 
     /// The next record to send, with what takes its place if it expires in the session's queue.
     pub fn pop(&mut self, lane: DurableLane) -> Option<(Bytes, Option<Expiry>)> {
-        if let Some((handle, cause, count)) = self.left_out.pop_front() {
-            return Some((transient_gap_record(handle, lane, count, cause), None));
+        if let Some((of, cause, count)) = self.left_out.pop_front() {
+            return Some((transient_gap_record(of, lane, count, cause), None));
         }
-        let Transient { handle, record, expires_at_ms, .. } = self.waiting.pop_front()?;
+        let Transient { of, record, expires_at_ms, .. } = self.waiting.pop_front()?;
         self.bytes -= record.len();
         let expiry = (expires_at_ms != 0).then(|| Expiry {
             at_ms: expires_at_ms,
-            instead: transient_gap_record(handle, lane, 1, v1::GapCause::Expired),
+            instead: transient_gap_record(of, lane, 1, v1::GapCause::Expired),
         });
         Some((record, expiry))
     }
 
     /// Forgets a subscription that ended.
     pub fn forget(&mut self, handle: u64) {
-        self.waiting.retain(|transient| transient.handle != handle);
+        self.waiting.retain(|transient| transient.of.handle != handle);
         self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
-        self.left_out.retain(|(of, ..)| *of != handle);
+        self.left_out.retain(|(of, ..)| of.handle != handle);
     }
 
     /// Whether nothing waits.
@@ -188,11 +198,12 @@ mod tests {
         // LC-SUB-020
         let mut queue = TransientQueue::default();
         let record = Bytes::from(vec![0; TRANSIENT_BYTES_MAX / 4]);
-        let dropped: u64 = (0..10).map(|at| queue.push(at % 2, at, record.clone(), 0)).sum();
+        let dropped: u64 =
+            (0..10).map(|at| queue.push(Under { handle: at % 2, epoch: 9 }, at, record.clone(), 0)).sum();
         assert_eq!(dropped, 6);
         let (first, _) = queue.pop(DurableLane::Normal).unwrap();
         let (second, _) = queue.pop(DurableLane::Normal).unwrap();
-        assert_eq!([gap(&first), gap(&second)].map(|gap| (gap.handle, gap.count)), [(0, 3), (1, 3)]);
+        assert_eq!([gap(&first), gap(&second)].map(|gap| (gap.handle, gap.epoch, gap.count)), [(0, 9, 3), (1, 9, 3)]);
         assert_eq!(std::iter::from_fn(|| queue.pop(DurableLane::Normal)).count(), 4);
         assert!(queue.is_empty());
     }

@@ -32,6 +32,9 @@ pub enum Settled {
     GivenUp,
 }
 
+/// Rooms whose numbers a publisher remembers: forgetting one would let its numbers begin anew.
+const ROOMS_MAX: usize = 10_000;
+
 /// Bounds of the queue. A publish beyond them is refused to the application, which alone knows what to drop.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -151,12 +154,16 @@ impl Publisher {
         ttl_ms: u32,
         give_up_at_ms: u64,
     ) -> Result<(), OutboxFull> {
-        if self.items >= self.bounds.items_max || self.bytes + envelope.len() > self.bounds.bytes_max {
+        let known = self.rooms.contains_key(room);
+        if self.items >= self.bounds.items_max
+            || self.bytes + envelope.len() > self.bounds.bytes_max
+            || (!known && self.rooms.len() >= ROOMS_MAX)
+        {
             return Err(OutboxFull);
         }
         self.items += 1;
         self.bytes += envelope.len();
-        if !self.rooms.contains_key(room) {
+        if !known {
             self.rooms.insert(room.to_owned(), PerLane::default());
         }
         let queue = &mut self.rooms.get_mut(room).expect("it was just inserted")[lane];

@@ -54,7 +54,7 @@ impl Node {
     pub fn new(config: Config, clock: Clock) -> Self {
         let id: Arc<str> = format!("n-{:08x}", rand::random::<u32>()).into();
         let metrics = Arc::new(Metrics::new());
-        let hub = Arc::new(Hub::new(clock.clone(), Arc::clone(&metrics)));
+        let hub = Arc::new(Hub::new(clock.clone(), Arc::clone(&metrics), config.policies.clone()));
         let bytes_max = usize::try_from(config.engine.bytes_max).unwrap_or(usize::MAX);
         let options = MemoryOptions { rooms_max: config.engine.rooms_max, bytes_max, ..MemoryOptions::default() };
         hub.connect(Arc::new(MemoryEngine::new(options, clock.clone(), Arc::clone(&hub) as Arc<dyn EngineSink>)));

@@ -64,6 +64,8 @@ const HEADERS_MAX: usize = 32;
 const HEADER_BYTES_MAX: usize = 4 * 1024;
 /// Control bytes beyond which no further Subscribe is taken up, so that answers are made as control drains.
 const CONTROL_BYTES_BUSY: usize = CONTROL_BYTES_MAX / 2;
+/// Bytes of signals that wait in the session at most.
+const SIGNAL_BYTES_MAX: usize = 4 * 1024;
 /// The only version of the protocol.
 pub const VERSION: u32 = 1;
 
@@ -710,9 +712,11 @@ impl Session {
         matches!(self.state, State::Open(_))
     }
 
-    /// Whether a record of this lane may be given to [`Self::send`] now.
+    /// Whether a record of this lane may be given to [`Self::send`] now. Signals get little room: as long as they wait
+    /// in the mailbox a newer one takes their place.
     pub fn has_room(&self, lane: Lane) -> bool {
-        self.is_open() && self.outbox.bytes(lane) < self.config.lane_bytes
+        let bytes_max = if lane == Lane::Signal { SIGNAL_BYTES_MAX } else { self.config.lane_bytes };
+        self.is_open() && self.outbox.bytes(lane) < bytes_max
     }
 
     /// Unsent bytes of a lane.
@@ -751,7 +755,7 @@ impl Session {
 
     fn handle_open(&mut self, now: Now, frame: v1::Frame) {
         let id = frame.id;
-        let Some(body) = frame.body else { return self.unimplemented(id) };
+        let Some(body) = frame.body else { return self.unimplemented(id, "") };
         match body {
             Body::Hello(_) => self.close(Refusal::new(Code::SecondHello, "Hello comes once")),
             Body::Ping(ping) => {
@@ -777,19 +781,18 @@ impl Session {
                 Ok(()) => self.close(Refusal::new(Code::ControlOverflow, "too many requests at once")),
                 Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
             },
-            Body::RefreshToken(_)
-            | Body::Focus(_)
-            | Body::Fragment(_)
-            | Body::FragmentAbort(_)
-            | Body::PresenceEnter(_)
-            | Body::PresenceUpdate(_)
-            | Body::PresenceLeave(_)
-            | Body::PresenceGet(_)
-            | Body::Members(_)
-            | Body::ChangeMembers(_)
-            | Body::Mark(_)
-            | Body::Unread(_)
-            | Body::Markers(_) => self.unimplemented(id),
+            Body::RefreshToken(_) | Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
+                self.unimplemented(id, "");
+            }
+            Body::Focus(v1::Focus { room, .. })
+            | Body::PresenceEnter(v1::PresenceEnter { room, .. })
+            | Body::PresenceUpdate(v1::PresenceUpdate { room, .. })
+            | Body::PresenceLeave(v1::PresenceLeave { room })
+            | Body::PresenceGet(v1::PresenceGet { room, .. })
+            | Body::Members(v1::Members { room, .. })
+            | Body::ChangeMembers(v1::ChangeMembers { room, .. })
+            | Body::Mark(v1::Mark { room, .. })
+            | Body::Markers(v1::Markers { room, .. }) => self.unimplemented(id, &room),
             Body::Welcome(_)
             | Body::Error(_)
             | Body::Subscribed(_)
@@ -812,9 +815,10 @@ impl Session {
     }
 
     /// LC-FRM-010: an unknown request is answered, an unknown notice ignored.
-    fn unimplemented(&mut self, id: u32) {
+    fn unimplemented(&mut self, id: u32, room: &str) {
         if id != 0 {
-            self.refuse(id, Refusal::new(Code::Unimplemented, "this node does not serve this frame"));
+            let refusal = Refusal::new(Code::Unimplemented, "this node does not serve this frame");
+            self.refuse(id, refusal.in_room(room));
         }
     }
 

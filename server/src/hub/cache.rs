@@ -9,6 +9,21 @@ use lanecast_protocol::position::{DurableLane, PerLane};
 const EVENTS_MAX: usize = 512;
 const BYTES_MAX: usize = 256 * 1024;
 
+/// How much of a lane the room's policy keeps: the cache serves nothing that the log would not (LC-RES-003).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// Events.
+    pub(super) events_max: usize,
+    /// Age, ms.
+    pub(super) age_ms_max: u64,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { events_max: usize::MAX, age_ms_max: u64::MAX }
+    }
+}
+
 #[derive(Debug)]
 struct Cached {
     event: Stored,
@@ -26,6 +41,7 @@ struct LaneCache {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     lanes: PerLane<LaneCache>,
+    kept: Kept,
 }
 
 /// What a cache has after a seq.
@@ -39,6 +55,10 @@ pub(super) struct Hit {
 }
 
 impl Cache {
+    pub(super) fn new(kept: Kept) -> Self {
+        Self { lanes: PerLane::default(), kept }
+    }
+
     /// Adds the newest event of a lane.
     pub(super) fn push(&mut self, lane: DurableLane, event: Stored, time_ms: u64) {
         let lane = &mut self.lanes[lane];
@@ -48,19 +68,22 @@ impl Cache {
         }
         lane.bytes += event.record.len();
         lane.events.push_back(Cached { event, time_ms });
-        while lane.events.len() > EVENTS_MAX || lane.bytes > BYTES_MAX {
+        while lane.events.len() > EVENTS_MAX.min(self.kept.events_max) || lane.bytes > BYTES_MAX {
             let Some(oldest) = lane.events.pop_front() else { break };
             lane.bytes -= oldest.event.record.len();
         }
     }
 
     /// What comes after a seq, at least one event and then as many as fit; `None` if the cache does not reach back
-    /// that far, or has nothing.
-    pub(super) fn after(&self, lane: DurableLane, seq: u64, bytes_max: usize) -> Option<Hit> {
+    /// that far, has nothing, or may have more than the log.
+    pub(super) fn after(&self, now_ms: u64, lane: DurableLane, seq: u64, bytes_max: usize) -> Option<Hit> {
         let events = &self.lanes[lane].events;
         let first = events.front()?.event.seq;
         let skip = usize::try_from((seq + 1).checked_sub(first)?).ok()?;
         let oldest_ms = events.get(skip)?.time_ms;
+        if now_ms.saturating_sub(oldest_ms) > self.kept.age_ms_max {
+            return None;
+        }
         let mut bytes = 0;
         let fitting = events.iter().skip(skip).take_while(|cached| {
             let fits = bytes == 0 || bytes + cached.event.record.len() <= bytes_max;
@@ -74,7 +97,7 @@ impl Cache {
 
     /// Forgets everything: the handle in the records has ended.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.lanes = PerLane::default();
     }
 }
 
@@ -98,14 +121,26 @@ mod tests {
         for seq in 5..=9 {
             cache.push(Normal, event(seq, 10), seq * 100);
         }
-        assert!(cache.after(Normal, 3, 100).is_none(), "seq 4 is only in the log");
-        let hit = cache.after(Normal, 4, 25).unwrap();
+        assert!(cache.after(0, Normal, 3, 100).is_none(), "seq 4 is only in the log");
+        let hit = cache.after(0, Normal, 4, 25).unwrap();
         assert_eq!((seqs(&hit), hit.more, hit.oldest_ms), (vec![5, 6], true, 500));
-        let hit = cache.after(Normal, 7, 1).unwrap();
+        let hit = cache.after(0, Normal, 7, 1).unwrap();
         assert_eq!((seqs(&hit), hit.more), (vec![8], true));
-        assert!(cache.after(Normal, 9, 100).is_none());
+        assert!(cache.after(0, Normal, 9, 100).is_none());
         cache.push(Normal, event(12, 10), 0);
-        assert!(cache.after(Normal, 9, 100).is_none(), "10 and 11 are missing");
+        assert!(cache.after(0, Normal, 9, 100).is_none(), "10 and 11 are missing");
+    }
+
+    #[test]
+    fn it_keeps_no_more_than_the_log() {
+        // LC-RES-003
+        let mut cache = Cache::new(Kept { events_max: 2, age_ms_max: 100 });
+        for seq in 1..=5 {
+            cache.push(Normal, event(seq, 10), 0);
+        }
+        assert!(cache.after(100, Normal, 2, 100).is_none(), "seq 3 is trimmed from the log");
+        assert_eq!(seqs(&cache.after(100, Normal, 3, 100).unwrap()), [4, 5]);
+        assert!(cache.after(101, Normal, 3, 100).is_none(), "4 and 5 are too old");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! connection that does not read costs the node no more than that.
 
 use lanecast_protocol::lane::Lane;
-use lanecast_protocol::lossy::{LiveSignal, SignalQueue, TransientQueue};
+use lanecast_protocol::lossy::{LiveSignal, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::position::{DurableLane, PerLane};
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
@@ -70,23 +70,23 @@ impl Mailbox {
     /// Leaves a transient event; returns how many older ones it pushed out.
     pub(super) fn transient(
         &self,
-        handle: u64,
+        under: Under,
         lane: DurableLane,
         count: u64,
         record: bytes::Bytes,
         expires_at_ms: u64,
     ) -> u64 {
         let mut inner = self.inner.lock();
-        let dropped = inner.lossy.get_or_insert_default().transients[lane].push(handle, count, record, expires_at_ms);
+        let dropped = inner.lossy.get_or_insert_default().transients[lane].push(under, count, record, expires_at_ms);
         drop(inner);
         self.wake.notify_one();
         dropped
     }
 
     /// Counts transient events that are not delivered.
-    pub(super) fn leave_out(&self, handle: u64, lane: DurableLane, cause: v1::GapCause, events: u64) {
+    pub(super) fn leave_out(&self, under: Under, lane: DurableLane, cause: v1::GapCause, events: u64) {
         let mut inner = self.inner.lock();
-        inner.lossy.get_or_insert_default().transients[lane].leave_out(handle, cause, events);
+        inner.lossy.get_or_insert_default().transients[lane].leave_out(under, cause, events);
         drop(inner);
         self.wake.notify_one();
     }
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn the_lossy_wait_until_their_lane_has_room() {
         let mailbox = Mailbox::default();
-        mailbox.transient(1, DurableLane::Normal, 1, Bytes::from("t"), 0);
+        mailbox.transient(Under { handle: 1, epoch: 9 }, DurableLane::Normal, 1, Bytes::from("t"), 0);
         let mut sent = Vec::new();
         mailbox.take_lossy(0, |lane| lane != Lane::Normal, |_, record, _| sent.push(record));
         assert!(sent.is_empty());

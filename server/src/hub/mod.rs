@@ -28,11 +28,13 @@ use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
 
+use self::cache::Kept;
 pub use self::mailbox::{Mailbox, Mark};
 pub use self::room::{Room, live_signal};
 use crate::auth::rights::TypeFilter;
 use crate::clock::Clock;
 use crate::engine::{Engine, EngineError, EngineSink, Opened, Signal, Transient};
+use crate::policy::Policies;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::DropReason;
 
@@ -92,11 +94,12 @@ pub struct Hub {
     engine: OnceLock<Arc<dyn Engine>>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    policies: Policies,
 }
 
 impl Hub {
     /// An empty hub. Connect the engine before the first subscriber.
-    pub fn new(clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(clock: Clock, metrics: Arc<Metrics>, policies: Policies) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
@@ -105,6 +108,7 @@ impl Hub {
             engine: OnceLock::new(),
             clock,
             metrics,
+            policies,
         }
     }
 
@@ -124,6 +128,12 @@ impl Hub {
     fn shard(&self, name: &str) -> &Shard {
         let at = self.hasher.hash_one(name) as usize % self.shards.len();
         &self.shards[at]
+    }
+
+    fn kept(&self, name: &str) -> Kept {
+        let policy = self.policies.of(name);
+        let events_max = usize::try_from(policy.retention_events).unwrap_or(usize::MAX);
+        Kept { events_max, age_ms_max: policy.retention_ms }
     }
 
     fn find(&self, name: &str) -> Option<Arc<Room>> {
@@ -174,7 +184,8 @@ impl Hub {
 
     fn enter(&self, name: &str, mailbox: &Arc<Mailbox>) -> Arc<Room> {
         let mut shard = self.shard(name).lock();
-        let room = shard.entry(name.into()).or_insert_with_key(|name| Arc::new(Room::new(Arc::clone(name))));
+        let room =
+            shard.entry(name.into()).or_insert_with_key(|name| Arc::new(Room::new(Arc::clone(name), self.kept(name))));
         let room = Arc::clone(room);
         // Inside the shard's lock, so that the sweep cannot take the room away in between.
         room.enter(mailbox);
@@ -228,7 +239,7 @@ impl Hub {
         after: u64,
         bytes_max: usize,
     ) -> Result<ReadOut, EngineError> {
-        match room.cached(handle, lane, after, bytes_max) {
+        match room.cached(self.clock.now_ms(), handle, lane, after, bytes_max) {
             room::Cached::Hit(read) => return Ok(read),
             room::Cached::EpochEnded => return Ok(ReadOut::default()),
             room::Cached::Miss => {}

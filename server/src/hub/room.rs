@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lanecast_protocol::codec::{self, EventFront};
 use lanecast_protocol::log::Record;
-use lanecast_protocol::lossy::LiveSignal;
+use lanecast_protocol::lossy::{LiveSignal, Under};
 use lanecast_protocol::place::Batch;
 use lanecast_protocol::position::{DurableLane, PerLane};
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
 
-use super::cache::Cache;
+use super::cache::{Cache, Kept};
 use super::{Mailbox, ReadOut, stored};
 use crate::auth::rights::TypeFilter;
 use crate::engine::{Signal, Transient};
@@ -63,8 +63,9 @@ pub(super) enum Cached {
 }
 
 impl Room {
-    pub(super) fn new(name: Arc<str>) -> Self {
-        Self { name, state: Mutex::default() }
+    pub(super) fn new(name: Arc<str>, kept: Kept) -> Self {
+        let state = State { cache: Cache::new(kept), ..State::default() };
+        Self { name, state: Mutex::new(state) }
     }
 
     /// Its name.
@@ -124,7 +125,7 @@ impl Room {
         if state.epoch < epoch {
             state.begin_epoch(epoch, next_handle());
         }
-        let handle = state.handle;
+        let (handle, under) = (state.handle, state.under());
         let counts = PerLane([mark.urgent, mark.normal, mark.bulk]);
         if let Some(subscriber) = state.subscribers.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
             subscriber.signals = interest.signals;
@@ -135,19 +136,19 @@ impl Room {
                     for lane in DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]) {
                         mailbox.ready(handle, lane);
                     }
-                    subscriber.catch_up(handle, counts, transients);
+                    subscriber.catch_up(under, counts, transients);
                 }
             }
         }
         handle
     }
 
-    pub(super) fn cached(&self, handle: u64, lane: DurableLane, after: u64, bytes_max: usize) -> Cached {
+    pub(super) fn cached(&self, now_ms: u64, handle: u64, lane: DurableLane, after: u64, bytes_max: usize) -> Cached {
         let state = self.state.lock();
         if state.handle != handle {
             return Cached::EpochEnded;
         }
-        match state.cache.after(lane, after, bytes_max) {
+        match state.cache.after(now_ms, lane, after, bytes_max) {
             None => Cached::Miss,
             Some(hit) => Cached::Hit(ReadOut {
                 batch: Batch { first: after + 1, events: hit.events },
@@ -176,9 +177,9 @@ impl Room {
     /// A transient event passes, the `count`th of its lane. Returns how many older ones it pushed out of mailboxes.
     pub(super) fn transient(&self, transient: &Transient, count: u64) -> u64 {
         let mut state = self.state.lock();
-        let handle = state.handle;
-        let record = transient_record(handle, transient);
-        state.subscribers.iter_mut().map(|known| known.transient(handle, count, transient, &record)).sum()
+        let under = state.under();
+        let record = transient_record(under, transient);
+        state.subscribers.iter_mut().map(|known| known.transient(under, count, transient, &record)).sum()
     }
 
     /// A signal passes. Returns how many others it pushed out of mailboxes.
@@ -204,6 +205,10 @@ impl Room {
 }
 
 impl State {
+    fn under(&self) -> Under {
+        Under { handle: self.handle, epoch: self.epoch }
+    }
+
     fn begin_epoch(&mut self, epoch: u64, handle: u64) {
         self.epoch = epoch;
         self.handle = handle;
@@ -220,7 +225,7 @@ impl Subscriber {
         self.signals && self.types.passes(&signal.key.kind)
     }
 
-    fn transient(&mut self, handle: u64, count: u64, transient: &Transient, record: &Bytes) -> u64 {
+    fn transient(&mut self, under: Under, count: u64, transient: &Transient, record: &Bytes) -> u64 {
         match &mut self.stage {
             Stage::Opening { transients, .. } => {
                 if transients.len() == PENDING_MAX {
@@ -230,34 +235,34 @@ impl Subscriber {
                 0
             }
             Stage::Live if self.types.passes(&transient.event_type) => {
-                self.mailbox.transient(handle, transient.lane, count, record.clone(), transient.expires_at_ms)
+                self.mailbox.transient(under, transient.lane, count, record.clone(), transient.expires_at_ms)
             }
             Stage::Live => {
-                self.mailbox.leave_out(handle, transient.lane, v1::GapCause::Filtered, 1);
+                self.mailbox.leave_out(under, transient.lane, v1::GapCause::Filtered, 1);
                 0
             }
         }
     }
 
     /// Hands over what passed while the log was read, as far as it came after the opening.
-    fn catch_up(&mut self, handle: u64, mut counts: PerLane<u64>, pending: VecDeque<(u64, Transient)>) {
+    fn catch_up(&mut self, under: Under, mut counts: PerLane<u64>, pending: VecDeque<(u64, Transient)>) {
         for (count, transient) in pending {
             let lane = transient.lane;
             if count <= counts[lane] {
                 continue;
             }
             if count > counts[lane] + 1 {
-                self.mailbox.leave_out(handle, lane, v1::GapCause::Dropped, count - counts[lane] - 1);
+                self.mailbox.leave_out(under, lane, v1::GapCause::Dropped, count - counts[lane] - 1);
             }
             counts[lane] = count;
-            let record = transient_record(handle, &transient);
-            self.transient(handle, count, &transient, &record);
+            let record = transient_record(under, &transient);
+            self.transient(under, count, &transient, &record);
         }
     }
 }
 
-fn transient_record(handle: u64, transient: &Transient) -> Bytes {
-    let front = EventFront { handle, lane: transient.lane.into(), seq: 0, order: 0, epoch: 0 };
+fn transient_record(under: Under, transient: &Transient) -> Bytes {
+    let front = EventFront { handle: under.handle, lane: transient.lane.into(), seq: 0, order: 0, epoch: 0 };
     codec::event_record(front, &transient.tail)
 }
 
@@ -297,7 +302,7 @@ mod tests {
 
     #[test]
     fn an_event_stored_while_the_room_opens_is_not_slept_through() {
-        let (room, mailbox) = (Room::new("r".into()), Arc::new(Mailbox::default()));
+        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
         room.enter(&mailbox);
         room.appended(9, &record(1));
         assert_eq!(mailbox.take_marks(), []);
@@ -309,7 +314,7 @@ mod tests {
     #[test]
     fn transients_are_sent_from_the_moment_of_the_opening() {
         // LC-SUB-021
-        let (room, mailbox) = (Room::new("r".into()), Arc::new(Mailbox::default()));
+        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
         room.enter(&mailbox);
         for count in 1..=3 {
             room.transient(&transient(), count);
@@ -323,11 +328,11 @@ mod tests {
 
     #[test]
     fn a_new_epoch_ends_the_handle_for_everyone() {
-        let (room, mailbox) = (Room::new("r".into()), Arc::new(Mailbox::default()));
+        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
         room.enter(&mailbox);
         admit(&room, &mailbox, 0);
         room.epoch_changed(10, 78);
         assert_eq!(mailbox.take_marks(), [Mark::Epoch { handle: 77 }]);
-        assert!(matches!(room.cached(77, DurableLane::Normal, 0, 100), Cached::EpochEnded));
+        assert!(matches!(room.cached(0, 77, DurableLane::Normal, 0, 100), Cached::EpochEnded));
     }
 }

@@ -72,6 +72,8 @@ pub struct Connection<T> {
     publishes: Option<Box<FuturesUnordered<PendingPublish>>>,
     /// Queued bytes by lane as the node's gauges know them.
     counted_bytes: [u32; 5],
+    /// Whether input is looked at before output in the next wait.
+    input_first: bool,
     /// Whether a write is under way.
     writing: bool,
     /// With a rate limit: when the next write may begin, monotonic ms.
@@ -108,6 +110,7 @@ impl<T: Transport> Connection<T> {
             signals,
             publishes: None,
             counted_bytes: [0; 5],
+            input_first: true,
             writing: false,
             write_at_ms: 0,
         }
@@ -195,15 +198,23 @@ impl<T: Transport> Connection<T> {
         let mut woken = pin!(entry.mailbox.woken());
         let mut sleep = pin!(tokio::time::sleep(sleep));
         poll_fn(|cx| {
-            if self.writing
-                && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
-            {
-                return Poll::Ready(Wake::Flushed(flushed));
-            }
-            if self.wants_input()
-                && let Poll::Ready(received) = self.transport.poll_recv(cx)
-            {
-                return Poll::Ready(Wake::Received(received));
+            // Input and output take turns: neither a client that drains as fast as the node writes nor one that sends
+            // without a pause keeps the other side waiting.
+            for input in [self.input_first, !self.input_first] {
+                if input
+                    && self.wants_input()
+                    && let Poll::Ready(received) = self.transport.poll_recv(cx)
+                {
+                    self.input_first = false;
+                    return Poll::Ready(Wake::Received(received));
+                }
+                if !input
+                    && self.writing
+                    && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
+                {
+                    self.input_first = true;
+                    return Poll::Ready(Wake::Flushed(flushed));
+                }
             }
             if let Some(publishes) = &mut self.publishes
                 && let Poll::Ready(Some(answer)) = publishes.poll_next_unpin(cx)
@@ -239,9 +250,17 @@ impl<T: Transport> Connection<T> {
             }
         }
         self.read_rooms().await;
-        let (session, now_ms) = (std::cell::RefCell::new(&mut self.session), self.node.clock.now_ms());
+        if !self.writing {
+            // While a write is under way they wait where they can still be conflated or dropped (LC-SIG-009).
+            self.take_lossy();
+        }
+    }
+
+    fn take_lossy(&mut self) {
+        let now = self.now();
+        let session = std::cell::RefCell::new(&mut self.session);
         self.entry.mailbox.take_lossy(
-            now_ms,
+            now.wall_ms,
             |lane| session.borrow().has_room(lane),
             |lane, record, expiry| session.borrow_mut().send(lane, record, expiry),
         );

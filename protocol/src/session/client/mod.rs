@@ -896,12 +896,11 @@ impl Client {
 
     fn handle_body(&mut self, now: Now, id: u32, body: Body, bytes: usize) {
         match body {
+            // A node that floods a client which cannot write is not answered further.
+            Body::Ping(_) if self.outbox.bytes(Lane::Control) >= CONTROL_BYTES_MAX => {}
             Body::Ping(ping) => {
-                // A node that floods a client which cannot write is not answered further.
-                if self.outbox.bytes(Lane::Control) < CONTROL_BYTES_MAX {
-                    let pong = v1::Pong { stamp: ping.stamp, server_time_ms: 0 };
-                    self.outbox.push(Lane::Control, codec::encode_body(id, Body::Pong(pong)));
-                }
+                let pong = v1::Pong { stamp: ping.stamp, server_time_ms: 0 };
+                self.outbox.push(Lane::Control, codec::encode_body(id, Body::Pong(pong)));
             }
             Body::Pong(pong) => {
                 if let Link::Open(open) = &mut self.link {

@@ -12,7 +12,7 @@ use lanecast_protocol::log::{
     Append, Direction, HistoryQuery, Numbers, Origin, Outcome, Publisher, Retention, RolledBack,
 };
 use lanecast_protocol::log::{RoomLog, Start};
-use lanecast_protocol::lossy::{LiveSignal, SignalKey, SignalQueue, TransientQueue};
+use lanecast_protocol::lossy::{LiveSignal, SignalKey, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::place::{Batch, Stored};
 use lanecast_protocol::position::{Cursor, DurableLane, PerLane, Position};
 use lanecast_protocol::session::server::{Accepted, Asked, Config, Opened, Read, Request, Session, check_numbers};
@@ -210,10 +210,11 @@ impl Node {
         let room = self.room(room);
         room.transients[lane] += 1;
         let (handle, count) = (room.handle, room.transients[lane]);
+        let under = Under { handle, epoch: room.log.epoch() };
         let record = codec::event_record(EventFront { handle, lane: lane.into(), seq: 0, order: 0, epoch: 0 }, &tail);
         for conn in self.conns.values_mut() {
             if conn.subscriptions.iter().any(|known| known.handle == handle) {
-                conn.transients[lane].push(handle, count, record.clone(), expires_at_ms);
+                conn.transients[lane].push(under, count, record.clone(), expires_at_ms);
             }
         }
     }
