@@ -18,15 +18,20 @@
 //! [`Client::next_batch`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
 //! [`Client::poll_event`], [`Client::poll_timeout`]) and getters. After each input or command drain all outputs.
 
+mod api;
 mod bounds;
+mod frames;
+mod held;
 mod room;
 mod signals;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use self::room::{Effect, Room};
+pub use self::api::{Action, ClientState, CommandError, Event, Options};
+use self::held::{Held, HeldFrame};
+use self::room::Room;
 pub use self::room::{RoomState, SubscribeOptions};
 pub use self::signals::Outgoing;
 use self::signals::Signals;
@@ -36,9 +41,9 @@ use crate::codec;
 use crate::codes::{Action as Advice, Code, action_of};
 use crate::inbox::{Item, Placed};
 use crate::lane::Lane;
-use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output, Route};
+use crate::outbox::{Outbox, Output, Route};
 use crate::position::{DurableLane, Position};
-use crate::publisher::{Bounds, OutboxFull, Publisher, Settled, Ticket};
+use crate::publisher::{Publisher, Settled, Ticket};
 use crate::v1;
 use crate::v1::frame::Body;
 
@@ -65,149 +70,11 @@ pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 const ASK_AGAIN_MS: u64 = 500;
 /// After a hint that the network changed, a Pong is expected this soon.
 const PROBE_MS: u64 = 2_000;
-
-/// What a client is made with.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Random id of this client; with it publishes are numbered. Never shared by two publishers (LC-HS-021).
-    pub instance: String,
-    /// What the client says about itself.
-    pub info: v1::ClientInfo,
-    /// The device of the user; empty: none named.
-    pub device: String,
-    /// Bounds of the queue of durable publishes.
-    pub outbox: Bounds,
-    /// How long a durable publish may wait before it is given up.
-    pub outbox_ttl_ms: u64,
-    /// Random; spreads the client's reconnects.
-    pub seed: u64,
-}
-
-/// How the client stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientState {
-    /// Not started.
-    Idle,
-    /// Opening a connection.
-    Connecting,
-    /// Welcomed by a node.
-    Connected,
-    /// Without a connection; the next attempt comes by itself.
-    Suspended {
-        /// Why the last connection or attempt ended: a code of the table, 0 if the transport gave none.
-        code: u32,
-    },
-    /// Over for good.
-    Closed {
-        /// Why: a code of the table; NORMAL if the application closed it.
-        code: u32,
-    },
-}
-
-/// What the driver has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Get a token and open a transport, then call [`Client::opened`], [`Client::failed`] or [`Client::no_token`].
-    Connect {
-        /// The last token was refused: ask the application for a new one.
-        new_token: bool,
-        /// Connect there instead; empty: the usual address.
-        address: String,
-    },
-    /// Write what [`Client::poll_output`] still gives, then close the transport with this code.
-    Disconnect(Code),
-}
-
-/// What happened, for the application.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The client's state changed.
-    State(ClientState),
-    /// A room's state changed.
-    Room(String, RoomState),
-    /// Something waits in [`Client::next_batch`].
-    Ready(String),
-    /// A signal, or that one was taken back.
-    Signal(String, Box<v1::Signal>),
-    /// A publish ended.
-    Settled(Ticket, Settled),
-    /// A page of history, or why there is none.
-    Page(Ticket, Result<Box<v1::HistoryPage>, v1::Error>),
-}
-
-/// A command that cannot be carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// The client is closed.
-    #[error("the client is closed")]
-    Closed,
-    /// There is no connection, and the request is not worth keeping.
-    #[error("not connected")]
-    NotConnected,
-    /// The queue of durable publishes is full.
-    #[error(transparent)]
-    OutboxFull(#[from] OutboxFull),
-    /// Too many requests wait for their answer.
-    #[error("too many requests are waiting")]
-    TooMany,
-    /// The request is larger than the node's limit.
-    #[error("larger than the node's limit of a record")]
-    TooLarge,
-}
-
 enum Pending {
     Publish(Ticket),
     History(Ticket),
     Subscribe(String),
     Ignored,
-}
-
-struct HeldFrame {
-    at_ms: u64,
-    bytes: usize,
-    body: Body,
-}
-
-/// Frames whose handle is not known yet, oldest first.
-#[derive(Default)]
-struct Held {
-    frames: VecDeque<HeldFrame>,
-    bytes: usize,
-    /// Handles of which frames were dropped: once one is known, its room is subscribed again, since nothing else need
-    /// show that something is missing.
-    dropped: BTreeSet<u64>,
-}
-
-impl Held {
-    /// Keeps a frame; false if there is no room for it.
-    fn push(&mut self, frame: HeldFrame) -> bool {
-        if self.bytes + frame.bytes > HELD_BYTES_MAX {
-            self.drop_frame(&frame);
-            return false;
-        }
-        self.bytes += frame.bytes;
-        self.frames.push_back(frame);
-        true
-    }
-
-    fn drop_all(&mut self) {
-        self.bytes = 0;
-        for frame in std::mem::take(&mut self.frames) {
-            self.drop_frame(&frame);
-        }
-    }
-
-    fn drop_frame(&mut self, frame: &HeldFrame) {
-        if self.dropped.len() == DROPPED_HANDLES_MAX {
-            // Handles rise, so the lowest is the likeliest to have ended.
-            self.dropped.pop_first();
-        }
-        self.dropped.extend(handle_of(&frame.body));
-    }
-
-    fn expires_at_ms(&self) -> Option<u64> {
-        self.frames.front().map(|frame| frame.at_ms + HELD_MS)
-    }
 }
 
 /// What only an open connection has.
@@ -890,241 +757,5 @@ impl Client {
     /// Whether the node takes a record of this size (LC-HS-020).
     fn fits(&self, record: &Bytes) -> bool {
         self.record_bytes_max().is_none_or(|max| record.len() <= max)
-    }
-
-    // Frames.
-
-    fn handle_body(&mut self, now: Now, id: u32, body: Body, bytes: usize) {
-        match body {
-            // A node that floods a client which cannot write is not answered further.
-            Body::Ping(_) if self.outbox.bytes(Lane::Control) >= CONTROL_BYTES_MAX => {}
-            Body::Ping(ping) => {
-                let pong = v1::Pong { stamp: ping.stamp, server_time_ms: 0 };
-                self.outbox.push(Lane::Control, codec::encode_body(id, Body::Pong(pong)));
-            }
-            Body::Pong(pong) => {
-                if let Link::Open(open) = &mut self.link {
-                    open.pong_by_ms = None;
-                }
-                self.set_clock(now, pong.server_time_ms, now.monotonic_ms.saturating_sub(pong.stamp));
-            }
-            Body::Subscribed(frame) => self.handle_subscribed(now, id, frame),
-            Body::Unsubscribed(frame) => self.handle_unsubscribed(now, id, &frame),
-            Body::Published(published) => {
-                if !self.publisher.published(id, published)
-                    && let Some(Pending::Publish(ticket)) = self.answered(id)
-                {
-                    self.events.push_back(Event::Settled(ticket, Settled::Stored(published)));
-                }
-            }
-            Body::HistoryPage(page) => {
-                if let Some(Pending::History(ticket)) = self.answered(id) {
-                    self.events.push_back(Event::Page(ticket, Ok(Box::new(page))));
-                }
-            }
-            Body::Event(_) | Body::Gap(_) | Body::Signal(_) => {
-                self.handle_room_frame(now, HeldFrame { at_ms: now.monotonic_ms, bytes, body });
-            }
-            Body::Error(error) if error.closing => self.closing = Some(error.code),
-            Body::Error(error) => self.handle_error(now, id, error),
-            Body::GoAway(go_away) => {
-                if let Link::Open(open) = &mut self.link {
-                    open.leave_at_ms = Some(now.monotonic_ms + u64::from(go_away.retry_after_ms));
-                    open.leave_to = go_away.address;
-                }
-            }
-            Body::Limits(limits) => {
-                if let Link::Open(open) = &mut self.link {
-                    open.in_flight_max = limits.publishes_in_flight.max(1) as usize;
-                    open.record_bytes = limits.record_bytes as usize;
-                }
-                self.signals.limit(now, limits.signals_per_second);
-            }
-            Body::Done(_) => {
-                self.answered(id);
-            }
-            // Frames of parts that this client does not use, and those that only clients send, say nothing to it.
-            _ => {}
-        }
-    }
-
-    fn answered(&mut self, id: u32) -> Option<Pending> {
-        let Link::Open(open) = &mut self.link else { return None };
-        open.pending.remove(&id)
-    }
-
-    fn handle_subscribed(&mut self, now: Now, id: u32, frame: v1::Subscribed) {
-        self.answered(id);
-        let name = frame.room.clone();
-        let Some(room) = self.rooms.get_mut(&name) else { return };
-        let unasked = frame.cause != v1::SubscribedCause::Unspecified as i32;
-        if !unasked && room.asked != Some(id) {
-            // The answer to a Subscribe that a later one has overtaken.
-            return;
-        }
-        if unasked && room.asked.is_some() {
-            // It is about a place that this client has asked the node to move; where to, the answer says. That answers
-            // from the position that was asked from, so nothing may change the epoch of the position meanwhile.
-            return;
-        }
-        let handle = frame.handle;
-        if let Link::Open(open) = &mut self.link
-            && open.held.dropped.remove(&handle)
-        {
-            room.hole_unseen = true;
-        }
-        match room.subscribed(now.monotonic_ms, frame) {
-            Ok(effect) => self.report(&name, effect),
-            // Going on would lose events in silence; a new connection starts from what is known.
-            Err(_) => return self.give_up(now, Code::Protocol),
-        }
-        self.release_held(now);
-    }
-
-    fn handle_unsubscribed(&mut self, now: Now, id: u32, frame: &v1::Unsubscribed) {
-        if matches!(self.answered(id), Some(Pending::Ignored)) {
-            if let Some(room) = self.rooms.get_mut(&frame.room)
-                && room.paused
-            {
-                room.tracker.disconnected();
-            }
-            return;
-        }
-        let refused = frame.cause == v1::UnsubscribedCause::Refused as i32;
-        let Some(room) = self.rooms.get_mut(&frame.room) else { return };
-        if refused && room.asked != Some(0) {
-            return;
-        }
-        if refused && matches!(action_of(frame.code), Advice::Retry | Advice::RetryAfter) {
-            room.asked = None;
-            room.again_at_ms = Some(now.monotonic_ms + ASK_AGAIN_MS);
-            return;
-        }
-        self.end(&frame.room, frame.code);
-    }
-
-    fn end(&mut self, name: &str, code: u32) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        room.tracker.disconnected();
-        room.asked = None;
-        room.state = RoomState::Ended { code: Some(code) };
-        self.events.push_back(Event::Room(name.to_owned(), room.state.clone()));
-    }
-
-    fn handle_error(&mut self, now: Now, id: u32, error: v1::Error) {
-        if self.publisher.refused(now.monotonic_ms, id, &error) {
-            return;
-        }
-        match self.answered(id) {
-            Some(Pending::Publish(ticket)) => {
-                let settled = Settled::Refused { code: error.code, detail: error.detail };
-                self.events.push_back(Event::Settled(ticket, settled));
-            }
-            Some(Pending::History(ticket)) => self.events.push_back(Event::Page(ticket, Err(error))),
-            Some(Pending::Subscribe(name)) => {
-                let Some(room) = self.rooms.get_mut(&name) else { return };
-                if room.asked != Some(id) {
-                    return;
-                }
-                room.asked = None;
-                match action_of(error.code) {
-                    Advice::Retry | Advice::RetryAfter => {
-                        room.again_at_ms = Some(now.monotonic_ms + ASK_AGAIN_MS.max(error.retry_after_ms.into()));
-                    }
-                    _ => self.end(&name, error.code),
-                }
-            }
-            Some(Pending::Ignored) | None => {}
-        }
-    }
-
-    fn handle_room_frame(&mut self, now: Now, frame: HeldFrame) {
-        let Some(handle) = handle_of(&frame.body) else { return };
-        let Some(name) = self.rooms.iter().find(|(_, room)| room.tracker.knows(handle)).map(|(name, _)| name.clone())
-        else {
-            return self.hold(now, frame);
-        };
-        let (ordered, node_ms) = (self.ordered, self.node_time_ms(now));
-        let Some(room) = self.rooms.get_mut(&name) else { return };
-        let effect = match frame.body {
-            Body::Event(event) => room.event(now.monotonic_ms, event, ordered),
-            Body::Gap(gap) => room.gap(now.monotonic_ms, &gap, ordered),
-            Body::Signal(signal) => {
-                if room.heard.is_news(node_ms, &signal) {
-                    self.events.push_back(Event::Signal(name, Box::new(signal)));
-                }
-                return;
-            }
-            _ => return,
-        };
-        if room.is_full() && !room.paused && room.wanted() {
-            room.paused = true;
-            room.muted = true;
-            self.leave(&name);
-        }
-        self.report(&name, effect);
-    }
-
-    fn report(&mut self, name: &str, effect: Effect) {
-        let Some(room) = self.rooms.get(name) else { return };
-        if effect.state {
-            self.events.push_back(Event::Room(name.to_owned(), room.state.clone()));
-        }
-        if effect.items && !matches!(self.events.back(), Some(Event::Ready(ready)) if ready == name) {
-            self.events.push_back(Event::Ready(name.to_owned()));
-        }
-    }
-
-    /// Keeps a frame whose handle is not known yet. Where the transport keeps the order across lanes there is nothing
-    /// to wait for: the handle is one that ended.
-    fn hold(&mut self, now: Now, frame: HeldFrame) {
-        let ordered = self.ordered;
-        let Link::Open(open) = &mut self.link else { return };
-        if !ordered && !open.held.push(frame) {
-            self.drop_held(now);
-        }
-    }
-
-    fn release_held(&mut self, now: Now) {
-        let Link::Open(open) = &mut self.link else { return };
-        open.held.bytes = 0;
-        for frame in std::mem::take(&mut open.held.frames) {
-            self.handle_room_frame(now, frame);
-        }
-    }
-
-    fn expire_held(&mut self, now: Now) {
-        let Link::Open(open) = &self.link else { return };
-        if open.held.expires_at_ms().is_some_and(|at| at <= now.monotonic_ms) {
-            self.drop_held(now);
-        }
-    }
-
-    /// Drops what was held, and subscribes again to every room whose answer is outstanding.
-    fn drop_held(&mut self, now: Now) {
-        let Link::Open(open) = &mut self.link else { return };
-        open.held.drop_all();
-        for room in self.rooms.values_mut().filter(|room| room.asked.is_some()) {
-            room.again_at_ms = Some(now.monotonic_ms);
-        }
-    }
-
-    /// A number below `bound`, from a generator that needs no quality but spread (splitmix64).
-    fn draw(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound.max(1)
-    }
-}
-
-/// The handle of a frame of a room.
-fn handle_of(body: &Body) -> Option<u64> {
-    match body {
-        Body::Event(event) => Some(event.handle),
-        Body::Gap(gap) => Some(gap.handle),
-        Body::Signal(signal) => Some(signal.handle),
-        _ => None,
     }
 }

@@ -22,20 +22,25 @@
 //! asks for it with [`Session::next_read`] while the lane's queue has room (LC-FLOW-003). It never holds more than
 //! that, whatever the room's rate.
 
+mod check;
+mod frames;
+mod request;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 
+pub use self::check::{TOKEN_BYTES_MAX, body_len, check_envelope, check_numbers, check_subscribe};
+pub use self::request::{Accepted, Asked, Config, Opened, Read, Request};
 use super::{Now, Refusal};
 use crate::codec::{self, CodecError};
 use crate::codes::Code;
 use crate::lane::Lane;
 use crate::outbox::{CONTROL_BYTES_MAX, Expiry, Outbox, Output};
 use crate::place::{Batch, Place, Step, Stored};
-use crate::position::{DurableLane, NUMBER_LIMIT, PerLane, Position};
-use crate::room::RoomName;
+use crate::position::{DurableLane, PerLane, Position};
 use crate::v1;
 use crate::v1::frame::Body;
 
@@ -49,166 +54,12 @@ const REQUESTS_MAX: usize = 1024;
 const HISTORIES_MAX: usize = 256;
 /// Bytes of a room name that are repeated in a refusal: more than any valid name has.
 const ECHO_BYTES_MAX: usize = 1024;
-/// Longest instance id and longest id of a replaced connection, bytes.
-const ID_BYTES_MAX: usize = 64;
-/// Longest device id, bytes.
-const DEVICE_BYTES_MAX: usize = 128;
-/// Longest token, bytes (LC-HS-005).
-pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Longest event type, bytes.
-const TYPE_BYTES_MAX: usize = 128;
-/// Longest key of an event or signal, bytes.
-const KEY_BYTES_MAX: usize = 256;
-/// Most headers of an event, and their bytes together.
-const HEADERS_MAX: usize = 32;
-const HEADER_BYTES_MAX: usize = 4 * 1024;
 /// Control bytes beyond which no further Subscribe is taken up, so that answers are made as control drains.
 const CONTROL_BYTES_BUSY: usize = CONTROL_BYTES_MAX / 2;
 /// Bytes of signals that wait in the session at most.
 const SIGNAL_BYTES_MAX: usize = 4 * 1024;
 /// The only version of the protocol.
 pub const VERSION: u32 = 1;
-
-/// What is the same for all connections of a node.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Name of the node, for Welcome.
-    pub node: String,
-    /// What the node serves.
-    pub capabilities: Vec<v1::Capability>,
-    /// What the node accepts.
-    pub limits: v1::Limits,
-    /// When to ping and when to give up.
-    pub heartbeat: v1::Heartbeat,
-    /// The window in which clients spread reconnects.
-    pub reconnect: v1::ReconnectWindow,
-    /// How long a connection may take to send Hello.
-    pub hello_within_ms: u64,
-    /// How long a client may take nothing of what waits for it (LC-FLOW-005).
-    pub no_progress_ms: u64,
-    /// Bytes of each durable lane, and of signals, that wait in the session at most; beyond it durable events stay in
-    /// the log, transients and signals in the connection's mailbox.
-    pub lane_bytes: usize,
-}
-
-/// What a node learnt from the credential and puts in Welcome.
-#[derive(Clone, Debug, Default)]
-pub struct Accepted {
-    /// Id of the connection, unique in the cluster.
-    pub connection_id: String,
-    /// The user.
-    pub user: String,
-    /// The device; empty: none named.
-    pub device: String,
-    /// When the token expires, ms since the Unix epoch; 0: never.
-    pub token_expires_at_ms: u64,
-}
-
-/// What the session asks of its driver. Answer each by the command that its doc names.
-#[derive(Debug)]
-pub enum Request {
-    /// Check the token: [`Session::accept`] or [`Session::close`].
-    Authenticate(Box<v1::Hello>),
-    /// Open a room: [`Session::subscribed`] or [`Session::refuse_subscribe`].
-    Subscribe {
-        /// Where the answer goes.
-        asked: Asked,
-        /// What was asked.
-        subscribe: v1::Subscribe,
-    },
-    /// A subscription was ended and answered; forget it.
-    Unsubscribed {
-        /// Its handle.
-        handle: u64,
-    },
-    /// Publish: [`Session::published`] or [`Session::refuse_publish`].
-    Publish {
-        /// Id for the answer.
-        id: u32,
-        /// What was asked; `lane` and `delivery` may be unspecified.
-        publish: v1::Publish,
-        /// The envelope, decoded for whoever checks rights.
-        envelope: Box<v1::Envelope>,
-    },
-    /// Signal: [`Session::done`] or [`Session::refuse`].
-    Signal {
-        /// Id for the answer; 0: no answer is expected.
-        id: u32,
-        /// What was asked.
-        signal: v1::Signal,
-        /// The envelope, decoded.
-        envelope: Box<v1::Envelope>,
-    },
-    /// Read a page: [`Session::history_page`] or [`Session::refuse`].
-    History {
-        /// Id for the answer.
-        id: u32,
-        /// What was asked.
-        history: v1::History,
-    },
-}
-
-/// Where a Subscribe came from, and so how it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// An entry of Hello: refused by Unsubscribed (LC-HS-012).
-    InHello,
-    /// A frame with this id: refused by Error.
-    Frame(u32),
-}
-
-impl Asked {
-    /// The id of the answer.
-    pub fn id(self) -> u32 {
-        match self {
-            Self::InHello => 0,
-            Self::Frame(id) => id,
-        }
-    }
-}
-
-/// What to read from a room for this connection: answer with [`Session::deliver`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
-    /// The room.
-    pub room: Arc<str>,
-    /// The subscription.
-    pub handle: u64,
-    /// The epoch of the place.
-    pub epoch: u64,
-    /// The lane.
-    pub lane: DurableLane,
-    /// Read what comes after this seq.
-    pub after: u64,
-    /// Bytes of records that fit now.
-    pub bytes: usize,
-}
-
-/// A room opened for this connection.
-#[derive(Debug)]
-pub struct Opened {
-    /// The room.
-    pub room: Arc<str>,
-    /// The handle of (room, epoch).
-    pub handle: u64,
-    /// Where delivery begins.
-    pub position: Position,
-    /// The head of the log.
-    pub head: Position,
-    /// The newest order.
-    pub head_order: u64,
-    /// Whether a position was asked for and nothing after it is lost.
-    pub recovered: bool,
-    /// What the epochs in between lost.
-    pub rolled_back: Vec<v1::Gap>,
-    /// What is known of missed transients.
-    pub missed_transients: Option<v1::MissedTransients>,
-    /// The transient count at the start.
-    pub transients: Option<v1::TransientMark>,
-    /// Whether the log cannot be reached at present.
-    pub degraded: bool,
-}
-
 #[derive(Debug)]
 struct Subscription {
     room: Arc<str>,
@@ -740,130 +591,6 @@ impl Session {
         let State::Open(open) = &self.state else { return None };
         open.subscriptions.iter().find(|known| &*known.room == room).map(|known| known.handle)
     }
-
-    // Frames.
-
-    fn handle_hello(&mut self, id: u32, mut hello: v1::Hello) {
-        if let Err(refusal) = check_hello(&hello) {
-            return self.close(refusal);
-        }
-        let subscriptions = std::mem::take(&mut hello.subscriptions);
-        let instance = hello.instance.clone();
-        self.state = State::Authenticating { id, early: Vec::new(), early_bytes: 0, instance, subscriptions };
-        self.request(Request::Authenticate(Box::new(hello)));
-    }
-
-    fn handle_open(&mut self, now: Now, frame: v1::Frame) {
-        let id = frame.id;
-        let Some(body) = frame.body else { return self.unimplemented(id, "") };
-        match body {
-            Body::Hello(_) => self.close(Refusal::new(Code::SecondHello, "Hello comes once")),
-            Body::Ping(ping) => {
-                let pong = v1::Pong { stamp: ping.stamp, server_time_ms: now.wall_ms };
-                self.control(id, Body::Pong(pong));
-            }
-            Body::Pong(_) | Body::Credit(_) => {}
-            Body::Subscribe(subscribe) => match check_subscribe(&subscribe) {
-                Ok(()) => self.request(Request::Subscribe { asked: Asked::Frame(id), subscribe }),
-                Err(refusal) => self.refuse(id, refusal.in_room(subscribe.room)),
-            },
-            Body::Unsubscribe(v1::Unsubscribe { room }) => match check_room(&room) {
-                Ok(()) => self.wait(Waiting::Unsubscribe { id, room }),
-                Err(refusal) => self.refuse(id, refusal.in_room(room)),
-            },
-            Body::Publish(publish) => self.handle_publish(id, publish),
-            Body::Signal(signal) => match check_signal(&signal, &self.config.limits) {
-                Ok(envelope) => self.request(Request::Signal { id, signal, envelope: Box::new(envelope) }),
-                Err(refusal) => self.refuse(id, refusal.in_room(signal.room)),
-            },
-            Body::History(history) => match check_history(&history) {
-                Ok(()) if self.histories.len() < HISTORIES_MAX => self.histories.push_back((id, history)),
-                Ok(()) => self.close(Refusal::new(Code::ControlOverflow, "too many requests at once")),
-                Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
-            },
-            Body::RefreshToken(_) | Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
-                self.unimplemented(id, "");
-            }
-            Body::Focus(v1::Focus { room, .. })
-            | Body::PresenceEnter(v1::PresenceEnter { room, .. })
-            | Body::PresenceUpdate(v1::PresenceUpdate { room, .. })
-            | Body::PresenceLeave(v1::PresenceLeave { room })
-            | Body::PresenceGet(v1::PresenceGet { room, .. })
-            | Body::Members(v1::Members { room, .. })
-            | Body::ChangeMembers(v1::ChangeMembers { room, .. })
-            | Body::Mark(v1::Mark { room, .. })
-            | Body::Markers(v1::Markers { room, .. }) => self.unimplemented(id, &room),
-            Body::Welcome(_)
-            | Body::Error(_)
-            | Body::Subscribed(_)
-            | Body::Unsubscribed(_)
-            | Body::Published(_)
-            | Body::Event(_)
-            | Body::Gap(_)
-            | Body::HistoryPage(_)
-            | Body::Done(_)
-            | Body::TokenRefreshed(_)
-            | Body::Limits(_)
-            | Body::GoAway(_)
-            | Body::PresencePage(_)
-            | Body::PresenceDiff(_)
-            | Body::MembersPage(_)
-            | Body::Marked(_)
-            | Body::UnreadCounts(_)
-            | Body::MarkersPage(_) => self.close(Refusal::new(Code::Protocol, "only nodes send this frame")),
-        }
-    }
-
-    /// LC-FRM-010: an unknown request is answered, an unknown notice ignored.
-    fn unimplemented(&mut self, id: u32, room: &str) {
-        if id != 0 {
-            let refusal = Refusal::new(Code::Unimplemented, "this node does not serve this frame");
-            self.refuse(id, refusal.in_room(room));
-        }
-    }
-
-    fn request(&mut self, request: Request) {
-        self.wait(Waiting::Request(request));
-    }
-
-    fn wait(&mut self, waiting: Waiting) {
-        // Only a client that does not read its answers, or sends a flood in one packet, gets here.
-        if self.requests.len() >= REQUESTS_MAX {
-            return self.close(Refusal::new(Code::ControlOverflow, "too many requests at once"));
-        }
-        self.requests.push_back(waiting);
-    }
-
-    fn handle_publish(&mut self, id: u32, publish: v1::Publish) {
-        let limits = self.config.limits;
-        let State::Open(open) = &mut self.state else { return };
-        let refusal = if open.publishes_in_flight >= limits.publishes_in_flight {
-            let detail = format!("at most {} publishes in flight", limits.publishes_in_flight);
-            Refusal::new(Code::TooManyInFlight, detail).retry_after(100)
-        } else {
-            match check_publish(&publish, &limits) {
-                Ok(envelope) => {
-                    open.publishes_in_flight += 1;
-                    let envelope = Box::new(envelope);
-                    return self.request(Request::Publish { id, publish, envelope });
-                }
-                Err(refusal) => refusal,
-            }
-        };
-        self.refuse(id, refusal.in_room(publish.room));
-    }
-
-    fn control(&mut self, id: u32, body: Body) {
-        if !matches!(self.state, State::Open(_)) {
-            return;
-        }
-        let record = codec::encode_body(id, body);
-        if self.outbox.bytes(Lane::Control) + record.len() > CONTROL_BYTES_MAX {
-            // LC-FLOW-004: answers are never dropped, so whoever does not read them has to go.
-            return self.close(Refusal::new(Code::ControlOverflow, "answers are not read"));
-        }
-        self.outbox.push(Lane::Control, record);
-    }
 }
 
 /// What becomes of a queued record when a subscription ends or moves; `None`: it is not sent any more. With a position
@@ -916,137 +643,4 @@ pub fn gap_record(handle: u64, lane: DurableLane, epoch: u64, from: u64, to: u64
         refillable: cause == v1::GapCause::Unknown,
     };
     codec::encode_body(0, Body::Gap(gap))
-}
-
-/// Checks in the order of LC-HS-007.
-fn check_hello(hello: &v1::Hello) -> Result<(), Refusal> {
-    if hello.version_min > VERSION || hello.version_max < VERSION || hello.version_min > hello.version_max {
-        return Err(Refusal::new(Code::Version, "this node speaks version 1"));
-    }
-    let bad = |detail: &str| Err(Refusal::new(Code::BadHello, detail));
-    let id_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if hello.instance.is_empty() || hello.instance.len() > ID_BYTES_MAX || !hello.instance.chars().all(id_char) {
-        return bad("instance must be 1 to 64 of A-Z a-z 0-9 - _");
-    }
-    if hello.replaces.len() > ID_BYTES_MAX || hello.device.len() > DEVICE_BYTES_MAX {
-        return bad("replaces or device is too long");
-    }
-    if hello.token.len() > TOKEN_BYTES_MAX {
-        return bad("the token is larger than 8 KiB");
-    }
-    Ok(())
-}
-
-fn check_room(room: &str) -> Result<(), Refusal> {
-    match RoomName::check(room) {
-        Ok(_) => Ok(()),
-        Err(fault) => Err(Refusal::new(Code::RoomName, fault.to_string())),
-    }
-}
-
-/// Checks a Subscribe as far as the protocol goes; also for those that came in Hello.
-///
-/// # Errors
-/// ROOM_NAME, INVALID or UNIMPLEMENTED.
-pub fn check_subscribe(subscribe: &v1::Subscribe) -> Result<(), Refusal> {
-    check_room(&subscribe.room)?;
-    if subscribe.members || subscribe.presence || subscribe.markers || subscribe.unread {
-        return Err(Refusal::new(Code::Unimplemented, "this node serves no members, presence, markers or unread"));
-    }
-    match subscribe.start.as_ref().and_then(|start| start.at.as_ref()) {
-        Some(v1::start::At::Position(position)) => match Position::try_from(position) {
-            Ok(position) if position.epoch > 0 => Ok(()),
-            _ => Err(Refusal::new(Code::Invalid, "the position is out of bounds")),
-        },
-        Some(v1::start::At::Marker(_)) => Err(Refusal::new(Code::Unimplemented, "this node serves no markers")),
-        _ => Ok(()),
-    }
-}
-
-fn check_publish(publish: &v1::Publish, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
-    check_room(&publish.room)?;
-    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
-    if matches!(Lane::from_wire(publish.lane), Some(Lane::Control | Lane::Signal)) {
-        return invalid("events travel on urgent, normal or bulk");
-    }
-    if publish.ack == v1::AckLevel::Replicated as i32 {
-        return Err(Refusal::new(Code::Unimplemented, "this node does not replicate"));
-    }
-    if publish.number >= NUMBER_LIMIT || publish.after >= NUMBER_LIMIT {
-        return invalid("number or after is out of bounds");
-    }
-    check_envelope(&publish.envelope, limits)
-}
-
-fn check_signal(signal: &v1::Signal, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
-    check_room(&signal.room)?;
-    let envelope = check_envelope(&signal.envelope, limits)?;
-    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
-    if envelope.key.is_empty() {
-        return invalid("a signal needs a key");
-    }
-    if signal.counter == 0 || signal.counter >= NUMBER_LIMIT || signal.start >= NUMBER_LIMIT {
-        return invalid("start or counter is out of bounds");
-    }
-    Ok(envelope)
-}
-
-fn check_history(history: &v1::History) -> Result<(), Refusal> {
-    check_room(&history.room)?;
-    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
-    if history.lanes.len() > DurableLane::COUNT
-        || history.lanes.iter().any(|lane| DurableLane::from_wire(*lane).is_none())
-    {
-        return invalid("only urgent, normal and bulk have a history");
-    }
-    if history.cursor.is_some_and(|cursor| cursor.epoch >= NUMBER_LIMIT || cursor.order >= NUMBER_LIMIT) {
-        return invalid("the cursor is out of bounds");
-    }
-    Ok(())
-}
-
-/// Checks the numbers of a publish that turned out to be durable, once the room's policy is known.
-///
-/// # Errors
-/// INVALID (LC-PUB-007).
-pub fn check_numbers(publish: &v1::Publish) -> Result<(), Refusal> {
-    if publish.number == 0 || publish.after >= publish.number {
-        return Err(Refusal::new(Code::Invalid, "a durable publish has a number, and after is below it"));
-    }
-    Ok(())
-}
-
-/// Checks what a publisher wrote, as far as the protocol goes.
-///
-/// # Errors
-/// INVALID or MESSAGE_TOO_LARGE (against the largest message of any room; a policy may allow less).
-pub fn check_envelope(bytes: &Bytes, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
-    let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
-    let Ok(envelope) = v1::Envelope::decode(bytes.clone()) else { return invalid("the envelope is malformed") };
-    if bytes.is_empty() {
-        return invalid("there is no envelope");
-    }
-    if envelope.r#type.len() > TYPE_BYTES_MAX || envelope.key.len() > KEY_BYTES_MAX {
-        return invalid("type or key is too long");
-    }
-    if envelope.r#type.starts_with('$') {
-        return invalid("types that begin with $ are reserved");
-    }
-    let header_bytes: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if envelope.headers.len() > HEADERS_MAX || header_bytes > HEADER_BYTES_MAX || envelope.content_type.len() > 256 {
-        return invalid("too many headers, or too long ones");
-    }
-    if body_len(&envelope) > limits.message_bytes as usize {
-        return Err(Refusal::new(Code::MessageTooLarge, format!("at most {} bytes", limits.message_bytes)));
-    }
-    Ok(envelope)
-}
-
-/// Bytes of the body.
-pub fn body_len(envelope: &v1::Envelope) -> usize {
-    match &envelope.body {
-        Some(v1::envelope::Body::Data(data)) => data.len(),
-        Some(v1::envelope::Body::Text(text)) => text.len(),
-        None => 0,
-    }
 }

@@ -1,0 +1,135 @@
+//! What a session does with each frame of a client.
+
+use super::check::{check_hello, check_history, check_publish, check_room, check_signal, check_subscribe};
+use super::{Asked, HISTORIES_MAX, REQUESTS_MAX, Request, Session, State, Waiting};
+use crate::codec;
+use crate::codes::Code;
+use crate::lane::Lane;
+use crate::outbox::CONTROL_BYTES_MAX;
+use crate::session::{Now, Refusal};
+use crate::v1;
+use crate::v1::frame::Body;
+
+impl Session {
+    pub(super) fn handle_hello(&mut self, id: u32, mut hello: v1::Hello) {
+        if let Err(refusal) = check_hello(&hello) {
+            return self.close(refusal);
+        }
+        let subscriptions = std::mem::take(&mut hello.subscriptions);
+        let instance = hello.instance.clone();
+        self.state = State::Authenticating { id, early: Vec::new(), early_bytes: 0, instance, subscriptions };
+        self.request(Request::Authenticate(Box::new(hello)));
+    }
+
+    pub(super) fn handle_open(&mut self, now: Now, frame: v1::Frame) {
+        let id = frame.id;
+        let Some(body) = frame.body else { return self.unimplemented(id, "") };
+        match body {
+            Body::Hello(_) => self.close(Refusal::new(Code::SecondHello, "Hello comes once")),
+            Body::Ping(ping) => {
+                let pong = v1::Pong { stamp: ping.stamp, server_time_ms: now.wall_ms };
+                self.control(id, Body::Pong(pong));
+            }
+            Body::Pong(_) | Body::Credit(_) => {}
+            Body::Subscribe(subscribe) => match check_subscribe(&subscribe) {
+                Ok(()) => self.request(Request::Subscribe { asked: Asked::Frame(id), subscribe }),
+                Err(refusal) => self.refuse(id, refusal.in_room(subscribe.room)),
+            },
+            Body::Unsubscribe(v1::Unsubscribe { room }) => match check_room(&room) {
+                Ok(()) => self.wait(Waiting::Unsubscribe { id, room }),
+                Err(refusal) => self.refuse(id, refusal.in_room(room)),
+            },
+            Body::Publish(publish) => self.handle_publish(id, publish),
+            Body::Signal(signal) => match check_signal(&signal, &self.config.limits) {
+                Ok(envelope) => self.request(Request::Signal { id, signal, envelope: Box::new(envelope) }),
+                Err(refusal) => self.refuse(id, refusal.in_room(signal.room)),
+            },
+            Body::History(history) => match check_history(&history) {
+                Ok(()) if self.histories.len() < HISTORIES_MAX => self.histories.push_back((id, history)),
+                Ok(()) => self.close(Refusal::new(Code::ControlOverflow, "too many requests at once")),
+                Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
+            },
+            Body::RefreshToken(_) | Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
+                self.unimplemented(id, "");
+            }
+            Body::Focus(v1::Focus { room, .. })
+            | Body::PresenceEnter(v1::PresenceEnter { room, .. })
+            | Body::PresenceUpdate(v1::PresenceUpdate { room, .. })
+            | Body::PresenceLeave(v1::PresenceLeave { room })
+            | Body::PresenceGet(v1::PresenceGet { room, .. })
+            | Body::Members(v1::Members { room, .. })
+            | Body::ChangeMembers(v1::ChangeMembers { room, .. })
+            | Body::Mark(v1::Mark { room, .. })
+            | Body::Markers(v1::Markers { room, .. }) => self.unimplemented(id, &room),
+            Body::Welcome(_)
+            | Body::Error(_)
+            | Body::Subscribed(_)
+            | Body::Unsubscribed(_)
+            | Body::Published(_)
+            | Body::Event(_)
+            | Body::Gap(_)
+            | Body::HistoryPage(_)
+            | Body::Done(_)
+            | Body::TokenRefreshed(_)
+            | Body::Limits(_)
+            | Body::GoAway(_)
+            | Body::PresencePage(_)
+            | Body::PresenceDiff(_)
+            | Body::MembersPage(_)
+            | Body::Marked(_)
+            | Body::UnreadCounts(_)
+            | Body::MarkersPage(_) => self.close(Refusal::new(Code::Protocol, "only nodes send this frame")),
+        }
+    }
+
+    /// LC-FRM-010: an unknown request is answered, an unknown notice ignored.
+    pub(super) fn unimplemented(&mut self, id: u32, room: &str) {
+        if id != 0 {
+            let refusal = Refusal::new(Code::Unimplemented, "this node does not serve this frame");
+            self.refuse(id, refusal.in_room(room));
+        }
+    }
+
+    pub(super) fn request(&mut self, request: Request) {
+        self.wait(Waiting::Request(request));
+    }
+
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        // Only a client that does not read its answers, or sends a flood in one packet, gets here.
+        if self.requests.len() >= REQUESTS_MAX {
+            return self.close(Refusal::new(Code::ControlOverflow, "too many requests at once"));
+        }
+        self.requests.push_back(waiting);
+    }
+
+    pub(super) fn handle_publish(&mut self, id: u32, publish: v1::Publish) {
+        let limits = self.config.limits;
+        let State::Open(open) = &mut self.state else { return };
+        let refusal = if open.publishes_in_flight >= limits.publishes_in_flight {
+            let detail = format!("at most {} publishes in flight", limits.publishes_in_flight);
+            Refusal::new(Code::TooManyInFlight, detail).retry_after(100)
+        } else {
+            match check_publish(&publish, &limits) {
+                Ok(envelope) => {
+                    open.publishes_in_flight += 1;
+                    let envelope = Box::new(envelope);
+                    return self.request(Request::Publish { id, publish, envelope });
+                }
+                Err(refusal) => refusal,
+            }
+        };
+        self.refuse(id, refusal.in_room(publish.room));
+    }
+
+    pub(super) fn control(&mut self, id: u32, body: Body) {
+        if !matches!(self.state, State::Open(_)) {
+            return;
+        }
+        let record = codec::encode_body(id, body);
+        if self.outbox.bytes(Lane::Control) + record.len() > CONTROL_BYTES_MAX {
+            // LC-FLOW-004: answers are never dropped, so whoever does not read them has to go.
+            return self.close(Refusal::new(Code::ControlOverflow, "answers are not read"));
+        }
+        self.outbox.push(Lane::Control, record);
+    }
+}
