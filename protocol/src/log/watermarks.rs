@@ -1,6 +1,7 @@
 //! Publish numbers: which were used, so that a retry is stored once and pipelined publishes keep their order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::position::{DurableLane, PerLane};
 
@@ -46,9 +47,10 @@ struct Entry {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watermarks {
-    publishers: BTreeMap<Publisher, Entry>,
+    /// Keys are shared and entries boxed: a node of a map has room for eleven, and most rooms have one publisher.
+    publishers: BTreeMap<Arc<Publisher>, Box<Entry>>,
     /// Publishers by the time of their last publish; the serial tells apart those of one millisecond.
-    by_age: BTreeMap<(u64, u64), Publisher>,
+    by_age: BTreeMap<(u64, u64), Arc<Publisher>>,
     serial: u64,
     evicted: u64,
     cost: usize,
@@ -90,11 +92,17 @@ impl Watermarks {
     ) {
         self.serial += 1;
         let age = (now_ms, self.serial);
-        if !self.publishers.contains_key(&publisher) {
-            self.make_room();
-            self.cost += cost(&publisher);
-            self.publishers.insert(publisher.clone(), Entry { lanes: PerLane::default(), age });
-        }
+        let publisher = match self.publishers.get_key_value(&publisher) {
+            Some((known, _)) => Arc::clone(known),
+            None => {
+                self.make_room();
+                self.cost += cost(&publisher);
+                let publisher = Arc::new(publisher);
+                let entry = Entry { lanes: PerLane::default(), age };
+                self.publishers.insert(Arc::clone(&publisher), Box::new(entry));
+                publisher
+            }
+        };
         let Some(entry) = self.publishers.get_mut(&publisher) else { return };
         self.by_age.remove(&entry.age);
         entry.age = age;
@@ -152,7 +160,7 @@ impl Watermarks {
 /// Bytes of one remembered number.
 const NUMBER_BYTES: usize = size_of::<(u64, u64, u64)>();
 
-/// Bytes of one publisher: its name stands in both maps.
+/// Bytes of one publisher.
 fn cost(publisher: &Publisher) -> usize {
-    2 * (publisher.user.len() + publisher.instance.len()) + 256
+    publisher.user.len() + publisher.instance.len() + 320
 }

@@ -47,6 +47,8 @@ pub(super) struct Link {
     target: Target,
     clock: Clock,
     socket: Option<Socket>,
+    /// The code with which the last connection ended.
+    refused: u32,
 }
 
 impl Link {
@@ -66,7 +68,7 @@ impl Link {
         };
         let (clock, mut client) = (Clock::system(), Client::new(options));
         client.connect(now(&clock));
-        Self { client, target, clock, socket: None }
+        Self { client, target, clock, socket: None, refused: 0 }
     }
 
     pub(super) fn now(&self) -> Now {
@@ -80,9 +82,7 @@ impl Link {
             self.write().await;
             match self.client.poll_event() {
                 Some(Event::State(ClientState::Closed { code })) => return Err(closed(code)),
-                Some(Event::State(ClientState::Suspended { code })) if code >= 4000 => {
-                    eprintln!("lanecast: {}; trying again", name(code));
-                }
+                Some(Event::State(ClientState::Suspended { code })) if code >= 4000 => self.refused = code,
                 Some(event) => return Ok(event),
                 None => self.wait().await,
             }
@@ -92,6 +92,8 @@ impl Link {
     async fn act(&mut self) {
         while let Some(action) = self.client.poll_action() {
             match action {
+                // There is one token: repeating it would be refused again.
+                Action::Connect { new_token: true, .. } => self.client.no_token(self.now(), self.refused),
                 Action::Connect { .. } => match self.open().await {
                     Ok(socket) => {
                         self.socket = Some(socket);
