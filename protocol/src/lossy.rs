@@ -136,6 +136,17 @@ pub struct LiveSignal {
     pub record: Bytes,
 }
 
+/// What a signal did to those that waited before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Nothing: it waits beside them.
+    Beside,
+    /// One of two signals of its key, the older, will not be sent.
+    Conflated,
+    /// The queue was full: the oldest will not be sent.
+    Dropped,
+}
+
 /// Signals that wait for one connection.
 #[derive(Debug, Default)]
 pub struct SignalQueue {
@@ -143,21 +154,21 @@ pub struct SignalQueue {
 }
 
 impl SignalQueue {
-    /// Queues a signal, in the place of an older one of the same key. Returns whether another was dropped for it.
-    pub fn push(&mut self, handle: u64, signal: LiveSignal) -> bool {
+    /// Queues a signal, in the place of an older one of the same key.
+    pub fn push(&mut self, handle: u64, signal: LiveSignal) -> Pushed {
         let same = self.waiting.iter_mut().find(|(of, older)| *of == handle && older.key == signal.key);
         if let Some((_, older)) = same {
             if older.age < signal.age {
                 *older = signal;
             }
-            return false;
+            return Pushed::Conflated;
         }
         let full = self.waiting.len() == SIGNALS_MAX;
         if full {
             self.waiting.pop_front();
         }
         self.waiting.push_back((handle, signal));
-        full
+        if full { Pushed::Dropped } else { Pushed::Beside }
     }
 
     /// The next record to send that is alive at this time of the node's clock.
@@ -219,7 +230,8 @@ mod tests {
         };
         let mut queue = SignalQueue::default();
         for (key, counter, text) in [("a", 1, "a1"), ("b", 2, "b2"), ("a", 4, "a4"), ("a", 3, "a3")] {
-            queue.push(1, signal(key, counter, text));
+            let expected = if counter > 2 { Pushed::Conflated } else { Pushed::Beside };
+            assert_eq!(queue.push(1, signal(key, counter, text)), expected);
         }
         queue.push(2, signal("a", 1, "other room"));
         let order: Vec<_> = std::iter::from_fn(|| queue.pop(99)).map(|(record, _)| record).collect();

@@ -5,7 +5,7 @@
 //! connection that does not read costs the node no more than that.
 
 use lanecast_protocol::lane::Lane;
-use lanecast_protocol::lossy::{LiveSignal, SignalQueue, TransientQueue, Under};
+use lanecast_protocol::lossy::{LiveSignal, Pushed, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::position::{DurableLane, PerLane};
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
@@ -98,13 +98,13 @@ impl Mailbox {
         }
     }
 
-    /// Leaves a signal; returns whether it pushed another out.
-    pub fn signal(&self, handle: u64, signal: LiveSignal) -> bool {
+    /// Leaves a signal; returns what it did to those that waited.
+    pub fn signal(&self, handle: u64, signal: LiveSignal) -> Pushed {
         let mut inner = self.inner.lock();
-        let dropped = inner.lossy.get_or_insert_default().signals.push(handle, signal);
+        let pushed = inner.lossy.get_or_insert_default().signals.push(handle, signal);
         drop(inner);
         self.wake.notify_one();
-        dropped
+        pushed
     }
 
     /// Wakes the connection's task for something that it finds elsewhere.

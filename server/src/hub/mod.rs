@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use lanecast_protocol::codec::{self, EventFront};
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::log;
+use lanecast_protocol::lossy::Pushed;
 use lanecast_protocol::place::{Batch, Stored};
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
@@ -286,8 +287,14 @@ impl EngineSink for Hub {
 
     fn signal(&self, room: &Arc<str>, signal: &Signal) {
         if let Some(room) = self.find(room) {
-            let dropped = room.signal(signal);
-            self.metrics.drops.of((Lane::Signal, DropReason::QueueFull)).inc_by(dropped);
+            room.signal(signal, |pushed| {
+                let reason = match pushed {
+                    Pushed::Beside => return,
+                    Pushed::Conflated => DropReason::Conflated,
+                    Pushed::Dropped => DropReason::QueueFull,
+                };
+                self.metrics.drops.of((Lane::Signal, reason)).inc();
+            });
         }
     }
 

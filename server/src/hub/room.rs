@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lanecast_protocol::codec::{self, EventFront};
 use lanecast_protocol::log::Record;
-use lanecast_protocol::lossy::{LiveSignal, Under};
+use lanecast_protocol::lossy::{LiveSignal, Pushed, Under};
 use lanecast_protocol::place::Batch;
 use lanecast_protocol::position::{DurableLane, PerLane};
 use lanecast_protocol::v1;
@@ -75,11 +75,6 @@ impl Room {
 
     pub(super) fn is_empty(&self) -> bool {
         self.state.lock().subscribers.is_empty()
-    }
-
-    /// Subscribers on this node.
-    pub fn subscribers(&self) -> usize {
-        self.state.lock().subscribers.len()
     }
 
     pub(super) fn is_live(&self, mailbox: &Arc<Mailbox>) -> bool {
@@ -182,12 +177,13 @@ impl Room {
         state.subscribers.iter_mut().map(|known| known.transient(under, count, transient, &record)).sum()
     }
 
-    /// A signal passes. Returns how many others it pushed out of mailboxes.
-    pub(super) fn signal(&self, signal: &Signal) -> u64 {
+    /// A signal passes. Says of each mailbox what it did to the signals that waited there.
+    pub(super) fn signal(&self, signal: &Signal, mut pushed: impl FnMut(Pushed)) {
         let state = self.state.lock();
         let live = live_signal(state.handle, signal);
-        let wanting = state.subscribers.iter().filter(|known| known.is_live() && known.wants(signal));
-        wanting.map(|known| u64::from(known.mailbox.signal(state.handle, live.clone()))).sum()
+        for known in state.subscribers.iter().filter(|known| known.is_live() && known.wants(signal)) {
+            pushed(known.mailbox.signal(state.handle, live.clone()));
+        }
     }
 
     /// The log has a new epoch: the handle ends, and every subscriber has to open the room again.

@@ -71,8 +71,6 @@ label! {
     Expired = "expired",
     /// A newer signal took its place.
     Conflated = "conflated",
-    /// The connection ended first.
-    Closed = "closed",
 }
 
 label! {

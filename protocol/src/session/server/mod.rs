@@ -16,7 +16,7 @@
 //! [`Session::handle_timeout`], [`Session::progress`]), *commands* that answer what the session asked for
 //! ([`Session::accept`], [`Session::subscribed`], [`Session::published`], [`Session::refuse`], [`Session::deliver`] …),
 //! *outputs* ([`Session::poll_request`], [`Session::next_read`], [`Session::poll_output`], [`Session::poll_timeout`],
-//! [`Session::closed`]) and getters. After each input or command drain requests, then reads, then outputs.
+//! [`Session::closing`]) and getters. After each input or command drain requests, then reads, then outputs.
 //!
 //! Durable delivery is pull: [`Session::mark_ready`] says that a room's lane has something new, and the session
 //! asks for it with [`Session::next_read`] while the lane's queue has room (LC-FLOW-003). It never holds more than
