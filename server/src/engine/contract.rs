@@ -194,10 +194,12 @@ macro_rules! with_clauses {
             e20_what_is_not_stored_is_not_told
             e21_only_subscribed_rooms_are_told
             e22_events_are_told_in_the_epoch_that_was_told
+            e23_a_glance_is_what_was_told
             e30_transients_are_told_and_counted
             e30_transients_leave_no_trace_in_the_log
             e31_opening_gives_the_mark_of_its_moment
             e32_missed_transients_are_known_exactly_or_not_at_all
+            e33_no_transient_is_missed_in_silence
             e40_the_newest_signal_wins
             e41_live_signals_are_the_newest_of_each_key
             e42_a_clear_ends_the_value_for_good
@@ -206,6 +208,9 @@ macro_rules! with_clauses {
             e50_rooms_are_bounded
             e51_bytes_are_bounded
             e52_sweep_forgets_only_what_nobody_needs
+            e60_while_the_store_is_there_nothing_is_told_of_it
+            e70_leases_are_listed_until_they_end
+            e71_messages_reach_the_nodes_once
         }
     };
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use lanecast_protocol::log::{
     Append, Head, HistoryQuery, Origin, Outcome, Page, Read, Record, Retention, RoomLog, Start,
 };
@@ -11,7 +12,9 @@ use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
 
 use super::contract::{Bench, CLAUSES, MemorySubject, Subject};
-use super::{Engine, EngineError, EngineSink, EngineStats, MemoryOptions, Opened, Signal, Signalled, Transient};
+use super::{
+    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, MemoryOptions, Opened, Signal, Signalled, Transient,
+};
 use crate::clock::Clock;
 
 /// A bug.
@@ -33,9 +36,11 @@ enum Bug {
     TellsTwice,
     /// Transients are told but not counted.
     ForgetsToCount,
+    /// A glance is ahead of what was told.
+    GlancesAhead,
 }
 
-const BUGS: [(Bug, &str); 8] = [
+const BUGS: [(Bug, &str); 9] = [
     (Bug::LosesOne, "e3_"),
     (Bug::Renumbers, "e7_"),
     (Bug::OldestSignalWins, "e40_"),
@@ -44,6 +49,7 @@ const BUGS: [(Bug, &str); 8] = [
     (Bug::FalseComfort, "e13_"),
     (Bug::TellsTwice, "e20_"),
     (Bug::ForgetsToCount, "e30_"),
+    (Bug::GlancesAhead, "e23_"),
 ];
 
 struct FaultySubject(Bug);
@@ -82,6 +88,18 @@ impl EngineSink for FaultySink {
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64) {
         self.inner.epoch_changed(room, epoch);
     }
+
+    fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {
+        self.inner.transients_missed(room, lane, count);
+    }
+
+    fn reachable(&self, reachable: bool) {
+        self.inner.reachable(reachable);
+    }
+
+    fn told(&self, message: &Bytes) {
+        self.inner.told(message);
+    }
 }
 
 struct Faulty {
@@ -110,6 +128,19 @@ impl Engine for Faulty {
             outcomes.push(self.append_one(room, retention, item).await);
         }
         outcomes
+    }
+
+    async fn append_replicated(
+        &self,
+        room: &str,
+        retention: Retention,
+        items: Vec<Append>,
+    ) -> Vec<Result<Outcome, EngineError>> {
+        self.inner.append_replicated(room, retention, items).await
+    }
+
+    fn replicates(&self) -> bool {
+        self.inner.replicates()
     }
 
     async fn read(
@@ -173,6 +204,28 @@ impl Engine for Faulty {
 
     async fn unsubscribe(&self, room: &str) -> Result<(), EngineError> {
         self.inner.unsubscribe(room).await
+    }
+
+    fn glance(&self, room: &str) -> Option<Glance> {
+        let mut glance = self.inner.glance(room)?;
+        glance.head.normal += u64::from(self.bug == Bug::GlancesAhead);
+        Some(glance)
+    }
+
+    async fn announce(&self, lease: Lease) -> Result<(), EngineError> {
+        self.inner.announce(lease).await
+    }
+
+    async fn retire(&self, node: &str) -> Result<(), EngineError> {
+        self.inner.retire(node).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<Lease>, EngineError> {
+        self.inner.nodes().await
+    }
+
+    async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
+        self.inner.tell(node, message).await
     }
 
     fn sweep(&self) {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use lanecast_protocol::log::{
     Append, Head, HistoryQuery, Numbers, Outcome, Page, Read, Record, Retention, RoomLog, Start, epoch_candidate,
 };
@@ -21,7 +22,10 @@ use lanecast_protocol::v1;
 use parking_lot::{Mutex, RwLock};
 
 use super::signals::{SignalTable, TableFull};
-use super::{Engine, EngineError, EngineSink, EngineStats, Opened, Signal, Signalled, Transient};
+use super::{
+    Engine, EngineError, EngineSink, EngineStats, Glance, LEASE_MS, Lease, Opened, Signal, Signalled, Transient,
+    missed_since,
+};
 use crate::clock::Clock;
 
 /// How long a room that was published to is remembered after the last that happened in it.
@@ -88,25 +92,6 @@ impl Room {
         v1::TransientMark { source: self.transient_source, urgent, normal, bulk }
     }
 
-    fn missed_since(&self, asked: Option<v1::TransientMark>) -> v1::MissedTransients {
-        let answer =
-            |knowledge: v1::MissedKnowledge, count| v1::MissedTransients { knowledge: knowledge.into(), count };
-        let Some(asked) = asked else { return answer(v1::MissedKnowledge::Unspecified, 0) };
-        if asked.source != self.transient_source {
-            return answer(v1::MissedKnowledge::Unknown, 0);
-        }
-        let known = PerLane([asked.urgent, asked.normal, asked.bulk]);
-        let missed = DurableLane::ALL
-            .into_iter()
-            .try_fold(0, |sum, lane| Some(sum + self.transient_counts[lane].checked_sub(known[lane])?));
-        match missed {
-            // A mark from the future is none of ours.
-            None => answer(v1::MissedKnowledge::Unknown, 0),
-            Some(0) => answer(v1::MissedKnowledge::None, 0),
-            Some(count) => answer(v1::MissedKnowledge::Count, count),
-        }
-    }
-
     fn was_published_to(&self) -> bool {
         self.log.head().order > 0
     }
@@ -138,6 +123,8 @@ pub struct MemoryEngine {
     bytes: AtomicUsize,
     refused: AtomicU64,
     watermarks_evicted: AtomicU64,
+    /// The lease of the one node, and when it runs out, ms.
+    lease: Mutex<Option<(Lease, u64)>>,
 }
 
 impl MemoryEngine {
@@ -156,6 +143,7 @@ impl MemoryEngine {
             bytes: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             watermarks_evicted: AtomicU64::new(0),
+            lease: Mutex::default(),
         }
     }
 
@@ -279,6 +267,15 @@ impl Engine for MemoryEngine {
         outcomes.unwrap_or_else(|error| vec![Err(error); count])
     }
 
+    async fn append_replicated(&self, _: &str, _: Retention, items: Vec<Append>) -> Vec<Result<Outcome, EngineError>> {
+        // Nobody could confirm: a node on this engine does not offer it (LC-PUB-031).
+        vec![Err(EngineError::Unavailable { retry_after_ms: FULL_RETRY_MS }); items.len()]
+    }
+
+    fn replicates(&self) -> bool {
+        false
+    }
+
     async fn read(
         &self,
         room: &str,
@@ -307,7 +304,7 @@ impl Engine for MemoryEngine {
         self.with(room, |room, now_ms| Opened {
             log: room.log.open(now_ms, start),
             transients: room.transient_mark(),
-            missed_transients: room.missed_since(transients),
+            missed_transients: missed_since(room.transient_mark(), transients),
         })
     }
 
@@ -346,6 +343,37 @@ impl Engine for MemoryEngine {
             let mut room = room.lock();
             room.subscribed = false;
             room.touched_ms = self.clock.now_ms();
+        }
+        Ok(())
+    }
+
+    fn glance(&self, room: &str) -> Option<Glance> {
+        let room = self.find(room)?;
+        let room = room.lock();
+        let head = room.log.head();
+        room.subscribed.then(|| Glance { head: head.position, order: head.order, transients: room.transient_mark() })
+    }
+
+    async fn announce(&self, lease: Lease) -> Result<(), EngineError> {
+        *self.lease.lock() = Some((lease, self.clock.now_ms() + LEASE_MS));
+        Ok(())
+    }
+
+    async fn retire(&self, node: &str) -> Result<(), EngineError> {
+        self.lease.lock().take_if(|(lease, _)| lease.node == node);
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<Lease>, EngineError> {
+        let now_ms = self.clock.now_ms();
+        let lease = self.lease.lock();
+        Ok(lease.iter().filter(|(_, until_ms)| *until_ms > now_ms).map(|(lease, _)| lease.clone()).collect())
+    }
+
+    async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
+        let known = self.lease.lock().as_ref().is_some_and(|(lease, _)| node.is_none_or(|node| lease.node == node));
+        if known {
+            self.sink.told(&message);
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::log::{self, Append, Head, HistoryQuery, Outcome, Page, Read, Record, Retention, Start};
 use lanecast_protocol::lossy::SignalKey;
-use lanecast_protocol::position::DurableLane;
+use lanecast_protocol::position::{DurableLane, Position};
 use lanecast_protocol::v1;
 
 pub use self::memory::{MemoryEngine, MemoryOptions, ROOM_IDLE_MS};
@@ -117,6 +117,41 @@ impl EngineError {
     }
 }
 
+/// What an engine knows of a followed room without asking a store (E23).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Glance {
+    /// The epoch and the newest seq of each lane that was told.
+    pub head: Position,
+    /// The newest order; 0: none.
+    pub order: u64,
+    /// The transients up to that moment.
+    pub transients: v1::TransientMark,
+}
+
+/// What a node says of itself to the others; it holds for [`LEASE_MS`] and is renewed well before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Lease {
+    /// The node's id.
+    pub node: String,
+    /// Where its HTTP API listens, as other machines may reach it.
+    pub address: String,
+    /// Its version.
+    pub version: String,
+    /// When it started, ms since the Unix epoch.
+    pub started_ms: u64,
+    /// Connections now.
+    pub connections: u64,
+    /// Rooms with a local subscriber.
+    pub rooms: u64,
+    /// Whether it is sending its connections away.
+    pub draining: bool,
+}
+
+/// How long a lease holds, ms.
+pub const LEASE_MS: u64 = 30_000;
+/// Bytes of a message between nodes at most.
+pub const NODE_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Gauges and counters of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineStats {
@@ -128,6 +163,22 @@ pub struct EngineStats {
     pub refused: u64,
     /// Watermarks forgotten early (LC-PUB-024).
     pub watermarks_evicted: u64,
+}
+
+/// How many transients lie between a mark that was asked about and the present one (E32).
+fn missed_since(present: v1::TransientMark, asked: Option<v1::TransientMark>) -> v1::MissedTransients {
+    let answer = |knowledge: v1::MissedKnowledge, count| v1::MissedTransients { knowledge: knowledge.into(), count };
+    let Some(asked) = asked else { return answer(v1::MissedKnowledge::Unspecified, 0) };
+    if asked.source != present.source {
+        return answer(v1::MissedKnowledge::Unknown, 0);
+    }
+    let lanes = [(present.urgent, asked.urgent), (present.normal, asked.normal), (present.bulk, asked.bulk)];
+    match lanes.into_iter().try_fold(0, |sum, (now, then)| Some(sum + now.checked_sub(then)?)) {
+        // A mark from the future is none of ours.
+        None => answer(v1::MissedKnowledge::Unknown, 0),
+        Some(0) => answer(v1::MissedKnowledge::None, 0),
+        Some(count) => answer(v1::MissedKnowledge::Count, count),
+    }
 }
 
 /// Where an engine tells its node what happens in the rooms that the node subscribed to.
@@ -146,6 +197,15 @@ pub trait EngineSink: Send + Sync {
 
     /// The log has a new epoch: whoever has a place in it must be opened anew (E22).
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64);
+
+    /// Transients of a lane were published and did not reach this node; `None`: nobody knows how many (E33).
+    fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>);
+
+    /// The store behind the engine was lost or is back (E60).
+    fn reachable(&self, reachable: bool);
+
+    /// Another node, or this one, has something to say to this node (E71).
+    fn told(&self, message: &Bytes);
 }
 
 /// Rooms: their logs, transients and signals.
@@ -190,6 +250,8 @@ pub trait EngineSink: Send + Sync {
 /// - **E21** Nothing is told of a room before [`subscribe`](Engine::subscribe) or after
 ///   [`unsubscribe`](Engine::unsubscribe); subscribing twice is subscribing once.
 /// - **E22** A new epoch of a subscribed room is told before any of its events.
+/// - **E23** [`glance`](Engine::glance) answers only for a subscribed room of which everything up to its head was told and
+///   whose notifications are known to arrive; what this node was acknowledged as stored is at or below that head.
 ///
 /// # Transients
 /// - **E30** A transient event of a subscribed room is told to the sink once, with a mark that counts it by lane; it
@@ -197,6 +259,9 @@ pub trait EngineSink: Send + Sync {
 /// - **E31** Opening gives the mark of that moment: a transient told with a higher count came after it.
 /// - **E32** A mark asked for at opening is answered with none or the exact count of what came since, if its source is
 ///   still followed, with unknown if not, and with unspecified if none was asked for.
+///
+/// - **E33** Transients of a subscribed room that were published and not told are reported as missed, with their number
+///   or as unknown, before the next one is told.
 ///
 /// # Signals
 /// - **E40** Of a (sender, type, key) the signal with the greatest (start, counter) wins: one that is not greater than the
@@ -212,10 +277,31 @@ pub trait EngineSink: Send + Sync {
 /// - **E51** Beyond the bound on bytes an append is refused as full, and nothing of it is stored.
 /// - **E52** [`sweep`](Engine::sweep) forgets a room only if nobody is subscribed to it and it has no event, watermark, key or
 ///   live signal.
+///
+/// # A store that is away
+/// - **E60** The loss of the store, and its return, are told to the sink once each; while it is away transients and signals
+///   still reach the sink of the node that they came to, and everything else is refused as unavailable.
+///
+/// # Nodes
+/// - **E70** [`nodes`](Engine::nodes) gives the newest lease of each node that announced itself and whose lease has not run
+///   out or been ended, this one included.
+/// - **E71** A message told to a node, or to all, reaches the sink of each once, this one included, if it is connected then.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// Judges and stores events (E1 to E7).
     async fn append(&self, room: &str, retention: Retention, items: Vec<Append>) -> Vec<Result<Outcome, EngineError>>;
+
+    /// As [`append`](Self::append), and every outcome is given only after what it says was also confirmed by a replica;
+    /// if that takes too long the answer is [`EngineError::Unavailable`], and it is open whether it was stored.
+    async fn append_replicated(
+        &self,
+        room: &str,
+        retention: Retention,
+        items: Vec<Append>,
+    ) -> Vec<Result<Outcome, EngineError>>;
+
+    /// Whether there are replicas that could confirm.
+    fn replicates(&self) -> bool;
 
     /// Reads one lane (E8).
     async fn read(
@@ -255,6 +341,22 @@ pub trait Engine: Send + Sync {
 
     /// Ends what [`subscribe`](Self::subscribe) began.
     async fn unsubscribe(&self, room: &str) -> Result<(), EngineError>;
+
+    /// What is known of a subscribed room without asking anybody (E23).
+    fn glance(&self, room: &str) -> Option<Glance>;
+
+    /// Announces this node, or renews its lease (E70).
+    async fn announce(&self, lease: Lease) -> Result<(), EngineError>;
+
+    /// Ends the lease of this node.
+    async fn retire(&self, node: &str) -> Result<(), EngineError>;
+
+    /// The nodes with a lease (E70), by id.
+    async fn nodes(&self) -> Result<Vec<Lease>, EngineError>;
+
+    /// Says something to a node, or to all (E71). At most [`NODE_MESSAGE_BYTES_MAX`] bytes. It may be lost, so whoever
+    /// needs to know asks for an answer.
+    async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError>;
 
     /// Forgets what is too old. To be called every few seconds; nothing is served longer than it may be without it.
     fn sweep(&self);

@@ -20,6 +20,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use lanecast_protocol::codec::{self, EventFront};
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::log;
@@ -303,6 +304,18 @@ impl EngineSink for Hub {
             room.epoch_changed(epoch, self.next_handle());
         }
     }
+
+    fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {
+        if let Some(room) = self.find(room) {
+            room.transients_missed(lane, count);
+        }
+    }
+
+    fn reachable(&self, reachable: bool) {
+        tracing::info!(reachable, "the engine's store");
+    }
+
+    fn told(&self, _message: &Bytes) {}
 }
 
 /// A log record as a subscriber gets it.

@@ -177,6 +177,19 @@ impl Room {
         state.subscribers.iter_mut().map(|known| known.transient(under, count, transient, &record)).sum()
     }
 
+    /// Transients of a lane were published and never came here.
+    pub(super) fn transients_missed(&self, lane: DurableLane, count: Option<u64>) {
+        let mut state = self.state.lock();
+        let under = state.under();
+        for subscriber in &mut state.subscribers {
+            match &mut subscriber.stage {
+                // Its opening says what it missed.
+                Stage::Opening { .. } => {}
+                Stage::Live => subscriber.mailbox.leave_out(under, lane, v1::GapCause::Unknown, count.unwrap_or(0)),
+            }
+        }
+    }
+
     /// A signal passes. Says of each mailbox what it did to the signals that waited there.
     pub(super) fn signal(&self, signal: &Signal, mut pushed: impl FnMut(Pushed)) {
         let state = self.state.lock();

@@ -9,7 +9,7 @@ use lanecast_protocol::v1;
 
 use super::recorder::Told;
 use super::{Bench, Found, KEEP, ROOM, holds, keyed, numbered, same, signal, stored};
-use crate::engine::{EngineError, MemoryOptions, ROOM_IDLE_MS, Signal, Signalled};
+use crate::engine::{EngineError, Glance, LEASE_MS, Lease, MemoryOptions, ROOM_IDLE_MS, Signal, Signalled};
 use DurableLane::{Bulk, Normal, Urgent};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -332,7 +332,7 @@ pub(super) async fn e22_events_are_told_in_the_epoch_that_was_told(bench: &Bench
         match told {
             Told::Epoch { epoch, .. } => present = epoch,
             Told::Appended { epoch, .. } => same("epoch of an event", epoch, present)?,
-            Told::Transient { .. } | Told::Signal { .. } => {}
+            Told::Transient { .. } | Told::Signal { .. } | Told::Missed { .. } => {}
         }
     }
     same("epoch of the head", bench.engine.head(ROOM).await.map_err(text)?.position.epoch, present)
@@ -521,4 +521,69 @@ pub(super) async fn e52_sweep_forgets_only_what_nobody_needs(bench: &Bench) -> F
     let stats = bench.engine.stats();
     same("rooms: only the subscribed one", stats.rooms, 1)?;
     holds("bytes go with their rooms", stats.bytes < 10_000)
+}
+
+pub(super) async fn e23_a_glance_is_what_was_told(bench: &Bench) -> Found {
+    bench.store(ROOM, &[Normal]).await?;
+    same("a room that is not subscribed", bench.engine.glance(ROOM), None)?;
+    bench.subscribe(ROOM).await?;
+    bench.open(Start::Live).await?;
+    bench.store(ROOM, &[Urgent, Normal]).await?;
+    bench.transient(Normal).await?;
+    bench.told().await;
+    let opened = bench.open(Start::Live).await?;
+    let expected = Glance { head: opened.log.head, order: opened.log.head_order, transients: opened.transients };
+    same("a glance", bench.engine.glance(ROOM), Some(expected))?;
+    bench.engine.unsubscribe(ROOM).await.map_err(text)?;
+    same("after unsubscribing", bench.engine.glance(ROOM), None)
+}
+
+pub(super) async fn e33_no_transient_is_missed_in_silence(bench: &Bench) -> Found {
+    bench.subscribe(ROOM).await?;
+    let before = bench.open(Start::Live).await?.transients;
+    for _ in 0..5 {
+        bench.transient(Normal).await?;
+    }
+    let (mut told, mut missed) = (0, 0);
+    for event in bench.told().await {
+        match event {
+            Told::Transient { mark, .. } => {
+                told += 1;
+                same("told and missed", told + missed, mark.normal - before.normal)?;
+            }
+            Told::Missed { count: Some(count), .. } => missed += count,
+            other => return Err(format!("expected transients, got {other:?}")),
+        }
+    }
+    same("all", told + missed, 5)
+}
+
+pub(super) async fn e60_while_the_store_is_there_nothing_is_told_of_it(bench: &Bench) -> Found {
+    bench.store(ROOM, &[Normal]).await?;
+    bench.told().await;
+    same("losses of the store", bench.sink.losses(), 0)
+}
+
+fn lease(node: &str, connections: u64) -> Lease {
+    Lease { node: node.into(), connections, ..Lease::default() }
+}
+
+pub(super) async fn e70_leases_are_listed_until_they_end(bench: &Bench) -> Found {
+    bench.engine.announce(lease("n", 1)).await.map_err(text)?;
+    bench.engine.announce(lease("n", 2)).await.map_err(text)?;
+    same("nodes", bench.engine.nodes().await.map_err(text)?, vec![lease("n", 2)])?;
+    bench.engine.retire("n").await.map_err(text)?;
+    same("after retiring", bench.engine.nodes().await.map_err(text)?, vec![])?;
+    bench.engine.announce(lease("n", 3)).await.map_err(text)?;
+    bench.advance(LEASE_MS);
+    same("after the lease", bench.engine.nodes().await.map_err(text)?, vec![])
+}
+
+pub(super) async fn e71_messages_reach_the_nodes_once(bench: &Bench) -> Found {
+    bench.engine.announce(lease("n", 1)).await.map_err(text)?;
+    for (node, message) in [(None, "all"), (Some("n"), "one"), (Some("other"), "none")] {
+        bench.engine.tell(node, Bytes::from(message)).await.map_err(text)?;
+    }
+    bench.told().await;
+    same("messages", bench.sink.messages(), vec![Bytes::from("all"), Bytes::from("one")])
 }

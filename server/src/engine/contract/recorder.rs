@@ -1,7 +1,9 @@
 //! A sink that writes down what it is told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use lanecast_protocol::log::Record;
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
@@ -16,6 +18,7 @@ pub(super) enum Told {
     Transient { room: Arc<str>, lane: DurableLane, mark: v1::TransientMark },
     Signal { room: Arc<str>, signal: Signal },
     Epoch { room: Arc<str>, epoch: u64 },
+    Missed { room: Arc<str>, lane: DurableLane, count: Option<u64> },
 }
 
 impl Told {
@@ -24,36 +27,62 @@ impl Told {
             Self::Appended { room, .. }
             | Self::Transient { room, .. }
             | Self::Signal { room, .. }
-            | Self::Epoch { room, .. } => room,
+            | Self::Epoch { room, .. }
+            | Self::Missed { room, .. } => room,
         }
     }
 }
 
 /// The sink of the suite.
 #[derive(Debug, Default)]
-pub(super) struct Recorder(Mutex<Vec<Told>>);
+pub(super) struct Recorder {
+    told: Mutex<Vec<Told>>,
+    messages: Mutex<Vec<Bytes>>,
+    losses: AtomicU64,
+}
 
 impl Recorder {
     /// What was told since the last call.
     pub(super) fn take(&self) -> Vec<Told> {
-        std::mem::take(&mut self.0.lock())
+        std::mem::take(&mut self.told.lock())
+    }
+
+    /// How often the store was lost.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// The messages of nodes since the last call.
+    pub(super) fn messages(&self) -> Vec<Bytes> {
+        std::mem::take(&mut self.messages.lock())
     }
 }
 
 impl EngineSink for Recorder {
     fn appended(&self, room: &Arc<str>, epoch: u64, record: &Record) {
-        self.0.lock().push(Told::Appended { room: room.clone(), epoch, record: record.clone() });
+        self.told.lock().push(Told::Appended { room: room.clone(), epoch, record: record.clone() });
     }
 
     fn transient(&self, room: &Arc<str>, event: &Transient, mark: &v1::TransientMark) {
-        self.0.lock().push(Told::Transient { room: room.clone(), lane: event.lane, mark: *mark });
+        self.told.lock().push(Told::Transient { room: room.clone(), lane: event.lane, mark: *mark });
     }
 
     fn signal(&self, room: &Arc<str>, signal: &Signal) {
-        self.0.lock().push(Told::Signal { room: room.clone(), signal: signal.clone() });
+        self.told.lock().push(Told::Signal { room: room.clone(), signal: signal.clone() });
     }
 
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64) {
-        self.0.lock().push(Told::Epoch { room: room.clone(), epoch });
+        self.told.lock().push(Told::Epoch { room: room.clone(), epoch });
+    }
+    fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {
+        self.told.lock().push(Told::Missed { room: room.clone(), lane, count });
+    }
+
+    fn reachable(&self, reachable: bool) {
+        self.losses.fetch_add(u64::from(!reachable), Ordering::Relaxed);
+    }
+
+    fn told(&self, message: &Bytes) {
+        self.messages.lock().push(message.clone());
     }
 }
