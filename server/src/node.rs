@@ -1,7 +1,6 @@
 //! What the parts of a node share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use lanecast_protocol::session::server as session;
 use lanecast_protocol::v1;
@@ -10,6 +9,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::{EngineSink, MemoryEngine, MemoryOptions};
+use crate::health::Health;
 use crate::hub::Hub;
 use crate::session::{Command, Registry};
 use crate::shutdown::Shutdown;
@@ -38,7 +38,7 @@ pub struct Node {
     /// Who may do what.
     pub auth: Arc<Auth>,
     /// What the probes are told.
-    pub health: Health,
+    pub health: Arc<Health>,
     /// Rooms with local subscribers, and the engine behind them.
     pub hub: Arc<Hub>,
     /// The connections of clients.
@@ -54,7 +54,9 @@ impl Node {
     pub fn new(config: Config, clock: Clock) -> Self {
         let id: Arc<str> = format!("n-{:08x}", rand::random::<u32>()).into();
         let metrics = Arc::new(Metrics::new());
-        let hub = Arc::new(Hub::new(clock.clone(), Arc::clone(&metrics), config.policies.clone()));
+        let health = Arc::new(Health::default());
+        let hub = Hub::new(clock.clone(), Arc::clone(&metrics), Arc::clone(&health), config.policies.clone());
+        let hub = Arc::new(hub);
         let bytes_max = usize::try_from(config.engine.bytes_max).unwrap_or(usize::MAX);
         let options = MemoryOptions { rooms_max: config.engine.rooms_max, bytes_max, ..MemoryOptions::default() };
         hub.connect(Arc::new(MemoryEngine::new(options, clock.clone(), Arc::clone(&hub) as Arc<dyn EngineSink>)));
@@ -65,7 +67,7 @@ impl Node {
             metrics,
             clock,
             shutdown: Shutdown::new(),
-            health: Health::default(),
+            health,
             hub,
             registry: Registry::default(),
             one_write_each: false,
@@ -121,34 +123,5 @@ fn session_config(id: &str, config: &Config) -> session::Config {
         hello_within_ms: heartbeat.hello_timeout_ms.into(),
         no_progress_ms: heartbeat.no_progress_ms.into(),
         lane_bytes: LANE_BYTES,
-    }
-}
-
-/// What the probes are told.
-#[derive(Debug, Default)]
-pub struct Health {
-    started: AtomicBool,
-    degraded: AtomicBool,
-}
-
-impl Health {
-    /// The engine was reached and the listener is bound: the node may get connections.
-    pub fn set_started(&self) {
-        self.started.store(true, Ordering::Release);
-    }
-
-    /// Whether the engine cannot be reached by any node: connections are kept, readiness stays.
-    pub fn set_degraded(&self, degraded: bool) {
-        self.degraded.store(degraded, Ordering::Release);
-    }
-
-    /// Whether the node was started.
-    pub fn is_started(&self) -> bool {
-        self.started.load(Ordering::Acquire)
-    }
-
-    /// Whether the engine cannot be reached by any node.
-    pub fn is_degraded(&self) -> bool {
-        self.degraded.load(Ordering::Acquire)
     }
 }

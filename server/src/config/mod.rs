@@ -20,7 +20,7 @@ pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
     ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    Origins, PolicyOptions, Reconnect, TokenOptions,
+    OnEngineDown, Origins, PolicyOptions, ReadinessOptions, Reconnect, TokenOptions,
 };
 
 use crate::auth::api_key::ApiKey;
@@ -54,6 +54,8 @@ pub struct Config {
     pub policies: Policies,
     /// How the node ends.
     pub drain: Drain,
+    /// What `/readyz` says.
+    pub readiness: ReadinessOptions,
     /// What the node writes about itself.
     pub log: Log,
     /// Development: `dev:<user>` tokens from loopback addresses. Set by `--dev` only, never by a file.
@@ -94,6 +96,7 @@ const SECTIONS: &[&str] = &[
     "engine",
     "policies",
     "drain",
+    "readiness",
     "log",
 ];
 
@@ -148,6 +151,7 @@ impl Config {
             engine: section!(EngineOptions, "engine"),
             policies: read_policies(reader, root),
             drain: section!(Drain, "drain"),
+            readiness: section!(ReadinessOptions, "readiness"),
             log: section!(Log, "log"),
             dev: false,
         };

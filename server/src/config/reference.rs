@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::options::Row;
 use super::sections::{
-    ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, Reconnect,
-    TokenOptions,
+    ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, ReadinessOptions,
+    Reconnect, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -28,6 +28,7 @@ pub fn reference() -> String {
         TokenOptions "[tokens]",
         EngineOptions "[engine]",
         Drain "[drain]",
+        ReadinessOptions "[readiness]",
         Log "[log]",
         PolicyOptions "[[policies]]",
     );

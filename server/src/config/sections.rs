@@ -192,6 +192,15 @@ options! {
 }
 
 options! {
+    /// What `/readyz` says to a balancer.
+    pub struct ReadinessOptions {
+        /// While the engine's store cannot be reached: "ready" answers 200, "unready" 503; both say "degraded".
+        on_engine_down: OnEngineDown = "\"ready\"",
+            because "every node has lost it, so an emptied balancer helps nobody and costs all connections";
+    }
+}
+
+options! {
     /// What the node writes about itself, to standard error.
     pub struct Log {
         /// Form of the lines.
@@ -212,6 +221,19 @@ pub enum EngineKind {
 
 impl Choice for EngineKind {
     const WORDS: &'static [(&'static str, Self)] = &[("memory", Self::Memory)];
+}
+
+/// What a lost store means to a balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnEngineDown {
+    /// The node goes on getting connections.
+    Ready,
+    /// It gets none.
+    Unready,
+}
+
+impl Choice for OnEngineDown {
+    const WORDS: &'static [(&'static str, Self)] = &[("ready", Self::Ready), ("unready", Self::Unready)];
 }
 
 /// Form of the log's lines.

@@ -208,7 +208,8 @@ macro_rules! with_clauses {
             e50_rooms_are_bounded
             e51_bytes_are_bounded
             e52_sweep_forgets_only_what_nobody_needs
-            e60_while_the_store_is_there_nothing_is_told_of_it
+            e60_that_the_store_is_there_is_told_once
+            e61_that_a_node_follows_the_store_is_told_once
             e70_leases_are_listed_until_they_end
             e71_messages_reach_the_nodes_once
         }

@@ -38,9 +38,11 @@ enum Bug {
     ForgetsToCount,
     /// A glance is ahead of what was told.
     GlancesAhead,
+    /// Says that it does not follow while it does.
+    Wavers,
 }
 
-const BUGS: [(Bug, &str); 9] = [
+const BUGS: [(Bug, &str); 10] = [
     (Bug::LosesOne, "e3_"),
     (Bug::Renumbers, "e7_"),
     (Bug::OldestSignalWins, "e40_"),
@@ -50,6 +52,7 @@ const BUGS: [(Bug, &str); 9] = [
     (Bug::TellsTwice, "e20_"),
     (Bug::ForgetsToCount, "e30_"),
     (Bug::GlancesAhead, "e23_"),
+    (Bug::Wavers, "e61_"),
 ];
 
 struct FaultySubject(Bug);
@@ -95,6 +98,13 @@ impl EngineSink for FaultySink {
 
     fn reachable(&self, reachable: bool) {
         self.inner.reachable(reachable);
+    }
+
+    fn following(&self, following: bool) {
+        self.inner.following(following);
+        if self.bug == Bug::Wavers {
+            self.inner.following(false);
+        }
     }
 
     fn told(&self, message: &Bytes) {

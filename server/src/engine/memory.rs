@@ -132,6 +132,9 @@ impl MemoryEngine {
     pub fn new(options: MemoryOptions, clock: Clock, sink: Arc<dyn EngineSink>) -> Self {
         // 0 is no epoch.
         let epoch = epoch_candidate(clock.now_ms(), rand::random()).max(1);
+        // The store is the process itself.
+        sink.reachable(true);
+        sink.following(true);
         Self {
             options,
             clock,

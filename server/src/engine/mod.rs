@@ -201,8 +201,11 @@ pub trait EngineSink: Send + Sync {
     /// Transients of a lane were published and did not reach this node; `None`: nobody knows how many (E33).
     fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>);
 
-    /// The store behind the engine was lost or is back (E60).
+    /// The store behind the engine was reached, was lost or is back (E60).
     fn reachable(&self, reachable: bool);
+
+    /// Whether what happens in the store reaches this node (E61).
+    fn following(&self, following: bool);
 
     /// Another node, or this one, has something to say to this node (E71).
     fn told(&self, message: &Bytes);
@@ -279,8 +282,11 @@ pub trait EngineSink: Send + Sync {
 ///   live signal.
 ///
 /// # A store that is away
-/// - **E60** The loss of the store, and its return, are told to the sink once each; while it is away transients and signals
-///   still reach the sink of the node that they came to, and everything else is refused as unavailable.
+/// - **E60** That the store was reached first, its loss, and its return are told to the sink once each; while it is away
+///   transients and signals still reach the sink of the node that they came to, and everything else is refused as
+///   unavailable.
+/// - **E61** That what happens in the store reaches this node is told to the sink once it does, and once each when it stops
+///   and does again; a fault of this node's own connection is such a stop, also while the store answers.
 ///
 /// # Nodes
 /// - **E70** [`nodes`](Engine::nodes) gives the newest lease of each node that announced itself and whose lease has not run

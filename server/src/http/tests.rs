@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, OnEngineDown};
 use crate::testing::{Running, read_to_end};
 
 /// A node on a free port, with an echo of WebSocket messages and one of the peer's address.
@@ -122,11 +122,22 @@ async fn readiness_follows_the_life_of_the_node() {
     assert_eq!(ready().await, (503, "starting".to_owned()));
     node.node.health.set_started();
     assert_eq!(ready().await, (200, "ready".to_owned()));
-    node.node.health.set_degraded(true);
+    node.node.health.set_following(false);
+    assert_eq!(ready().await, (503, "subscriber".to_owned()));
+    node.node.health.set_reachable(false);
     assert_eq!(ready().await, (200, "degraded".to_owned()));
     node.node.shutdown.begin();
     assert_eq!(ready().await, (503, "draining".to_owned()));
     assert_eq!(node.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_lost_store_may_make_a_node_unready() {
+    let node = start(|config| config.readiness.on_engine_down = OnEngineDown::Unready).await;
+    node.node.health.set_started();
+    node.node.health.set_reachable(false);
+    let answer = node.get("/readyz").await;
+    assert_eq!((answer.status, answer.json()["status"].as_str().unwrap()), (503, "degraded"));
 }
 
 #[tokio::test]

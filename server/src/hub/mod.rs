@@ -36,6 +36,7 @@ pub use self::room::{Room, live_signal};
 use crate::auth::rights::TypeFilter;
 use crate::clock::Clock;
 use crate::engine::{Engine, EngineError, EngineSink, Opened, Signal, Transient};
+use crate::health::Health;
 use crate::policy::Policies;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::DropReason;
@@ -96,12 +97,13 @@ pub struct Hub {
     engine: OnceLock<Arc<dyn Engine>>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
     policies: Policies,
 }
 
 impl Hub {
     /// An empty hub. Connect the engine before the first subscriber.
-    pub fn new(clock: Clock, metrics: Arc<Metrics>, policies: Policies) -> Self {
+    pub fn new(clock: Clock, metrics: Arc<Metrics>, health: Arc<Health>, policies: Policies) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
@@ -110,6 +112,7 @@ impl Hub {
             engine: OnceLock::new(),
             clock,
             metrics,
+            health,
             policies,
         }
     }
@@ -313,6 +316,11 @@ impl EngineSink for Hub {
 
     fn reachable(&self, reachable: bool) {
         tracing::info!(reachable, "the engine's store");
+        self.health.set_reachable(reachable);
+    }
+
+    fn following(&self, following: bool) {
+        self.health.set_following(following);
     }
 
     fn told(&self, _message: &Bytes) {}

@@ -558,10 +558,17 @@ pub(super) async fn e33_no_transient_is_missed_in_silence(bench: &Bench) -> Foun
     same("all", told + missed, 5)
 }
 
-pub(super) async fn e60_while_the_store_is_there_nothing_is_told_of_it(bench: &Bench) -> Found {
+pub(super) async fn e60_that_the_store_is_there_is_told_once(bench: &Bench) -> Found {
     bench.store(ROOM, &[Normal]).await?;
     bench.told().await;
-    same("losses of the store", bench.sink.losses(), 0)
+    same("the store", bench.sink.reachable(), vec![true])
+}
+
+pub(super) async fn e61_that_a_node_follows_the_store_is_told_once(bench: &Bench) -> Found {
+    bench.subscribe(ROOM).await?;
+    bench.store(ROOM, &[Normal]).await?;
+    bench.told().await;
+    same("following", bench.sink.following(), vec![true])
 }
 
 fn lease(node: &str, connections: u64) -> Lease {

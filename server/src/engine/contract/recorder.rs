@@ -1,7 +1,6 @@
 //! A sink that writes down what it is told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use lanecast_protocol::log::Record;
@@ -38,7 +37,8 @@ impl Told {
 pub(super) struct Recorder {
     told: Mutex<Vec<Told>>,
     messages: Mutex<Vec<Bytes>>,
-    losses: AtomicU64,
+    reachable: Mutex<Vec<bool>>,
+    following: Mutex<Vec<bool>>,
 }
 
 impl Recorder {
@@ -47,9 +47,14 @@ impl Recorder {
         std::mem::take(&mut self.told.lock())
     }
 
-    /// How often the store was lost.
-    pub(super) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
+    /// What was told of the store, from the start.
+    pub(super) fn reachable(&self) -> Vec<bool> {
+        self.reachable.lock().clone()
+    }
+
+    /// What was told of following, from the start.
+    pub(super) fn following(&self) -> Vec<bool> {
+        self.following.lock().clone()
     }
 
     /// The messages of nodes since the last call.
@@ -74,12 +79,17 @@ impl EngineSink for Recorder {
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64) {
         self.told.lock().push(Told::Epoch { room: room.clone(), epoch });
     }
+
     fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {
         self.told.lock().push(Told::Missed { room: room.clone(), lane, count });
     }
 
     fn reachable(&self, reachable: bool) {
-        self.losses.fetch_add(u64::from(!reachable), Ordering::Relaxed);
+        self.reachable.lock().push(reachable);
+    }
+
+    fn following(&self, following: bool) {
+        self.following.lock().push(following);
     }
 
     fn told(&self, message: &Bytes) {
