@@ -13,7 +13,7 @@ use lanecast_conform::runner::process::Process;
 use lanecast_conform::runner::{self, CaseResult, Options};
 use lanecast_conform::target::{Endpoint, FIXTURE_API_KEYS, FIXTURE_SECRET, Target, Tokens};
 use lanecast_conform::verdict::{Stop, Verdict};
-use lanecast_conform::{cases, fuzz, load, report, spec};
+use lanecast_conform::{cases, faults, fuzz, load, report, spec};
 use tokio::sync::Mutex;
 
 /// Finds out whether a server keeps the rules of the Lanecast protocol.
@@ -57,6 +57,8 @@ enum Command {
     /// Puts load on a server and prints figures for people.
     #[command(subcommand)]
     Load(LoadCommand),
+    /// Breaks a cluster in known ways and finds what is lost, doubled, reordered or wrongly promised.
+    Faults(faults::Faults),
     /// Runs the reference server, or a mutant of it.
     Reference {
         /// Port of the loopback address; 0: any free one.
@@ -188,6 +190,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
             println!("{}", outcome.map_err(complaint)?);
             Ok(true)
         }
+        Command::Faults(plan) => faults::run(plan).await,
         Command::Reference { port, mutant } => {
             let reference = Reference::start(port, FIXTURE_SECRET, mutant).await.map_err(complaint)?;
             println!("listening on http://{}", reference.endpoint().authority());

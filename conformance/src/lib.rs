@@ -7,12 +7,13 @@
 //! In reading order: [`spec`] the requirements; [`schema`] the codec; [`client`] the raw client and the ledger of laws
 //! that it checks on every frame; [`case`] the step language; [`cases`] the cases; [`target`], [`control`] the server
 //! under test; [`runner`], [`verdict`], [`report`]; [`reference`] a server that keeps the rules, and mutants of it that
-//! break one each; [`fuzz`]; [`load`].
+//! break one each; [`fuzz`]; [`load`]; [`faults`].
 
 pub mod case;
 pub mod cases;
 pub mod client;
 pub mod control;
+pub mod faults;
 pub mod fuzz;
 pub mod load;
 pub mod reference;

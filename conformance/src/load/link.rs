@@ -19,13 +19,13 @@ pub(super) struct Link {
 }
 
 /// Frames of a message.
-pub(super) fn frames(message: &Bytes) -> Outcome<Vec<v1::Frame>> {
+pub(crate) fn frames(message: &Bytes) -> Outcome<Vec<v1::Frame>> {
     let records = schema::split_records(message).map_err(|error| Stop::fail(error.0))?;
     records.into_iter().map(|record| v1::Frame::decode(record).map_err(Stop::harness)).collect()
 }
 
 /// A message with one frame.
-pub(super) fn message(id: u32, body: Body) -> Message {
+pub(crate) fn message(id: u32, body: Body) -> Message {
     Message::Binary(schema::record(&v1::Frame { id, body: Some(body) }.encode_to_vec()).into())
 }
 

@@ -2,7 +2,7 @@
 
 mod fanout;
 mod idle;
-mod link;
+pub(crate) mod link;
 mod process;
 mod storm;
 
