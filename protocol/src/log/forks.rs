@@ -33,6 +33,17 @@ impl Forks {
         Self { base: epoch, table: VecDeque::new() }
     }
 
+    /// A table that another store keeps; `table` is ordered by epoch, and too old ones are left out.
+    pub(super) fn part(base: u64, mut table: VecDeque<Fork>) -> Self {
+        let mut base = base;
+        while table.len() > FORKS_MAX
+            && let Some(oldest) = table.pop_front()
+        {
+            base = oldest.epoch;
+        }
+        Self { base, table }
+    }
+
     pub(super) fn current(&self) -> u64 {
         self.table.back().map_or(self.base, |fork| fork.epoch)
     }

@@ -104,6 +104,11 @@ impl RoomLog {
         Page { events, gaps, next, head: head.position, head_order: head.order }
     }
 
+    /// The order in the present epoch from which a page is read; `None`: from its end.
+    pub fn page_order(&self, query: &HistoryQuery) -> Option<u64> {
+        query.cursor.and_then(|cursor| self.resolve(cursor, query).0)
+    }
+
     /// The order that a cursor has in the present epoch, and what its own epoch lost below it.
     fn resolve(&self, cursor: Cursor, query: &HistoryQuery) -> (Option<u64>, Vec<PageGap>) {
         let lanes = || DurableLane::ALL.into_iter().filter(|lane| query.lanes[*lane]);

@@ -2,19 +2,34 @@
 
 use std::collections::VecDeque;
 
-use super::{Record, Retention};
+use super::{LanePart, Record, Retention};
 
-/// Invariant: the seqs of `records` end at `head` and have no hole.
-#[derive(Clone, Debug, Default)]
+/// Invariant: the seqs of `records` have no hole. They run from `first` to `head`, or, in a part of a log that another
+/// store has, within that range.
+#[derive(Clone, Debug)]
 pub(super) struct LaneLog {
     records: VecDeque<Record>,
+    /// The lowest seq retained, or the next one if none is.
+    first: u64,
     head: u64,
     /// The order of the newest record that was trimmed; 0: none was.
     trimmed_order: u64,
     cost: usize,
 }
 
+impl Default for LaneLog {
+    fn default() -> Self {
+        Self { records: VecDeque::new(), first: 1, head: 0, trimmed_order: 0, cost: 0 }
+    }
+}
+
 impl LaneLog {
+    /// A lane of which another store has more than these records.
+    pub(super) fn part(part: LanePart) -> Self {
+        let LanePart { first, head, trimmed_order, records } = part;
+        Self { cost: records.iter().map(Record::cost).sum(), records: records.into(), first, head, trimmed_order }
+    }
+
     pub(super) fn push(&mut self, record: impl FnOnce(u64) -> Record) -> u64 {
         self.head += 1;
         let record = record(self.head);
@@ -34,6 +49,7 @@ impl LaneLog {
             }
             self.trimmed_order = oldest.order;
             self.cost -= oldest.cost();
+            self.first = oldest.seq + 1;
             self.records.pop_front();
         }
         // A burst must not pin its memory for ever.
@@ -48,7 +64,7 @@ impl LaneLog {
 
     /// The lowest seq retained, or the next one if none is.
     pub(super) fn first(&self) -> u64 {
-        self.head + 1 - self.records.len() as u64
+        self.first
     }
 
     pub(super) fn trimmed_order(&self) -> u64 {

@@ -180,6 +180,20 @@ pub struct Read {
     pub records: Vec<Record>,
 }
 
+/// What another store has of one lane.
+#[derive(Clone, Debug)]
+pub struct LanePart {
+    /// The lowest seq that is there, or the next one if none is.
+    pub first: u64,
+    /// The newest seq; 0: none.
+    pub head: u64,
+    /// At least the order of the newest event that was trimmed; 0: none was.
+    pub trimmed_order: u64,
+    /// Some of the records, without a hole: for a page of history those around the cursor, in both directions one more
+    /// than the page can hold.
+    pub records: Vec<Record>,
+}
+
 /// The log of one room. See the [module](self).
 #[derive(Clone, Debug)]
 pub struct RoomLog {
@@ -201,6 +215,18 @@ impl RoomLog {
             watermarks: Watermarks::default(),
             keys: IdempotencyKeys::default(),
             retention,
+        }
+    }
+
+    /// A log that another store keeps, as far as it was read: to open at a position, to resume, and to make a page of
+    /// history out of. `base` is the epoch before the first fork. It is not for appending.
+    pub fn part(base: u64, forks: impl IntoIterator<Item = Fork>, order: u64, lanes: PerLane<LanePart>) -> Self {
+        let nothing = Retention { events_max: usize::MAX, age_ms_max: u64::MAX };
+        Self {
+            lanes: PerLane(lanes.0.map(LaneLog::part)),
+            order,
+            forks: Forks::part(base, forks.into_iter().collect()),
+            ..Self::new(base, nothing)
         }
     }
 

@@ -11,7 +11,7 @@ use lanecast_protocol::log::{
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
 
-use super::contract::{Bench, CLAUSES, MemorySubject, Subject};
+use super::contract::{Bench, CLAUSES, MemorySubject, Started, Subject, settled};
 use super::{
     Engine, EngineError, EngineSink, EngineStats, Glance, Lease, MemoryOptions, Opened, Signal, Signalled, Transient,
 };
@@ -59,10 +59,11 @@ struct FaultySubject(Bug);
 
 #[async_trait]
 impl Subject for FaultySubject {
-    async fn start(&self, options: MemoryOptions, clock: Clock, sink: Arc<dyn EngineSink>) -> Arc<dyn Engine> {
+    async fn start(&self, options: MemoryOptions, clock: Clock, sink: Arc<dyn EngineSink>) -> Started {
         let sink = Arc::new(FaultySink { bug: self.0, inner: sink });
-        let inner = MemorySubject.start(options, clock, sink).await;
-        Arc::new(Faulty { bug: self.0, inner, appended: AtomicU64::new(0) })
+        let inner = MemorySubject.start(options, clock, sink).await.engine;
+        let engine = Arc::new(Faulty { bug: self.0, inner, appended: AtomicU64::new(0) });
+        Started { engine, settle: settled() }
     }
 }
 
@@ -90,6 +91,10 @@ impl EngineSink for FaultySink {
 
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64) {
         self.inner.epoch_changed(room, epoch);
+    }
+
+    fn jumped(&self, room: &Arc<str>, lane: DurableLane) {
+        self.inner.jumped(room, lane);
     }
 
     fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {

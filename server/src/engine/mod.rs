@@ -9,6 +9,7 @@ mod contract;
 #[cfg(test)]
 mod faulty;
 mod memory;
+pub(crate) mod redis;
 mod signals;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use lanecast_protocol::position::{DurableLane, Position};
 use lanecast_protocol::v1;
 
 pub use self::memory::{MemoryEngine, MemoryOptions, ROOM_IDLE_MS};
+pub use self::redis::{RedisEngine, RedisOptions};
 
 /// An event that is passed on and not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,6 +200,9 @@ pub trait EngineSink: Send + Sync {
     /// The log has a new epoch: whoever has a place in it must be opened anew (E22).
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64);
 
+    /// A lane's head moved over events that were not told one by one: too many were missed, or they are gone (E24).
+    fn jumped(&self, room: &Arc<str>, lane: DurableLane);
+
     /// Transients of a lane were published and did not reach this node; `None`: nobody knows how many (E33).
     fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>);
 
@@ -255,6 +260,8 @@ pub trait EngineSink: Send + Sync {
 /// - **E22** A new epoch of a subscribed room is told before any of its events.
 /// - **E23** [`glance`](Engine::glance) answers only for a subscribed room of which everything up to its head was told and
 ///   whose notifications are known to arrive; what this node was acknowledged as stored is at or below that head.
+/// - **E24** Instead of one by one, events may be told as a jump of their lane's head, where a connection to the store was
+///   broken and too much was missed.
 ///
 /// # Transients
 /// - **E30** A transient event of a subscribed room is told to the sink once, with a mark that counts it by lane; it
@@ -275,7 +282,7 @@ pub trait EngineSink: Send + Sync {
 /// - **E43** An expired signal is neither told nor kept, and does not make room for an older one.
 /// - **E44** A room whose table of signals is full refuses further keys and tells nothing of them, while known keys go on.
 ///
-/// # Bounds
+/// # Bounds of an engine that holds the rooms itself
 /// - **E50** Beyond the bound on rooms a new room is refused as full; rooms that exist go on.
 /// - **E51** Beyond the bound on bytes an append is refused as full, and nothing of it is stored.
 /// - **E52** [`sweep`](Engine::sweep) forgets a room only if nobody is subscribed to it and it has no event, watermark, key or

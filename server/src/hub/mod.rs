@@ -314,6 +314,12 @@ impl EngineSink for Hub {
         }
     }
 
+    fn jumped(&self, room: &Arc<str>, lane: DurableLane) {
+        if let Some(room) = self.find(room) {
+            room.jumped(lane);
+        }
+    }
+
     fn reachable(&self, reachable: bool) {
         tracing::info!(reachable, "the engine's store");
         self.health.set_reachable(reachable);

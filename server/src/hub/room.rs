@@ -177,6 +177,18 @@ impl Room {
         state.subscribers.iter_mut().map(|known| known.transient(under, count, transient, &record)).sum()
     }
 
+    /// A lane's head moved over events that are only in the log.
+    pub(super) fn jumped(&self, lane: DurableLane) {
+        let mut state = self.state.lock();
+        let handle = state.handle;
+        for subscriber in &mut state.subscribers {
+            match &mut subscriber.stage {
+                Stage::Opening { lanes, .. } => lanes[lane] = true,
+                Stage::Live => subscriber.mailbox.ready(handle, lane),
+            }
+        }
+    }
+
     /// Transients of a lane were published and never came here.
     pub(super) fn transients_missed(&self, lane: DurableLane, count: Option<u64>) {
         let mut state = self.state.lock();

@@ -332,7 +332,7 @@ pub(super) async fn e22_events_are_told_in_the_epoch_that_was_told(bench: &Bench
         match told {
             Told::Epoch { epoch, .. } => present = epoch,
             Told::Appended { epoch, .. } => same("epoch of an event", epoch, present)?,
-            Told::Transient { .. } | Told::Signal { .. } | Told::Missed { .. } => {}
+            Told::Jumped { .. } | Told::Transient { .. } | Told::Signal { .. } | Told::Missed { .. } => {}
         }
     }
     same("epoch of the head", bench.engine.head(ROOM).await.map_err(text)?.position.epoch, present)
@@ -536,6 +536,16 @@ pub(super) async fn e23_a_glance_is_what_was_told(bench: &Bench) -> Found {
     same("a glance", bench.engine.glance(ROOM), Some(expected))?;
     bench.engine.unsubscribe(ROOM).await.map_err(text)?;
     same("after unsubscribing", bench.engine.glance(ROOM), None)
+}
+
+pub(super) async fn e24_nothing_is_jumped_over_while_all_is_well(bench: &Bench) -> Found {
+    bench.subscribe(ROOM).await?;
+    for _ in 0..5 {
+        bench.engine.append(ROOM, KEEP, vec![bench.item(Normal); 900]).await;
+    }
+    let told = bench.told().await;
+    same("told one by one", told.iter().filter(|told| matches!(told, Told::Appended { .. })).count(), 4500)?;
+    same("all that was told", told.len(), 4500)
 }
 
 pub(super) async fn e33_no_transient_is_missed_in_silence(bench: &Bench) -> Found {

@@ -18,6 +18,7 @@ pub(super) enum Told {
     Signal { room: Arc<str>, signal: Signal },
     Epoch { room: Arc<str>, epoch: u64 },
     Missed { room: Arc<str>, lane: DurableLane, count: Option<u64> },
+    Jumped { room: Arc<str>, lane: DurableLane },
 }
 
 impl Told {
@@ -27,7 +28,8 @@ impl Told {
             | Self::Transient { room, .. }
             | Self::Signal { room, .. }
             | Self::Epoch { room, .. }
-            | Self::Missed { room, .. } => room,
+            | Self::Missed { room, .. }
+            | Self::Jumped { room, .. } => room,
         }
     }
 }
@@ -79,6 +81,11 @@ impl EngineSink for Recorder {
     fn epoch_changed(&self, room: &Arc<str>, epoch: u64) {
         self.told.lock().push(Told::Epoch { room: room.clone(), epoch });
     }
+
+    fn jumped(&self, room: &Arc<str>, lane: DurableLane) {
+        self.told.lock().push(Told::Jumped { room: room.clone(), lane });
+    }
+
 
     fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {
         self.told.lock().push(Told::Missed { room: room.clone(), lane, count });

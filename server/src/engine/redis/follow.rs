@@ -1,0 +1,364 @@
+//! The rooms that this node follows: how far each was told to the sink, and how holes are seen.
+//!
+//! The log is the truth, Pub/Sub is the wake-up. A message whose seq is the next one is told; one beyond it means a hole,
+//! which is read from the log first; one below it was told already. Nothing is queued: while a hole is being read,
+//! further messages only say that there is more to read.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use lanecast_protocol::log::Read;
+use lanecast_protocol::position::{DurableLane, PerLane, Position};
+use lanecast_protocol::v1;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::record::{self, Message};
+use super::state::{Audited, State};
+use crate::engine::{EngineSink, Glance};
+
+const SHARDS: usize = 64;
+/// Messages kept while a room's beginning is being read; of more the log and the counts tell later.
+const PENDING_MAX: usize = 64;
+
+/// A room that the node follows.
+pub(super) struct Room {
+    pub(super) name: Arc<str>,
+    pub(super) told: Mutex<Told>,
+    /// The room went live, or will not.
+    pub(super) changed: Notify,
+}
+
+/// How far a room was told. The sink is called under its lock, so that what it hears of a room is in order.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Its beginning is known, and what comes after is told.
+    pub(super) live: bool,
+    /// Its beginning is being read.
+    pub(super) joining: bool,
+    pub(super) epoch: u64,
+    /// The first seqs of the epoch.
+    first: PerLane<u64>,
+    pub(super) head: PerLane<u64>,
+    order: u64,
+    transients: PerLane<u64>,
+    serial: u64,
+    /// The newest seqs that this node was acknowledged as stored.
+    stored: PerLane<u64>,
+    /// The log is being read for what was missed.
+    pub(super) reading: bool,
+    /// There is more to read than the one that reads knows.
+    pub(super) again: bool,
+    pending: VecDeque<Message>,
+    /// The audit that found nothing missing: it came on this connection of the subscriber.
+    verified: u64,
+    /// Transients that reached this node's own clients only, while the store was away.
+    pub(super) owed: PerLane<u64>,
+}
+
+/// What is to be done about a room, outside its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Nothing,
+    /// Read what is missing.
+    Read,
+    /// Read the live signals anew.
+    Signals,
+}
+
+impl Told {
+    /// What the node saw, for scripts to compare with what the store has.
+    pub(super) fn seen(&self) -> Seen {
+        match self.live {
+            true => Seen { epoch: self.epoch, first: self.first, heads: self.head },
+            false => Seen::default(),
+        }
+    }
+
+    pub(super) fn mark(&self) -> v1::TransientMark {
+        mark(self.epoch, self.transients)
+    }
+
+    /// The beginning of a room: everything after it will be told.
+    pub(super) fn begin(&mut self, sink: &dyn EngineSink, room: &Arc<str>, state: &State) -> Need {
+        *self = Self {
+            live: true,
+            epoch: state.epoch,
+            first: state.epoch_first(),
+            head: state.heads,
+            order: state.order,
+            transients: state.transients,
+            pending: std::mem::take(&mut self.pending),
+            ..Self::default()
+        };
+        let mut need = Need::Nothing;
+        for message in std::mem::take(&mut self.pending) {
+            if self.hear(sink, room, message) == Need::Read {
+                need = Need::Read;
+            }
+        }
+        need
+    }
+
+    /// What the store has, read anew. A new epoch is told; whoever has a place in the room opens it again.
+    pub(super) fn update(&mut self, sink: &dyn EngineSink, room: &Arc<str>, state: &State) {
+        if !self.live || state.epoch <= self.epoch {
+            return;
+        }
+        let ended = state.transients_of(self.epoch);
+        for lane in DurableLane::ALL {
+            match ended.map(|ended| ended[lane].checked_sub(self.transients[lane])) {
+                Some(Some(0)) => {}
+                Some(Some(missed)) => sink.transients_missed(room, lane, Some(missed)),
+                // More was told than the store remembers, or it remembers nothing: what else was lost nobody knows.
+                Some(None) => sink.transients_missed(room, lane, None),
+                None if self.transients[lane] > 0 => sink.transients_missed(room, lane, None),
+                None => {}
+            }
+        }
+        self.epoch = state.epoch;
+        self.first = state.epoch_first();
+        self.head = state.heads;
+        self.order = state.order;
+        self.transients = PerLane::default();
+        self.stored = PerLane::default();
+        self.verified = 0;
+        sink.epoch_changed(room, state.epoch);
+    }
+
+    /// Takes in a message.
+    pub(super) fn hear(&mut self, sink: &dyn EngineSink, room: &Arc<str>, message: Message) -> Need {
+        if !self.live {
+            if self.pending.len() == PENDING_MAX {
+                self.pending.pop_front();
+            }
+            self.pending.push_back(message);
+            return Need::Nothing;
+        }
+        match message {
+            Message::Signal { serial, record } => {
+                self.serial = self.serial.max(serial);
+                if let Some(signal) = record::decode_signal(record) {
+                    sink.signal(room, &signal);
+                }
+                Need::Nothing
+            }
+            Message::Transient { epoch, lane, count, mut record } => {
+                if epoch != self.epoch {
+                    return if epoch > self.epoch { Need::Read } else { Need::Nothing };
+                }
+                let Some(missed) = count.checked_sub(self.transients[lane] + 1) else { return Need::Nothing };
+                if missed > 0 {
+                    sink.transients_missed(room, lane, Some(missed));
+                }
+                self.transients[lane] = count;
+                match record::take(&mut record) {
+                    Some(event) => sink.transient(room, &event.transient(lane), &self.mark()),
+                    // Of a later version: it was there, and cannot be delivered.
+                    None => sink.transients_missed(room, lane, Some(1)),
+                }
+                Need::Nothing
+            }
+            Message::Events { epoch, lane, seq, order, count, records } => {
+                if epoch != self.epoch {
+                    return if epoch > self.epoch { Need::Read } else { Need::Nothing };
+                }
+                let last = seq + count.saturating_sub(1);
+                if last <= self.head[lane] {
+                    return Need::Nothing;
+                }
+                if self.reading || seq > self.head[lane] + 1 || records.is_empty() {
+                    return Need::Read;
+                }
+                self.tell_group(sink, room, (lane, seq, order, count), records)
+            }
+        }
+    }
+
+    fn tell_group(
+        &mut self,
+        sink: &dyn EngineSink,
+        room: &Arc<str>,
+        (lane, seq, order, count): (DurableLane, u64, u64, u64),
+        mut records: bytes::Bytes,
+    ) -> Need {
+        for at in 0..count {
+            let Some(event) = record::take(&mut records) else { return Need::Read };
+            if seq + at > self.head[lane] {
+                self.head[lane] = seq + at;
+                self.order = self.order.max(order + at);
+                sink.appended(room, self.epoch, &event.record(lane, seq + at, order + at));
+            }
+        }
+        Need::Nothing
+    }
+
+    /// Tells what was read from the log. Returns whether there is more.
+    pub(super) fn tell_read(&mut self, sink: &dyn EngineSink, room: &Arc<str>, lane: DurableLane, read: Read) -> bool {
+        if read.epoch != self.epoch {
+            return false;
+        }
+        let before = self.head[lane];
+        if read.first > self.head[lane] + 1 {
+            // What is missing is not in the log any more: readers get the gap from their own places.
+            self.head[lane] = read.first - 1;
+            sink.jumped(room, lane);
+        }
+        for record in read.records {
+            if record.seq > self.head[lane] {
+                self.head[lane] = record.seq;
+                self.order = self.order.max(record.order);
+                sink.appended(room, self.epoch, &record);
+            }
+        }
+        self.head[lane] > before && self.head[lane] < read.head
+    }
+
+    /// Leaves out events that are too many to be told one by one: readers get them from the log.
+    pub(super) fn jump(&mut self, sink: &dyn EngineSink, room: &Arc<str>, lane: DurableLane, to: u64) {
+        if to > self.head[lane] {
+            self.head[lane] = to;
+            sink.jumped(room, lane);
+        }
+    }
+
+    /// This node was acknowledged something as stored.
+    pub(super) fn acknowledged(&mut self, epoch: u64, lane: DurableLane, seq: u64) -> Need {
+        if epoch == self.epoch {
+            self.stored[lane] = self.stored[lane].max(seq);
+        }
+        if self.live && epoch > self.epoch { Need::Read } else { Need::Nothing }
+    }
+
+    /// Compares what the store had with what was told. To be called when everything that was published before the audit
+    /// has arrived on the connection `generation`.
+    pub(super) fn audit(&mut self, sink: &dyn EngineSink, room: &Arc<str>, found: &Audited, generation: u64) -> Need {
+        if !self.live {
+            return Need::Nothing;
+        }
+        if found.epoch != self.epoch {
+            return if found.epoch > self.epoch { Need::Read } else { Need::Nothing };
+        }
+        for lane in DurableLane::ALL {
+            let missed = found.transients[lane].saturating_sub(self.transients[lane]);
+            if missed > 0 {
+                self.transients[lane] = found.transients[lane];
+                sink.transients_missed(room, lane, Some(missed));
+            }
+        }
+        if DurableLane::ALL.into_iter().any(|lane| found.heads[lane] > self.head[lane]) {
+            return Need::Read;
+        }
+        if DurableLane::ALL.into_iter().any(|lane| found.heads[lane] < self.stored[lane].min(self.head[lane])) {
+            // It went back under our eyes: opening it will show what that means.
+            return Need::Read;
+        }
+        self.verified = generation;
+        if found.serial > self.serial {
+            self.serial = found.serial;
+            return Need::Signals;
+        }
+        Need::Nothing
+    }
+
+    /// A transient event that reaches this node's own clients only, since the store is away.
+    pub(super) fn tell_locally(&mut self, sink: &dyn EngineSink, room: &Arc<str>, event: &crate::engine::Transient) {
+        if self.live {
+            self.owed[event.lane] += 1;
+            let mut mark = self.mark();
+            let count = match event.lane {
+                DurableLane::Urgent => &mut mark.urgent,
+                DurableLane::Normal => &mut mark.normal,
+                DurableLane::Bulk => &mut mark.bulk,
+            };
+            *count += self.owed[event.lane];
+            sink.transient(room, event, &mark);
+        }
+    }
+
+    /// What was told locally now counts in the store too.
+    pub(super) fn settle(&mut self, epoch: u64, lane: DurableLane, count: u64) {
+        self.owed[lane] = self.owed[lane].saturating_sub(count);
+        if epoch == self.epoch {
+            self.transients[lane] += count;
+        }
+    }
+
+    /// What can be said without asking the store.
+    pub(super) fn glance(&self, generation: u64) -> Option<Glance> {
+        let caught_up = DurableLane::ALL.into_iter().all(|lane| self.stored[lane] <= self.head[lane]);
+        let known = self.live && !self.reading && caught_up && generation != 0 && self.verified == generation;
+        let head = Position::new(self.epoch, self.head);
+        known.then(|| Glance { head, order: self.order, transients: self.mark() })
+    }
+
+    /// A connection's first audit is done for a room that was opened on it.
+    pub(super) fn verify(&mut self, generation: u64) {
+        self.verified = generation;
+    }
+}
+
+/// What a node saw of a room's newest epoch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// 0: nothing.
+    pub(super) epoch: u64,
+    pub(super) first: PerLane<u64>,
+    pub(super) heads: PerLane<u64>,
+}
+
+/// Transients are counted anew in each epoch, so the epoch names the count.
+pub(super) fn mark(epoch: u64, counts: PerLane<u64>) -> v1::TransientMark {
+    let PerLane([urgent, normal, bulk]) = counts;
+    v1::TransientMark { source: epoch, urgent, normal, bulk }
+}
+
+type Shard = RwLock<HashMap<Arc<str>, Arc<Room>>>;
+
+/// All rooms that the node follows.
+pub(super) struct Rooms {
+    shards: [Shard; SHARDS],
+    hasher: RandomState,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| RwLock::default()), hasher: RandomState::new() }
+    }
+}
+
+impl Rooms {
+    fn shard(&self, name: &str) -> &Shard {
+        &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Room>> {
+        self.shard(name).read().get(name).cloned()
+    }
+
+    /// The room, and whether it is new.
+    pub(super) fn enter(&self, name: &str) -> (Arc<Room>, bool) {
+        let mut shard = self.shard(name).write();
+        if let Some(room) = shard.get(name) {
+            return (Arc::clone(room), false);
+        }
+        let name: Arc<str> = name.into();
+        let room = Room { name: Arc::clone(&name), told: Mutex::default(), changed: Notify::new() };
+        let room = Arc::new(room);
+        shard.insert(name, Arc::clone(&room));
+        (room, true)
+    }
+
+    pub(super) fn remove(&self, name: &str) -> Option<Arc<Room>> {
+        self.shard(name).write().remove(name)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Room>> {
+        self.shards.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+}

@@ -1,0 +1,352 @@
+//! The connection for commands: made, checked, watched, and made again for ever.
+//!
+//! ```text
+//!            connect, check                   broken, or no answer
+//! down ─────────────────────────▶ up ─────────────────────────────▶ down
+//!   ▲                              │ PING every second
+//!   └── full jitter up to 2 s ─────┘
+//! ```
+//!
+//! While it is down a call fails at once, so that nobody waits for a Redis that is known to be away. A Redis that stands
+//! still is found out by whichever call first waits [`ANSWER_WITHIN`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
+use tokio::sync::Notify;
+
+use super::RedisOptions;
+use super::check::{Info, Problem, config_warnings};
+use super::keys::{Keys, STORES};
+use super::scripts::{self, Loaded, Script};
+use crate::engine::EngineError;
+
+/// How long a command may take before its connection counts as broken.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How often an idle connection is tried.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait between two attempts to connect, ms.
+const RETRY_MS_MAX: u64 = 2_000;
+/// When a client may try again what needs the store.
+pub(super) const UNAVAILABLE: EngineError = EngineError::Unavailable { retry_after_ms: 1_000 };
+/// When an append may be tried again that found the memory full.
+const FULL_RETRY_MS: u32 = 5_000;
+/// Commands that wait for the connection's writer; beyond it callers wait for room.
+const WAITING_MAX: usize = 1_024;
+
+/// Why a call gave no answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// There is no connection, it broke, or no answer came in time. What was asked may have been done.
+    Away,
+    /// Redis refused.
+    Refused(RedisError),
+}
+
+impl CallError {
+    /// What the engine says then.
+    pub(super) fn into_engine(self) -> EngineError {
+        match self {
+            Self::Refused(error) if error.code() == Some("OOM") => {
+                EngineError::Full { what: "memory in Redis (maxmemory is reached)", retry_after_ms: FULL_RETRY_MS }
+            }
+            Self::Away | Self::Refused(_) => UNAVAILABLE,
+        }
+    }
+}
+
+/// A connection that works, and what is true of the Redis behind it.
+#[derive(Clone)]
+pub(super) struct Up {
+    connection: MultiplexedConnection,
+    /// Counts the connections of this link, from 1.
+    pub(super) generation: u64,
+    /// The life of the data.
+    pub(super) replication_id: Arc<str>,
+    loaded: Arc<Loaded>,
+}
+
+impl Up {
+    /// The beginning of a call of a script.
+    pub(super) fn script<K: AsRef<[u8]>>(&self, script: Script, keys: &[K]) -> Cmd {
+        script.call(&self.loaded, keys)
+    }
+}
+
+/// The connection for commands. See the [module](self).
+pub(super) struct Link {
+    options: Arc<RedisOptions>,
+    keys: Keys,
+    up: RwLock<Option<Up>>,
+    generations: AtomicU64,
+    /// Wakes the keeper when a connection broke.
+    broken: Notify,
+    /// The last sentence in the log, so that one trouble is told once.
+    told: Mutex<String>,
+}
+
+impl Link {
+    pub(super) fn new(options: Arc<RedisOptions>, keys: Keys) -> Self {
+        Self {
+            options,
+            keys,
+            up: RwLock::new(None),
+            generations: AtomicU64::new(0),
+            broken: Notify::new(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn up(&self) -> Option<Up> {
+        self.up.read().clone()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.read().is_some()
+    }
+
+    /// The life of the data, if the link is up.
+    pub(super) fn generation(&self) -> u64 {
+        self.up.read().as_ref().map_or(0, |up| up.generation)
+    }
+
+    /// Sends a command.
+    pub(super) async fn call(&self, up: &Up, cmd: &Cmd) -> Result<Value, CallError> {
+        let answer = cmd.query_async(&mut up.connection.clone()).await;
+        self.judge(up, answer)
+    }
+
+    /// Sends several commands in one go.
+    pub(super) async fn call_all(&self, up: &Up, pipeline: &Pipeline) -> Result<Vec<Value>, CallError> {
+        let answer = pipeline.query_async(&mut up.connection.clone()).await;
+        self.judge(up, answer)
+    }
+
+    fn judge<T>(&self, up: &Up, answer: Result<T, RedisError>) -> Result<T, CallError> {
+        answer.map_err(|error| {
+            let gone = error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error();
+            // Scripts are gone after SCRIPT FLUSH, and a demoted or reloading server serves nobody: connect anew, with
+            // all checks.
+            let unfit = matches!(error.code(), Some("NOSCRIPT" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH"));
+            if gone || unfit {
+                self.tell(format!("{}: {error}", self.options.shown_url()));
+                self.lose(up.generation);
+                return CallError::Away;
+            }
+            self.tell(format!("{} refused a command: {error}", self.options.shown_url()));
+            CallError::Refused(error)
+        })
+    }
+
+    /// A connection does not work any more.
+    pub(super) fn lose(&self, generation: u64) {
+        let mut up = self.up.write();
+        if up.as_ref().is_some_and(|up| up.generation == generation) {
+            *up = None;
+            drop(up);
+            self.broken.notify_one();
+        }
+    }
+
+    /// Writes to the log unless it would say the same again.
+    fn tell(&self, sentence: String) {
+        let mut told = self.told.lock();
+        if *told != sentence {
+            tracing::warn!("{sentence}");
+            *told = sentence;
+        }
+    }
+
+    /// Connects once, with all checks.
+    pub(super) async fn connect(&self) -> Result<Up, Problem> {
+        let up = self.try_connect().await?;
+        *self.up.write() = Some(up.clone());
+        self.told.lock().clear();
+        Ok(up)
+    }
+
+    /// Keeps the link up for ever: says when it is up and when it is not.
+    pub(super) async fn keep(&self, on_change: impl Fn(Option<&Up>)) {
+        loop {
+            match self.up() {
+                Some(up) => {
+                    on_change(Some(&up));
+                    self.watch(&up).await;
+                    on_change(None);
+                }
+                None => self.reconnect().await,
+            }
+        }
+    }
+
+    /// Returns when the connection is broken.
+    async fn watch(&self, up: &Up) {
+        while self.generation() == up.generation {
+            let broken = self.broken.notified();
+            if tokio::time::timeout(PING_EVERY, broken).await.is_err() {
+                // A failure takes the link down, which ends the loop.
+                let _ = self.call(up, &redis::cmd("PING")).await;
+            }
+        }
+    }
+
+    async fn reconnect(&self) {
+        let mut window_ms = 50;
+        while let Err(problem) = self.connect().await {
+            self.tell(format!("{}: {}", self.options.shown_url(), problem.sentence()));
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..=window_ms))).await;
+            window_ms = (window_ms * 2).min(RETRY_MS_MAX);
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Up, Problem> {
+        let mut connection = open(&self.options).await?;
+        let info: String = ask(&mut connection, &redis::cmd("INFO"), "INFO").await?;
+        let info = Info::parse(&info);
+        info.check()?;
+        self.claim_store(&mut connection).await?;
+        let mut loaded = Loaded::default();
+        for script in scripts::ALL {
+            loaded.0.push(ask(&mut connection, &script.load(), "SCRIPT").await?);
+        }
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        if generation == 1 {
+            self.introduce(&mut connection, &info).await;
+        }
+        Ok(Up { connection, generation, replication_id: info.replication_id().into(), loaded: Arc::new(loaded) })
+    }
+
+    /// Says what was found, and what its owner should know.
+    async fn introduce(&self, connection: &mut MultiplexedConnection, info: &Info) {
+        tracing::info!("rooms live in {} at {}", info.name(), self.options.shown_url());
+        info.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let mut cmd = redis::cmd("CONFIG");
+        cmd.arg("GET").arg("client-output-buffer-limit");
+        match cmd.query_async::<HashMap<String, String>>(connection).await {
+            Ok(config) => config_warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}")),
+            // Rented ones hide it.
+            Err(error) => tracing::info!("CONFIG GET is not allowed, so the output limits are not known: {error}"),
+        }
+    }
+
+    /// Registers the store, or refuses one that would not find its rooms.
+    async fn claim_store(&self, connection: &mut MultiplexedConnection) -> Result<(), Problem> {
+        let mut cmd = redis::cmd("HSETNX");
+        let identity = format!("format={} partitions={}", super::record::FORMAT, self.options.partitions);
+        let mut stores: HashMap<String, String> = ask(connection, redis::cmd("HGETALL").arg(STORES), "HGETALL").await?;
+        let prefix = &*self.options.prefix;
+        if !stores.contains_key(prefix) {
+            if let Some(other) = stores.keys().next().filter(|_| !self.options.beside_others) {
+                return Err(Problem::Fatal(format!(
+                    "it holds a store with the prefix {other:?}, and redis.prefix is {prefix:?}: nodes with different \
+                     prefixes do not see each other's rooms. Set redis.prefix = {other:?}, or redis.beside_others = true \
+                     for a second store in the same Redis"
+                )));
+            }
+            let _: Value = ask(connection, cmd.arg(STORES).arg(prefix).arg(&identity), "HSETNX").await?;
+            stores = ask(connection, redis::cmd("HGETALL").arg(STORES), "HGETALL").await?;
+        }
+        match stores.get(prefix) {
+            Some(found) if *found == identity => Ok(()),
+            found => Err(Problem::Fatal(format!(
+                "its store {prefix:?} was made with {}, and this node has {identity}: rooms would not be found",
+                found.map_or("nothing", String::as_str),
+            ))),
+        }
+    }
+
+    /// Tries every command that the engine needs, on keys of its own, so that a right that is missing is found at start
+    /// and not at three in the morning.
+    pub(super) async fn try_rights(&self, up: &Up) -> Result<(), Problem> {
+        let key = |what: &str| self.keys.trial(what);
+        let keys = ["meta", "forks", "u", "n", "b", "keys", "ages", "live"].map(key);
+        let [meta, forks, urgent, normal, bulk, idempotency, ages, live] = &keys;
+        let replication = &*up.replication_id;
+        let mut opening = up.script(scripts::OPEN, &[meta, forks, urgent, normal, bulk]);
+        for argument in [replication, "1000000000000", "0", "0", "1", "1", "1", "0", "0", "0", "live", "0"] {
+            opening.arg(argument);
+        }
+        let mut append = up.script(scripts::APPEND, &[meta, normal, idempotency, ages]);
+        for argument in
+            [replication, "0", "0", "n", "10", "1000", "1000000000000", meta, "100", "000001", "10", "10", "key", "k"]
+        {
+            append.arg(argument);
+        }
+        append.arg([0_u8; 32].as_slice()).arg("trial");
+        let mut read = up.script(scripts::READ, &[meta, normal]);
+        [replication, "1000000000000", "n", "0", "1", "100"].iter().for_each(|argument| {
+            read.arg(*argument);
+        });
+        let mut signal = up.script(scripts::SIGNAL, &[live]);
+        for argument in ["k", "0", "1", "0", "9", "0", meta, "trial-trial-trial-trial-trial", "1000"] {
+            signal.arg(argument);
+        }
+        let mut delete = redis::cmd("DEL");
+        keys.iter().for_each(|key| {
+            delete.arg(key);
+        });
+        let [leases, lease] = self.keys.leases();
+        let mut leases_read = redis::cmd("ZRANGEBYSCORE");
+        leases_read.arg(leases).arg("-inf").arg(0);
+        let mut lease_read = redis::cmd("HMGET");
+        lease_read.arg(lease).arg("none");
+        for cmd in [opening, append, read, signal, delete, leases_read, lease_read] {
+            let answer: Result<Value, RedisError> = cmd.query_async(&mut up.connection.clone()).await;
+            answer.map_err(|error| refused(&error, "a script of Lanecast"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a connection, for whoever needs one.
+pub(super) async fn open(options: &RedisOptions) -> Result<MultiplexedConnection, Problem> {
+    let client = Client::open(&*options.url)
+        .map_err(|error| Problem::Fatal(format!("redis.url is not an address of a Redis: {error}")))?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_WITHIN))
+        .set_response_timeout(Some(ANSWER_WITHIN))
+        .set_pipeline_buffer_size(WAITING_MAX);
+    client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| {
+        if error.is_io_error() || error.is_timeout() {
+            Problem::Passing(format!("it cannot be reached: {error}"))
+        } else {
+            refused(&error, "the connection")
+        }
+    })
+}
+
+async fn ask<T: redis::FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    cmd: &Cmd,
+    name: &str,
+) -> Result<T, Problem> {
+    cmd.query_async(connection).await.map_err(|error| refused(&error, name))
+}
+
+/// Puts a refusal into words that say what to do.
+fn refused(error: &RedisError, what: &str) -> Problem {
+    let text = error.to_string();
+    let has = |word: &str| error.code() == Some(word) || text.contains(word);
+    if has("WRONGPASS") || has("NOAUTH") || error.kind() == redis::ErrorKind::AuthenticationFailed {
+        return Problem::Fatal(format!("user name or password are wrong; set them in redis.url ({error})"));
+    }
+    if has("NOPERM") || text.contains("no permissions") || text.contains("ACL failure") {
+        return Problem::Fatal(format!(
+            "the user may not use what {what} needs; the ACL must allow the commands and keys that the operators' guide \
+             lists ({error})"
+        ));
+    }
+    if has("OOM") {
+        return Problem::Passing(format!("its memory is full: raise maxmemory ({error})"));
+    }
+    if error.kind() == redis::ErrorKind::InvalidClientConfig {
+        return Problem::Fatal(format!("redis.url is not an address of a Redis: {error}"));
+    }
+    Problem::Passing(format!("{what}: {error}"))
+}

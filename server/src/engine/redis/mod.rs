@@ -1,0 +1,896 @@
+//! The engine on Redis: rooms that many nodes share.
+//!
+//! ```text
+//!  append ─▶ group ─▶ append.lua ──(stored, PUBLISH)──▶ Redis ──▶ subscriber ─▶ follow ─▶ sink
+//!  open, read, history ─▶ their scripts                   ▲                        │ holes
+//!                                                         └──── audit, read.lua ◀──┘
+//! ```
+//!
+//! - `link`: the connection for commands; each (re)connect reads the replication id, which every script compares.
+//! - `lua/`: one script each; all of a room's keys are in one slot. `open.lua` is the only place where an epoch begins.
+//! - `group`: publishes of a room and lane that wait together are stored in one call.
+//! - `subscriber`: a connection for events and one for signals; `follow`: how far each room was told.
+//! - `audit`: every room's head is compared within ten seconds, which is also the probe of the subscriber.
+//!
+//! Bounds: what waits for a room and lane (`group`), messages while a room is opened (`follow`), reads of missed events at
+//! once ([`READS_MAX`]), rooms (those with local subscribers). Beyond them publishes are refused, and holes read later.
+
+mod audit;
+mod check;
+mod cluster;
+mod follow;
+mod group;
+mod keys;
+mod link;
+mod record;
+mod replicate;
+mod scripts;
+mod state;
+mod subscriber;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lanecast_protocol::log::{
+    Append, Direction, Head, HistoryQuery, IDEMPOTENCY_KEYS_MAX, NUMBERS_REMEMBERED_MAX, Numbers, Origin, Outcome,
+    PUBLISHERS_MAX, Page, Read, Retention, Start,
+};
+use lanecast_protocol::position::{Cursor, DurableLane};
+use lanecast_protocol::v1;
+use redis::{Cmd, Value};
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::audit::Probes;
+use self::check::Problem;
+use self::cluster::Cluster;
+use self::follow::{Need, Room, Rooms, Seen};
+use self::group::{Groups, Waiting};
+use self::keys::{Channel, Keys, Kind, letter};
+use self::link::{CallError, Link, UNAVAILABLE, Up};
+use self::record::Message;
+use self::replicate::Replicator;
+use self::state::{State, Verdict};
+use self::subscriber::{Listener, Subscriber};
+use super::{
+    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, Opened, Signal, Signalled, Transient, missed_since,
+};
+use crate::clock::Clock;
+
+/// Bytes of a group's records that are published; larger ones are announced and read from the log.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// How long a node waits for the confirmation of a room's subscription.
+const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(2);
+/// Rooms that are opened or read at once on behalf of the node itself.
+const READS_MAX: usize = 64;
+/// Events of one such read.
+const READ_EVENTS: u64 = 200;
+/// Bytes of one such read, beyond the first event.
+const READ_BYTES: usize = 512 * 1024;
+/// Missed events of a lane that are told one by one; of more, the newest so many.
+const TELL_MAX: u64 = 2_000;
+/// How often a script is tried when the room must be opened anew first.
+const OPENINGS_MAX: usize = 3;
+/// (sender, type, key) of signals per room.
+const ROOM_SIGNALS_MAX: usize = 4_096;
+/// How long a dead signal is remembered, so that an older one does not take its place, ms.
+const SIGNAL_REMEMBERED_MS: u64 = 30_000;
+/// How long a room's signals are kept at most: longer than any of them lives, ms.
+const SIGNALS_TTL_MS: u64 = 2 * 3_600_000;
+/// Most records of a lane that a page of history looks at.
+const HISTORY_RECORDS_MAX: usize = 12_800;
+/// An hour, ms.
+const HOUR_MS: u64 = 3_600_000;
+
+/// How an engine finds its Redis.
+#[derive(Clone)]
+pub struct RedisOptions {
+    /// The address: `redis://user:password@host:port`.
+    pub url: Arc<str>,
+    /// Begins every key and channel.
+    pub prefix: Arc<str>,
+    /// Over how many hash tags rooms are spread.
+    pub partitions: u32,
+    /// Whether other stores may be in the same Redis.
+    pub beside_others: bool,
+    /// Events of a group commit; 1: none.
+    pub group_events_max: usize,
+    /// Replicas that confirm a publish with acknowledgement `replicated`; 0: it is not offered.
+    pub replicas: u32,
+    /// (sender, type, key) of signals per room.
+    pub room_signals_max: usize,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".into(),
+            prefix: "lc".into(),
+            partitions: 128,
+            beside_others: false,
+            group_events_max: 32,
+            replicas: 0,
+            room_signals_max: ROOM_SIGNALS_MAX,
+        }
+    }
+}
+
+impl RedisOptions {
+    /// The address without the password, for the log.
+    fn shown_url(&self) -> String {
+        match self.url.rsplit_once('@') {
+            Some((before, host)) => {
+                let scheme = before.split_once("://").map_or("redis", |(scheme, _)| scheme);
+                format!("{scheme}://…@{host}")
+            }
+            None => self.url.to_string(),
+        }
+    }
+}
+
+/// The engine on Redis. See the [module](self). Its tasks end when it is dropped.
+pub struct RedisEngine {
+    inner: Arc<Inner>,
+    _stop: DropGuard,
+}
+
+/// What the engine's tasks share.
+struct Inner {
+    options: Arc<RedisOptions>,
+    keys: Keys,
+    clock: Clock,
+    sink: Arc<dyn EngineSink>,
+    link: Link,
+    events: Subscriber,
+    signals: Subscriber,
+    rooms: Rooms,
+    groups: Groups,
+    probes: Probes,
+    cluster: Cluster,
+    replicator: Replicator,
+    reads: Semaphore,
+    /// Whether the store was there when the sink was told last.
+    reachable: AtomicBool,
+    refused: AtomicU64,
+    watermarks_evicted: AtomicU64,
+    append_calls: AtomicU64,
+    appended: AtomicU64,
+}
+
+impl RedisEngine {
+    /// Connects. A Redis that is away, or will be usable later, is waited for in the background; one that will not be
+    /// usable until somebody changes something is an error, in a sentence for an operator.
+    ///
+    /// # Errors
+    /// What is wrong with the Redis, and what to do.
+    pub async fn start(options: RedisOptions, clock: Clock, sink: Arc<dyn EngineSink>) -> Result<Self, String> {
+        let options = Arc::new(options);
+        let keys = Keys::new(&options.prefix, options.partitions);
+        let inner = Arc::new(Inner {
+            link: Link::new(Arc::clone(&options), keys.clone()),
+            events: Subscriber::new(Kind::Events, Arc::clone(&options)),
+            signals: Subscriber::new(Kind::Signals, Arc::clone(&options)),
+            groups: Groups::new(options.group_events_max),
+            replicator: Replicator::new(Arc::clone(&options)),
+            rooms: Rooms::default(),
+            probes: Probes::new(),
+            cluster: Cluster::default(),
+            reads: Semaphore::new(READS_MAX),
+            reachable: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            watermarks_evicted: AtomicU64::new(0),
+            append_calls: AtomicU64::new(0),
+            appended: AtomicU64::new(0),
+            options,
+            keys,
+            clock,
+            sink,
+        });
+        inner.begin().await?;
+        let stop = CancellationToken::new();
+        for task in Task::ALL {
+            let (inner, stop) = (Arc::clone(&inner), stop.clone());
+            drop(tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = inner.run(task) => {}
+                }
+            }));
+        }
+        Ok(Self { inner, _stop: stop.drop_guard() })
+    }
+}
+
+/// What runs for as long as the engine lives.
+#[derive(Clone, Copy)]
+enum Task {
+    Link,
+    Events,
+    Signals,
+    Audit,
+}
+
+impl Task {
+    const ALL: [Self; 4] = [Self::Link, Self::Events, Self::Signals, Self::Audit];
+}
+
+impl Inner {
+    /// The first connection, with the rights tried out.
+    async fn begin(&self) -> Result<(), String> {
+        let tried = match self.link.connect().await {
+            Ok(up) => self.link.try_rights(&up).await,
+            Err(problem) => Err(problem),
+        };
+        for kind in Kind::ALL {
+            self.subscriber(kind).want(&self.keys.probe(self.probes.id(), kind));
+        }
+        match tried {
+            Ok(()) => Ok(()),
+            Err(Problem::Fatal(sentence)) => Err(format!("{}: {sentence}", self.options.shown_url())),
+            Err(Problem::Passing(sentence)) => {
+                tracing::warn!("{}: {sentence}", self.options.shown_url());
+                Ok(())
+            }
+        }
+    }
+
+    async fn run(self: &Arc<Self>, task: Task) {
+        match task {
+            Task::Link => {
+                self.link
+                    .keep(|up| {
+                        self.reachable.store(up.is_some(), Ordering::Relaxed);
+                        self.sink.reachable(up.is_some());
+                        // What the store has may be another past.
+                        self.probes.hurry();
+                    })
+                    .await;
+            }
+            Task::Events => self.events.run(&Ears(Arc::clone(self))).await,
+            Task::Signals => self.signals.run(&Ears(Arc::clone(self))).await,
+            Task::Audit => self.audit_for_ever().await,
+        }
+    }
+
+    fn subscriber(&self, kind: Kind) -> &Subscriber {
+        match kind {
+            Kind::Events => &self.events,
+            Kind::Signals => &self.signals,
+        }
+    }
+
+    fn up(&self) -> Result<Up, EngineError> {
+        self.link.up().ok_or(UNAVAILABLE)
+    }
+
+    /// Calls a script on a room; if that must be opened anew first it is, and the script called again.
+    async fn on_room(&self, room: &str, make: impl Fn(&Up) -> Cmd) -> Result<Value, EngineError> {
+        for _ in 0..OPENINGS_MAX {
+            let up = self.up()?;
+            let value = self.link.call(&up, &make(&up)).await.map_err(CallError::into_engine)?;
+            if !state::is_stale(&value) {
+                return Ok(value);
+            }
+            self.state(room, Start::Live).await?;
+        }
+        Err(UNAVAILABLE)
+    }
+
+    fn seen(&self, room: &str) -> Seen {
+        self.rooms.find(room).map_or_else(Seen::default, |room| room.told.lock().seen())
+    }
+
+    /// What a room has; a new epoch begins if the store may have lost a part of it.
+    async fn state(&self, room: &str, start: Start) -> Result<State, EngineError> {
+        let up = self.up()?;
+        let followed = self.rooms.find(room);
+        let seen = followed.as_ref().map_or_else(Seen::default, |room| room.told.lock().seen());
+        let [urgent, normal, bulk] = DurableLane::ALL.map(|lane| self.keys.log(room, lane));
+        let mut cmd = up.script(scripts::OPEN, &[self.keys.meta(room), self.keys.forks(room), urgent, normal, bulk]);
+        let now_ms = self.clock.now_ms();
+        cmd.arg(&*up.replication_id).arg(now_ms).arg(rand::random_range(0..1024)).arg(seen.epoch);
+        for lane in DurableLane::ALL {
+            cmd.arg(seen.first[lane]);
+        }
+        for lane in DurableLane::ALL {
+            cmd.arg(seen.heads[lane]);
+        }
+        match start {
+            Start::Count(count) => cmd.arg("order").arg(count),
+            Start::Duration(ms) => cmd.arg("time").arg(now_ms.saturating_sub(ms)),
+            Start::Live | Start::Beginning | Start::Position(_) => cmd.arg("live").arg(0),
+        };
+        let value = self.link.call(&up, &cmd).await.map_err(CallError::into_engine)?;
+        let state = State::parse(value).ok_or_else(|| unreadable(room))?;
+        if let Some(followed) = followed {
+            followed.told.lock().update(&*self.sink, &followed.name, &state);
+        }
+        Ok(state)
+    }
+
+    async fn read_lane(
+        &self,
+        room: &str,
+        lane: DurableLane,
+        after: u64,
+        records_max: u64,
+        bytes_max: usize,
+    ) -> Result<Read, EngineError> {
+        let value = self
+            .on_room(room, |up| {
+                let mut cmd = up.script(scripts::READ, &[self.keys.meta(room), self.keys.log(room, lane)]);
+                cmd.arg(&*up.replication_id).arg(self.clock.now_ms()).arg(letter(lane)).arg(after);
+                cmd.arg(records_max.max(1)).arg(bytes_max.min(i64::MAX as usize));
+                cmd
+            })
+            .await?;
+        state::read(value, lane).ok_or_else(|| unreadable(room))
+    }
+
+    // Appending.
+
+    /// Stores groups of a room and lane until none waits.
+    async fn lead(&self, name: (Arc<str>, DurableLane)) {
+        while let Some((retention, group)) = self.groups.next(&name) {
+            let (room, lane) = (&*name.0, name.1);
+            let (waiting, answers): (Vec<Append>, Vec<_>) =
+                group.into_iter().map(|Waiting { append, answer }| (append, answer)).unzip();
+            let outcomes = self.store(room, lane, retention, &waiting).await;
+            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                // Whoever gave up waiting does not hear of it.
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+
+    async fn store(
+        &self,
+        room: &str,
+        lane: DurableLane,
+        retention: Retention,
+        items: &[Append],
+    ) -> Vec<Result<Outcome, EngineError>> {
+        let value = self.on_room(room, |up| self.append_command(up, room, lane, retention, items)).await;
+        self.outcomes(room, lane, items, value).await
+    }
+
+    fn append_command(&self, up: &Up, room: &str, lane: DurableLane, retention: Retention, items: &[Append]) -> Cmd {
+        let [keys, ages] = self.keys.idempotency(room);
+        let mut cmd = up.script(scripts::APPEND, &[self.keys.meta(room), self.keys.log(room, lane), keys, ages]);
+        let now_ms = self.clock.now_ms();
+        let seen = self.seen(room);
+        cmd.arg(&*up.replication_id).arg(seen.epoch).arg(seen.heads[lane]).arg(letter(lane));
+        cmd.arg(retention.events_max.max(1)).arg(retention.age_ms_max.min(1 << 53)).arg(now_ms);
+        cmd.arg(self.keys.channel(Kind::Events, room)).arg(INLINE_BYTES_MAX);
+        cmd.arg(format!("{:06}", now_ms / HOUR_MS)).arg(PUBLISHERS_MAX).arg(IDEMPOTENCY_KEYS_MAX);
+        for item in items {
+            match &item.origin {
+                Origin::Numbered { publisher, number, after } => {
+                    let mut field = Vec::with_capacity(2 + record::PUBLISHER_BYTES);
+                    field.push(b'w');
+                    field.extend_from_slice(letter(lane).as_bytes());
+                    field.extend_from_slice(&record::publisher(publisher));
+                    cmd.arg(field).arg(*number).arg(*after);
+                }
+                Origin::Keyed { api_key, key, body } => {
+                    cmd.arg([api_key.as_bytes(), b"\n", key.as_bytes()].concat()).arg("k").arg(body.as_slice());
+                }
+                Origin::Unmarked => {
+                    cmd.arg("").arg("u").arg("");
+                }
+            }
+            cmd.arg(record::event(item));
+        }
+        cmd
+    }
+
+    /// What the script's answer means to each item.
+    async fn outcomes(
+        &self,
+        room: &str,
+        lane: DurableLane,
+        items: &[Append],
+        value: Result<Value, EngineError>,
+    ) -> Vec<Result<Outcome, EngineError>> {
+        let answer = value.and_then(|value| state::appended(value, lane).ok_or_else(|| unreadable(room)));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if matches!(error, EngineError::Full { .. }) {
+                    self.refused.fetch_add(items.len() as u64, Ordering::Relaxed);
+                }
+                return vec![Err(error); items.len()];
+            }
+        };
+        self.append_calls.fetch_add(1, Ordering::Relaxed);
+        self.appended.fetch_add(items.len() as u64, Ordering::Relaxed);
+        self.watermarks_evicted.fetch_add(answer.evicted, Ordering::Relaxed);
+        if answer.newest > 0
+            && let Some(followed) = self.rooms.find(room)
+        {
+            followed.told.lock().acknowledged(answer.epoch, lane, answer.newest);
+        }
+        let mut outcomes = Vec::with_capacity(items.len());
+        for (item, verdict) in items.iter().zip(answer.verdicts) {
+            outcomes.push(Ok(match verdict {
+                Verdict::Known(outcome) => outcome,
+                Verdict::Duplicate => Outcome::Duplicate { first: self.first_of(room, item).await },
+            }));
+        }
+        outcomes
+    }
+
+    /// Where a publish that was used before stands: looked up in the newest part of the log, since that is rare.
+    async fn first_of(&self, room: &str, item: &Append) -> Option<Numbers> {
+        let Origin::Numbered { publisher, number, .. } = &item.origin else { return None };
+        let wanted = (record::publisher(publisher), *number);
+        let up = self.link.up()?;
+        let mut cmd = redis::cmd("XREVRANGE");
+        cmd.arg(self.keys.log(room, item.lane)).arg("+").arg("-").arg("COUNT").arg(NUMBERS_REMEMBERED_MAX * 2);
+        let Ok(Value::Array(entries)) = self.link.call(&up, &cmd).await else { return None };
+        let (seq, order) = entries.into_iter().find_map(|entry| find_number(entry, wanted))?;
+        let state = self.state(room, Start::Live).await.ok()?;
+        Some(Numbers { epoch: state.epoch_of(item.lane, seq), lane: item.lane, seq, order })
+    }
+
+    // Following.
+
+    /// Reads the beginning of a room whose channel is on.
+    fn join(self: &Arc<Self>, room: Arc<Room>) {
+        if std::mem::replace(&mut room.told.lock().joining, true) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            let Ok(_permit) = inner.reads.acquire().await else { return };
+            let generation = inner.events.generation();
+            let state = inner.state(&room.name, Start::Live).await;
+            let mut told = room.told.lock();
+            told.joining = false;
+            let mut need = Need::Nothing;
+            if let Ok(state) = &state
+                && !told.live
+            {
+                need = told.begin(&*inner.sink, &room.name, state);
+                told.verify(generation);
+            }
+            drop(told);
+            // A failure wakes them too: they ask again, or give up.
+            room.changed.notify_waiters();
+            inner.serve(room, need);
+        }));
+    }
+
+    /// Does what a room needs.
+    fn serve(self: &Arc<Self>, room: Arc<Room>, need: Need) {
+        match need {
+            Need::Nothing => {}
+            Need::Signals => {
+                let inner = Arc::clone(self);
+                drop(tokio::spawn(async move {
+                    let Ok(_permit) = inner.reads.acquire().await else { return };
+                    // What fails here the next audit finds.
+                    let Ok(signals) = inner.live(&room.name).await else { return };
+                    let _told = room.told.lock();
+                    signals.iter().for_each(|signal| inner.sink.signal(&room.name, signal));
+                }));
+            }
+            Need::Read => {
+                {
+                    let mut told = room.told.lock();
+                    told.again = true;
+                    if std::mem::replace(&mut told.reading, true) {
+                        return;
+                    }
+                }
+                let inner = Arc::clone(self);
+                drop(tokio::spawn(async move { inner.read_missed(&room).await }));
+            }
+        }
+    }
+
+    /// Reads what was missed until nothing is. What fails here the next audit finds.
+    async fn read_missed(&self, room: &Room) {
+        let Ok(_permit) = self.reads.acquire().await else { return };
+        loop {
+            room.told.lock().again = false;
+            let read = self.read_missed_once(room).await;
+            let mut told = room.told.lock();
+            if read.is_err() || !told.again {
+                told.reading = false;
+                return;
+            }
+        }
+    }
+
+    async fn read_missed_once(&self, room: &Room) -> Result<(), EngineError> {
+        let state = self.state(&room.name, Start::Live).await?;
+        for lane in DurableLane::ALL {
+            let head = state.heads[lane];
+            let too_many = head.saturating_sub(TELL_MAX);
+            room.told.lock().jump(&*self.sink, &room.name, lane, too_many.min(head));
+            loop {
+                let (epoch, after) = {
+                    let told = room.told.lock();
+                    (told.epoch, told.head[lane])
+                };
+                if epoch != state.epoch || after >= head {
+                    break;
+                }
+                let read = self.read_lane(&room.name, lane, after, READ_EVENTS, READ_BYTES).await?;
+                if !room.told.lock().tell_read(&*self.sink, &room.name, lane, read) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn live(&self, room: &str) -> Result<Vec<Signal>, EngineError> {
+        let up = self.up()?;
+        let value = self.link.call(&up, redis::cmd("HGETALL").arg(self.keys.live(room))).await;
+        let value = value.map_err(CallError::into_engine)?;
+        let now_ms = self.clock.now_ms();
+        let mut live: Vec<(Bytes, Signal)> = Vec::new();
+        for value in values_of_map(value) {
+            let Value::BulkString(bytes) = value else { continue };
+            let mut record = Bytes::from(bytes);
+            if record.len() > 16 {
+                let serial = record.split_to(16);
+                live.extend(record::decode_signal(record).map(|signal| (serial, signal)));
+            }
+        }
+        live.retain(|(_, signal)| !signal.clear && signal.expires_at_ms > now_ms);
+        live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(live.into_iter().map(|(_, signal)| signal).collect())
+    }
+}
+
+/// Logs what cannot be read: it is of a later version, or was written by somebody else.
+fn unreadable(room: &str) -> EngineError {
+    tracing::error!(room, "what Redis has of this room cannot be read by this version of Lanecast");
+    UNAVAILABLE
+}
+
+fn values_of_map(value: Value) -> Vec<Value> {
+    match value {
+        Value::Map(pairs) => pairs.into_iter().map(|(_, value)| value).collect(),
+        Value::Array(flat) => flat.into_iter().skip(1).step_by(2).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Seq and order of a stream's entry, if it is the wanted publish.
+fn find_number(entry: Value, wanted: ([u8; record::PUBLISHER_BYTES], u64)) -> Option<(u64, u64)> {
+    let Value::Array(entry) = entry else { return None };
+    let [id, Value::Array(fields)] = &entry[..] else { return None };
+    let [_, order, _, Value::BulkString(bytes)] = &fields[..] else { return None };
+    let found = record::take(&mut Bytes::copy_from_slice(bytes))?;
+    if (found.publisher, found.number) != wanted {
+        return None;
+    }
+    let seq = state::text(id)?.split_once('-')?.0.parse().ok()?;
+    Some((seq, state::text(order)?.parse().ok()?))
+}
+
+/// The listener of the subscribers.
+struct Ears(Arc<Inner>);
+
+impl Listener for Ears {
+    fn confirmed(&self, kind: Kind, channel: &str) {
+        match self.0.keys.parse(kind, channel) {
+            Some(Channel::Room(room)) if kind == Kind::Events => {
+                if let Some(room) = self.0.rooms.find(room)
+                    && !room.told.lock().live
+                {
+                    self.0.join(room);
+                }
+            }
+            Some(Channel::Nodes) => self.0.cluster.changed.notify_waiters(),
+            Some(Channel::Room(_) | Channel::Probe) | None => {}
+        }
+    }
+
+    fn settled(&self, _: Kind) {
+        self.0.probes.hurry();
+    }
+
+    fn message(&self, kind: Kind, channel: &str, payload: Bytes) {
+        match self.0.keys.parse(kind, channel) {
+            Some(Channel::Probe) => self.0.probes.arrived(kind, &payload),
+            Some(Channel::Nodes) => self.0.sink.told(&payload),
+            Some(Channel::Room(name)) => {
+                let Some(room) = self.0.rooms.find(name) else { return };
+                let need = match Message::parse(payload) {
+                    Some(message) => room.told.lock().hear(&*self.0.sink, &room.name, message),
+                    // Of a later version: the log will tell.
+                    None => Need::Read,
+                };
+                self.0.serve(room, need);
+            }
+            None => {}
+        }
+    }
+
+    fn connected(&self, kind: Kind, connected: bool) {
+        if kind == Kind::Events {
+            self.0.sink.following(connected);
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for RedisEngine {
+    async fn append(&self, room: &str, retention: Retention, items: Vec<Append>) -> Vec<Result<Outcome, EngineError>> {
+        let mut outcomes = Vec::with_capacity(items.len());
+        let mut items = items.into_iter().peekable();
+        let room: Arc<str> = room.into();
+        // Each run of one lane is a group's part; the next run waits for it, so that all are judged in order.
+        while let Some(first) = items.next() {
+            let lane = first.lane;
+            let mut run = vec![first];
+            while let Some(next) = items.next_if(|next| next.lane == lane) {
+                run.push(next);
+            }
+            let name = (Arc::clone(&room), lane);
+            let (answers, lead) = self.inner.groups.push(&name, retention, run);
+            if lead {
+                let inner = Arc::clone(&self.inner);
+                // A task of its own: the caller may be dropped, and others wait for the same group.
+                drop(tokio::spawn(async move { inner.lead(name).await }));
+            }
+            for answer in answers {
+                outcomes.push(answer.await.unwrap_or(Err(UNAVAILABLE)));
+            }
+        }
+        outcomes
+    }
+
+    async fn append_replicated(
+        &self,
+        room: &str,
+        retention: Retention,
+        items: Vec<Append>,
+    ) -> Vec<Result<Outcome, EngineError>> {
+        self.inner.append_replicated(room, retention, items).await
+    }
+
+    fn replicates(&self) -> bool {
+        self.inner.options.replicas > 0
+    }
+
+    async fn read(
+        &self,
+        room: &str,
+        lane: DurableLane,
+        after: u64,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<Read, EngineError> {
+        self.inner.read_lane(room, lane, after, records_max as u64, bytes_max).await
+    }
+
+    async fn history(&self, room: &str, query: HistoryQuery) -> Result<Page, EngineError> {
+        self.inner.history(room, query).await
+    }
+
+    async fn head(&self, room: &str) -> Result<Head, EngineError> {
+        Ok(self.inner.state(room, Start::Live).await?.whole_head())
+    }
+
+    async fn open(
+        &self,
+        room: &str,
+        start: Start,
+        transients: Option<v1::TransientMark>,
+    ) -> Result<Opened, EngineError> {
+        let state = self.inner.state(room, start).await?;
+        let mut mark = follow::mark(state.epoch, state.transients);
+        if let Some(followed) = self.inner.rooms.find(room) {
+            let told = followed.told.lock();
+            if told.live && told.epoch == state.epoch {
+                // What was published and is still on its way will be told, with a higher count (E31).
+                mark = told.mark();
+            }
+        }
+        let log = state.open(self.inner.clock.now_ms(), start);
+        Ok(Opened { log, transients: mark, missed_transients: missed_since(mark, transients) })
+    }
+
+    async fn publish_transient(&self, room: &str, event: Transient) -> Result<(), EngineError> {
+        if !self.inner.link.is_up() {
+            // The clients of this node get it all the same.
+            if let Some(followed) = self.inner.rooms.find(room) {
+                followed.told.lock().tell_locally(&*self.inner.sink, &followed.name, &event);
+            }
+            return Ok(());
+        }
+        let record = record::transient(&event);
+        self.inner.count_transients(room, event.lane, &record, 1).await.map(drop)
+    }
+
+    async fn signal(&self, room: &str, signal: Signal) -> Result<Signalled, EngineError> {
+        let inner = &self.inner;
+        let now_ms = inner.clock.now_ms();
+        if signal.expires_at_ms <= now_ms {
+            return Ok(Signalled::Stale);
+        }
+        let Some(up) = inner.link.up() else {
+            if let Some(followed) = inner.rooms.find(room) {
+                let _told = followed.told.lock();
+                inner.sink.signal(&followed.name, &signal);
+            }
+            return Ok(Signalled::Newest);
+        };
+        let mut cmd = up.script(scripts::SIGNAL, &[inner.keys.live(room)]);
+        cmd.arg(record::signal_field(&signal.key)).arg(signal.start).arg(signal.counter).arg(now_ms);
+        cmd.arg(inner.options.room_signals_max).arg(SIGNAL_REMEMBERED_MS);
+        cmd.arg(inner.keys.channel(Kind::Signals, room)).arg(record::signal(&signal)).arg(SIGNALS_TTL_MS);
+        let value = inner.link.call(&up, &cmd).await.map_err(CallError::into_engine)?;
+        match state::text(&value) {
+            Some("newest") => Ok(Signalled::Newest),
+            Some("full") => {
+                inner.refused.fetch_add(1, Ordering::Relaxed);
+                Err(EngineError::Full { what: "signals", retry_after_ms: 5_000 })
+            }
+            _ => Ok(Signalled::Stale),
+        }
+    }
+
+    async fn live_signals(&self, room: &str) -> Result<Vec<Signal>, EngineError> {
+        self.inner.live(room).await
+    }
+
+    async fn subscribe(&self, room: &str) -> Result<(), EngineError> {
+        self.inner.subscribe(room).await
+    }
+
+    async fn unsubscribe(&self, room: &str) -> Result<(), EngineError> {
+        if self.inner.rooms.remove(room).is_some() {
+            for kind in Kind::ALL {
+                self.inner.subscriber(kind).release(&self.inner.keys.channel(kind, room));
+            }
+        }
+        Ok(())
+    }
+
+    fn glance(&self, room: &str) -> Option<Glance> {
+        self.inner.rooms.find(room)?.told.lock().glance(self.inner.events.generation())
+    }
+
+    async fn announce(&self, lease: Lease) -> Result<(), EngineError> {
+        self.inner.announce(lease).await
+    }
+
+    async fn retire(&self, node: &str) -> Result<(), EngineError> {
+        self.inner.retire(node).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<Lease>, EngineError> {
+        self.inner.nodes().await
+    }
+
+    async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
+        self.inner.tell(node, message).await
+    }
+
+    /// Redis forgets by itself.
+    fn sweep(&self) {}
+
+    fn stats(&self) -> EngineStats {
+        let inner = &self.inner;
+        EngineStats {
+            rooms: inner.rooms.len(),
+            bytes: 0,
+            refused: inner.refused.load(Ordering::Relaxed),
+            watermarks_evicted: inner.watermarks_evicted.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Inner {
+    async fn subscribe(self: &Arc<Self>, name: &str) -> Result<(), EngineError> {
+        let (room, new) = self.rooms.enter(name);
+        if new {
+            for kind in Kind::ALL {
+                self.subscriber(kind).want(&self.keys.channel(kind, name));
+            }
+        }
+        let waited = tokio::time::timeout(SUBSCRIBE_WITHIN, async {
+            loop {
+                let mut changed = std::pin::pin!(room.changed.notified());
+                // Enabled before the look, so that no change is missed in between.
+                changed.as_mut().enable();
+                if room.told.lock().live {
+                    return;
+                }
+                if self.events.is_on(&self.keys.channel(Kind::Events, name)) {
+                    self.join(Arc::clone(&room));
+                }
+                changed.await;
+            }
+        });
+        if waited.await.is_ok() {
+            return Ok(());
+        }
+        // Wanted as before: the next one to ask finds it nearer.
+        Err(UNAVAILABLE)
+    }
+
+    /// Counts transients in the store, and passes one on if there is a record.
+    async fn count_transients(
+        &self,
+        room: &str,
+        lane: DurableLane,
+        record: &[u8],
+        count: u64,
+    ) -> Result<(u64, u64), EngineError> {
+        let value = self
+            .on_room(room, |up| {
+                let mut cmd = up.script(scripts::TRANSIENT, &[self.keys.meta(room)]);
+                cmd.arg(&*up.replication_id).arg(format!("t{}", letter(lane)));
+                cmd.arg(self.keys.channel(Kind::Events, room)).arg(record).arg(count);
+                cmd
+            })
+            .await?;
+        let mut parts = state::Parts::of(value).ok_or_else(|| unreadable(room))?;
+        parts.number().zip(parts.number()).ok_or_else(|| unreadable(room))
+    }
+
+    async fn history(&self, room: &str, query: HistoryQuery) -> Result<Page, EngineError> {
+        let mut records_max = query.events_max.max(1) + 1;
+        let mut cursor = query.cursor;
+        loop {
+            let value = self.on_room(room, |up| self.history_command(up, room, &query, cursor, records_max)).await?;
+            let (log, more, edges) = state::history(value).ok_or_else(|| unreadable(room))?;
+            let epoch = log.epoch();
+            if let Some(elsewhere) = cursor.filter(|cursor| cursor.epoch != epoch) {
+                // Follow it over the forks first. What it cannot reach is read from the end.
+                let order = log.page_order(&HistoryQuery { cursor: Some(elsewhere), ..query });
+                cursor = order.map(|order| Cursor { epoch, order });
+                continue;
+            }
+            let page = log.history(self.clock.now_ms(), &query);
+            // A lane of which there is more, and whose read records are all in the page, might have some between them.
+            let beyond = |edge: u64| match (query.direction, page.next) {
+                (_, None) => true,
+                (Direction::Forward, Some(next)) => edge <= next.order,
+                (Direction::Backward, Some(next)) => edge >= next.order,
+            };
+            let short = DurableLane::ALL.into_iter().any(|lane| {
+                more[lane]
+                    && edges[lane].is_none_or(|(first, last)| match query.direction {
+                        Direction::Forward => beyond(last),
+                        Direction::Backward => beyond(first),
+                    })
+            });
+            if !short || records_max >= HISTORY_RECORDS_MAX {
+                return Ok(page);
+            }
+            records_max = (records_max * 2).min(HISTORY_RECORDS_MAX);
+        }
+    }
+
+    fn history_command(
+        &self,
+        up: &Up,
+        room: &str,
+        query: &HistoryQuery,
+        cursor: Option<Cursor>,
+        records_max: usize,
+    ) -> Cmd {
+        let [urgent, normal, bulk] = DurableLane::ALL.map(|lane| self.keys.log(room, lane));
+        let mut cmd = up.script(scripts::HISTORY, &[self.keys.meta(room), self.keys.forks(room), urgent, normal, bulk]);
+        let lanes: String = DurableLane::ALL.into_iter().filter(|lane| query.lanes[*lane]).map(letter).collect();
+        let direction = if query.direction == Direction::Forward { "f" } else { "b" };
+        cmd.arg(&*up.replication_id).arg(self.clock.now_ms());
+        cmd.arg(cursor.map_or(0, |cursor| cursor.epoch)).arg(cursor.map_or(0, |cursor| cursor.order));
+        cmd.arg(direction).arg(lanes).arg(records_max).arg(query.bytes_max.min(i64::MAX as usize));
+        cmd
+    }
+}
