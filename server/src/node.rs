@@ -7,8 +7,8 @@ use lanecast_protocol::v1;
 
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::engine::{EngineSink, MemoryEngine, MemoryOptions};
+use crate::config::{Config, EngineKind, Redis};
+use crate::engine::{EngineSink, MemoryEngine, MemoryOptions, RedisEngine, RedisOptions};
 use crate::health::Health;
 use crate::hub::Hub;
 use crate::session::{Command, Registry};
@@ -50,16 +50,37 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that is not started yet.
+    /// A node that is not started yet, with the engine that the configuration names.
+    ///
+    /// # Errors
+    /// Why the engine cannot be used until somebody changes something.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, String> {
+        if config.engine.kind == EngineKind::Memory {
+            return Ok(Self::new(config, clock));
+        }
+        let node = Self::without_engine(config, clock);
+        let sink = Arc::clone(&node.hub) as Arc<dyn EngineSink>;
+        let engine = RedisEngine::start(redis_options(&node.config.redis)?, node.clock.clone(), sink).await?;
+        node.hub.connect(Arc::new(engine));
+        Ok(node)
+    }
+
+    /// A node on the memory engine that is not started yet.
     pub fn new(config: Config, clock: Clock) -> Self {
+        let node = Self::without_engine(config, clock);
+        let engine = &node.config.engine;
+        let bytes_max = usize::try_from(engine.bytes_max).unwrap_or(usize::MAX);
+        let options = MemoryOptions { rooms_max: engine.rooms_max, bytes_max, ..MemoryOptions::default() };
+        let sink = Arc::clone(&node.hub) as Arc<dyn EngineSink>;
+        node.hub.connect(Arc::new(MemoryEngine::new(options, node.clock.clone(), sink)));
+        node
+    }
+
+    fn without_engine(config: Config, clock: Clock) -> Self {
         let id: Arc<str> = format!("n-{:08x}", rand::random::<u32>()).into();
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let hub = Hub::new(clock.clone(), Arc::clone(&metrics), Arc::clone(&health), config.policies.clone());
-        let hub = Arc::new(hub);
-        let bytes_max = usize::try_from(config.engine.bytes_max).unwrap_or(usize::MAX);
-        let options = MemoryOptions { rooms_max: config.engine.rooms_max, bytes_max, ..MemoryOptions::default() };
-        hub.connect(Arc::new(MemoryEngine::new(options, clock.clone(), Arc::clone(&hub) as Arc<dyn EngineSink>)));
         Self {
             auth: Arc::new(Auth::new(&config, clock.clone())),
             session: Arc::new(session_config(&id, &config)),
@@ -68,7 +89,7 @@ impl Node {
             clock,
             shutdown: Shutdown::new(),
             health,
-            hub,
+            hub: Arc::new(hub),
             registry: Registry::default(),
             one_write_each: false,
             id,
@@ -98,6 +119,26 @@ impl Node {
         self.hub.sweep().await;
         self.hub.engine().sweep();
     }
+}
+
+fn redis_options(redis: &Redis) -> Result<RedisOptions, String> {
+    let url = match &redis.url_file {
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| format!("redis.url_file {} cannot be read: {error}", file.display()))?,
+        None => redis.url.clone(),
+    };
+    if redis.prefix.contains(['{', '}']) {
+        return Err("redis.prefix must not contain { or }, which mark hash tags".into());
+    }
+    Ok(RedisOptions {
+        url: url.trim_end().into(),
+        prefix: redis.prefix.as_str().into(),
+        partitions: redis.partitions,
+        beside_others: redis.beside_others,
+        group_events_max: redis.group_events_max,
+        replicas: redis.replicas,
+        ..RedisOptions::default()
+    })
 }
 
 fn session_config(id: &str, config: &Config) -> session::Config {

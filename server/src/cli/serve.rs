@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::http::listener::Listener;
 use crate::node::Node;
 use crate::transport::upgrade;
@@ -30,6 +30,9 @@ pub(super) struct Serve {
     /// Listen here instead of where the configuration says; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Keep rooms in this Redis instead of where the configuration says: redis://user:password@host:port.
+    #[arg(long, value_name = "URL", env = "LANECAST_REDIS")]
+    redis: Option<String>,
     /// Write each record by itself: the other half of the coalescing bench.
     #[arg(long, hide = true)]
     one_write_each: bool,
@@ -45,8 +48,10 @@ impl Serve {
         let config = self.config()?;
         telemetry::init(&config.log)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let node = Node { one_write_each: self.one_write_each, ..Node::new(config, Clock::system()) };
-        runtime.block_on(serve(Arc::new(node)))
+        runtime.block_on(async {
+            let node = Node::start(config, Clock::system()).await?;
+            serve(Arc::new(Node { one_write_each: self.one_write_each, ..node })).await
+        })
     }
 
     /// The configuration with what the command line says.
@@ -58,6 +63,11 @@ impl Serve {
         config.dev = self.dev;
         if let Some(address) = self.listen {
             config.listen.address = address;
+        }
+        if let Some(url) = &self.redis {
+            config.engine.kind = EngineKind::Redis;
+            config.redis.url.clone_from(url);
+            config.redis.url_file = None;
         }
         if config.dev && !config.listen.address.ip().is_loopback() {
             return Err(format!(

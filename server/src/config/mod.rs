@@ -20,7 +20,7 @@ pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
     ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    OnEngineDown, Origins, PolicyOptions, ReadinessOptions, Reconnect, TokenOptions,
+    OnEngineDown, Origins, PolicyOptions, ReadinessOptions, Reconnect, Redis, TokenOptions,
 };
 
 use crate::auth::api_key::ApiKey;
@@ -50,6 +50,8 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     /// Where rooms live.
     pub engine: EngineOptions,
+    /// The Redis where they live, if they do.
+    pub redis: Redis,
     /// What rooms keep and allow.
     pub policies: Policies,
     /// How the node ends.
@@ -94,6 +96,7 @@ const SECTIONS: &[&str] = &[
     "tokens",
     "api_keys",
     "engine",
+    "redis",
     "policies",
     "drain",
     "readiness",
@@ -149,6 +152,7 @@ impl Config {
             tokens,
             api_keys: read_api_keys(reader, root),
             engine: section!(EngineOptions, "engine"),
+            redis: section!(Redis, "redis"),
             policies: read_policies(reader, root),
             drain: section!(Drain, "drain"),
             readiness: section!(ReadinessOptions, "readiness"),

@@ -150,8 +150,24 @@ impl Value for String {
         "text".to_owned()
     }
 
+    fn read(value: &DeValue<'_>, bounds: Option<RangeInclusive<u64>>) -> Result<Self, String> {
+        let text = value.as_str().ok_or_else(|| expected("a text in quotes", value))?;
+        match bounds {
+            Some(bounds) if !bounds.contains(&(text.len() as u64)) => {
+                Err(format!("expected {} to {} bytes, got {}", bounds.start(), bounds.end(), text.len()))
+            }
+            _ => Ok(text.to_owned()),
+        }
+    }
+}
+
+impl Value for bool {
+    fn describe() -> String {
+        "true or false".to_owned()
+    }
+
     fn read(value: &DeValue<'_>, _: Option<RangeInclusive<u64>>) -> Result<Self, String> {
-        value.as_str().map(str::to_owned).ok_or_else(|| expected("a text in quotes", value))
+        value.as_bool().ok_or_else(|| expected("true or false", value))
     }
 }
 

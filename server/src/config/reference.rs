@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::options::Row;
 use super::sections::{
     ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, ReadinessOptions,
-    Reconnect, TokenOptions,
+    Reconnect, Redis, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -27,6 +27,7 @@ pub fn reference() -> String {
         Origins "[origins]",
         TokenOptions "[tokens]",
         EngineOptions "[engine]",
+        Redis "[redis]",
         Drain "[drain]",
         ReadinessOptions "[readiness]",
         Log "[log]",

@@ -149,6 +149,33 @@ options! {
 }
 
 options! {
+    /// The Redis or Valkey where rooms live with `engine.kind = "redis"`. All nodes that share rooms have the same.
+    pub struct Redis {
+        /// Its address, "redis://user:password@host:port". Prefer the file for one with a password.
+        url: String = "\"redis://127.0.0.1:6379\"",
+            because "where Redis listens by default";
+        /// File with the address; line ends at its end do not count.
+        url_file: Option<PathBuf> = "\"\"",
+            because "for where secrets are mounted as files";
+        /// Begins every key and channel. Pub/Sub knows no database numbers, so this is what keeps two stores apart.
+        prefix: String = "\"lc\"" in 1..=64,
+            because "short, since it is in every key";
+        /// Over how many hash tags rooms are spread. It cannot be changed for a store that exists.
+        partitions: u32 = "128" in 1..=4_096,
+            because "spreads well over tens of cluster nodes, and a script of one partition stays short";
+        /// Whether stores with other prefixes may be in the same Redis; else a node refuses to start beside one.
+        beside_others: bool = "false",
+            because "another prefix is a slip of the pen more often than a second store";
+        /// Events of one room and lane that are stored in one call when they wait together; 1: one by one.
+        group_events_max: usize = "32" in 1..=256,
+            because "halves what an event costs Redis under load, and larger groups gain little";
+        /// Replicas that must confirm a publish with acknowledgement "replicated"; 0: such publishes are refused.
+        replicas: u32 = "0" in 0..=16,
+            because "a single Redis has none";
+    }
+}
+
+options! {
     /// What the rooms of a pattern keep and allow. Repeat [[policies]]: the first whose pattern fits a room holds for
     /// it; a room that none fits has the defaults.
     pub struct PolicyOptions {
@@ -217,10 +244,12 @@ options! {
 pub enum EngineKind {
     /// In the node's memory.
     Memory,
+    /// In a Redis or Valkey, shared with other nodes.
+    Redis,
 }
 
 impl Choice for EngineKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("memory", Self::Memory)];
+    const WORDS: &'static [(&'static str, Self)] = &[("memory", Self::Memory), ("redis", Self::Redis)];
 }
 
 /// What a lost store means to a balancer.

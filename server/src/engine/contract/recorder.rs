@@ -86,7 +86,6 @@ impl EngineSink for Recorder {
         self.told.lock().push(Told::Jumped { room: room.clone(), lane });
     }
 
-
     fn transients_missed(&self, room: &Arc<str>, lane: DurableLane, count: Option<u64>) {
         self.told.lock().push(Told::Missed { room: room.clone(), lane, count });
     }

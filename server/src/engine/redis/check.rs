@@ -43,10 +43,6 @@ impl Info {
         self.get("master_replid")
     }
 
-    pub(super) fn replicas(&self) -> u32 {
-        self.get("connected_slaves").parse().unwrap_or(0)
-    }
-
     /// What it is and which version, for the log.
     pub(super) fn name(&self) -> String {
         match self.get("valkey_version") {
@@ -131,7 +127,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "redis_version:7.0.15\r\nrole:master\r\nmaster_replid:abc\r\nloading:0\r\naof_enabled:1\r\n\
-                        maxmemory:0\r\nmaxmemory_policy:noeviction\r\nconnected_slaves:2\r\n";
+                        maxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
 
     fn with(change: (&str, &str)) -> Info {
         Info::parse(&GOOD.replace(change.0, change.1))
@@ -141,7 +137,7 @@ mod tests {
     fn a_good_one_is_taken_in_silence() {
         let info = Info::parse(GOOD);
         assert_eq!((info.check(), info.warnings()), (Ok(()), vec![]));
-        assert_eq!((info.replication_id(), info.replicas(), &*info.name()), ("abc", 2, "Redis 7.0.15"));
+        assert_eq!((info.replication_id(), &*info.name()), ("abc", "Redis 7.0.15"));
     }
 
     #[test]

@@ -154,6 +154,11 @@ impl Link {
         }
     }
 
+    /// Another connection to the same Redis broke: look whether this one works.
+    pub(super) fn doubt(&self) {
+        self.broken.notify_one();
+    }
+
     /// Writes to the log unless it would say the same again.
     fn tell(&self, sentence: String) {
         let mut told = self.told.lock();
@@ -188,8 +193,9 @@ impl Link {
     /// Returns when the connection is broken.
     async fn watch(&self, up: &Up) {
         while self.generation() == up.generation {
-            let broken = self.broken.notified();
-            if tokio::time::timeout(PING_EVERY, broken).await.is_err() {
+            // Woken by a break, or by a doubt: then it is tried at once.
+            let _ = tokio::time::timeout(PING_EVERY, self.broken.notified()).await;
+            if self.generation() == up.generation {
                 // A failure takes the link down, which ends the loop.
                 let _ = self.call(up, &redis::cmd("PING")).await;
             }

@@ -55,7 +55,7 @@ use self::keys::{Channel, Keys, Kind, letter};
 use self::link::{CallError, Link, UNAVAILABLE, Up};
 use self::record::Message;
 use self::replicate::Replicator;
-use self::state::{State, Verdict};
+use self::state::{Excerpt, State, Verdict};
 use self::subscriber::{Listener, Subscriber};
 use super::{
     Engine, EngineError, EngineSink, EngineStats, Glance, Lease, Opened, Signal, Signalled, Transient, missed_since,
@@ -621,6 +621,9 @@ impl Listener for Ears {
         if kind == Kind::Events {
             self.0.sink.following(connected);
         }
+        if !connected {
+            self.0.link.doubt();
+        }
     }
 }
 
@@ -847,7 +850,7 @@ impl Inner {
         let mut cursor = query.cursor;
         loop {
             let value = self.on_room(room, |up| self.history_command(up, room, &query, cursor, records_max)).await?;
-            let (log, more, edges) = state::history(value).ok_or_else(|| unreadable(room))?;
+            let Excerpt { log, more, edges } = state::history(value).ok_or_else(|| unreadable(room))?;
             let epoch = log.epoch();
             if let Some(elsewhere) = cursor.filter(|cursor| cursor.epoch != epoch) {
                 // Follow it over the forks first. What it cannot reach is read from the end.

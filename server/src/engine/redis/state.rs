@@ -187,8 +187,17 @@ pub(super) fn read(value: Value, lane: DurableLane) -> Option<log::Read> {
     Some(log::Read { epoch, first, head, records: parts.records(lane, 0)? })
 }
 
-/// The answer of `history.lua`: what it read, and for each lane whether it has more.
-pub(super) fn history(value: Value) -> Option<(RoomLog, PerLane<bool>, PerLane<Option<(u64, u64)>>)> {
+/// The answer of `history.lua`.
+pub(super) struct Excerpt {
+    /// What was read.
+    pub(super) log: RoomLog,
+    /// Whether a lane has more in the direction that was read.
+    pub(super) more: PerLane<bool>,
+    /// The lowest and the highest order that was read of a lane.
+    pub(super) edges: PerLane<Option<(u64, u64)>>,
+}
+
+pub(super) fn history(value: Value) -> Option<Excerpt> {
     let mut parts = Parts::of(value)?;
     let (epoch, order) = (parts.number()?, parts.number()?);
     let heads = parts.array()?.lanes()?;
@@ -213,7 +222,7 @@ pub(super) fn history(value: Value) -> Option<(RoomLog, PerLane<bool>, PerLane<O
     }
     let lanes: [LanePart; 3] = lanes.try_into().ok()?;
     let log = RoomLog::part(base, forks.into_iter().map(|stored| stored.fork), order, PerLane(lanes));
-    Some((log, more, edges))
+    Some(Excerpt { log, more, edges })
 }
 
 /// The answer of `append.lua`.

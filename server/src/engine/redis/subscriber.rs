@@ -218,6 +218,7 @@ impl Subscriber {
     }
 
     /// Whether everything that is wanted is on.
+    #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
         self.generation() != 0 && self.channels.lock().is_settled()
     }

@@ -9,7 +9,7 @@ use crate::engine::contract::{Started, Subject};
 
 /// A Redis that ends with this process: the shell waits for the end of its input, which this process holds open.
 pub(crate) struct Server {
-    _process: Child,
+    process: Child,
     pub(crate) url: String,
 }
 
@@ -19,23 +19,20 @@ impl Server {
     /// # Panics
     /// If redis-server is not installed or does not answer: `./test` installs it.
     pub(crate) fn start(options: &[&str]) -> Self {
-        for _ in 0..10 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let script = "redis-server \"$@\" > /dev/null & read _; kill -9 $!";
-            let process = Command::new("sh")
-                .args(["-c", script, "redis", "--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-                .args(["--dir", "/tmp", "--appendonly", "no"])
-                .args(options)
-                .stdin(Stdio::piped())
-                .spawn()
-                .expect("sh starts");
-            let address = format!("127.0.0.1:{port}");
-            for _ in 0..100 {
-                if std::net::TcpStream::connect(&address).is_ok() {
-                    return Self { _process: process, url: format!("redis://{address}") };
-                }
-                std::thread::sleep(Duration::from_millis(20));
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new("sh")
+            .args(["-c", "redis-server \"$@\" > /dev/null & read _; kill -9 $!", "redis"])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(options)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh starts");
+        let server = Self { process, url: format!("redis://127.0.0.1:{port}") };
+        for _ in 0..250 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return server;
             }
+            std::thread::sleep(Duration::from_millis(20));
         }
         panic!("no redis-server answers: install Debian's package redis-server");
     }
@@ -55,6 +52,13 @@ impl Server {
             beside_others: true,
             ..RedisOptions::default()
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
     }
 }
 
