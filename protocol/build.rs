@@ -19,9 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
     for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
-        if message.name() == "PublishEventRequest" {
-            continue;
-        }
         for field in &mut message.field {
             if field.type_name() == ".lanecast.v1.Envelope" {
                 field.set_type(Type::Bytes);
