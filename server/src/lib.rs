@@ -1,7 +1,7 @@
 //! The Lanecast node.
 //!
 //! ```text
-//! transport ─▶ session ─▶ hub ─▶ engine          http, auth, config, telemetry beside them
+//! transport ─▶ session ─▶ hub ─▶ engine          http, auth, config, telemetry, cluster beside them
 //! ```
 //!
 //! Promises: every queue, task set and wait has a bound; every task has an owner that a drain awaits; time is asked of
@@ -12,6 +12,7 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod engine;
 pub mod health;

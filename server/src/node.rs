@@ -7,11 +7,12 @@ use lanecast_protocol::v1;
 
 use crate::auth::Auth;
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::config::{Config, EngineKind, Redis};
 use crate::engine::{EngineSink, MemoryEngine, MemoryOptions, RedisEngine, RedisOptions};
 use crate::health::Health;
 use crate::hub::Hub;
-use crate::session::{Command, Registry};
+use crate::session::Registry;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
@@ -43,6 +44,8 @@ pub struct Node {
     pub hub: Arc<Hub>,
     /// The connections of clients.
     pub registry: Registry,
+    /// This node among the others.
+    pub cluster: Cluster,
     /// What is the same for all sessions.
     pub session: Arc<session::Config>,
     /// Whether each record is written by itself: the other half of the coalescing bench, never for use.
@@ -76,7 +79,8 @@ impl Node {
         node
     }
 
-    fn without_engine(config: Config, clock: Clock) -> Self {
+    /// A node to whose hub an engine must be connected first of all.
+    pub(crate) fn without_engine(config: Config, clock: Clock) -> Self {
         let id: Arc<str> = format!("n-{:08x}", rand::random::<u32>()).into();
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
@@ -91,6 +95,7 @@ impl Node {
             health,
             hub: Arc::new(hub),
             registry: Registry::default(),
+            cluster: Cluster::default(),
             one_write_each: false,
             id,
         }
@@ -99,19 +104,6 @@ impl Node {
     /// What the node accepts, as Welcome and the well-known document say it.
     pub fn limits(&self) -> v1::Limits {
         self.session.limits
-    }
-
-    /// Starts to drain: every connection is told to come back at a time of its own (LC-LIFE-021).
-    pub fn send_away(&self) {
-        let drain = &self.config.drain;
-        self.registry.command_all(|| {
-            Command::GoAway(v1::GoAway {
-                retry_after_ms: rand::random_range(0..=drain.spread_ms),
-                reason: v1::GoAwayReason::Draining.into(),
-                address: String::new(),
-                closes_in_ms: u32::try_from(drain.deadline_ms).unwrap_or(u32::MAX),
-            })
-        });
     }
 
     /// What has to be done every few seconds for as long as the node lives.

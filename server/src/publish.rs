@@ -122,19 +122,36 @@ pub fn forbidden() -> Refusal {
 /// # Errors
 /// What the engine says.
 pub async fn store(node: &Node, room: &str, retention: Retention, append: Append) -> Result<Outcome, EngineError> {
-    let mut outcomes = node.hub.engine().append(room, retention, vec![append]).await;
-    let outcome = outcomes.pop().unwrap_or(Err(EngineError::Unavailable { retry_after_ms: 1000 }));
-    let result = match &outcome {
-        Ok(Outcome::Stored(_)) => PublishResult::Stored,
-        Ok(Outcome::Duplicate { .. } | Outcome::Replayed(_)) => PublishResult::Duplicate,
-        Ok(_) | Err(EngineError::Full { .. }) => PublishResult::Refused,
-        Err(EngineError::Unavailable { .. }) => PublishResult::Failed,
-    };
-    node.metrics.publishes.of(result).inc();
-    if let Err(error) = &outcome {
+    store_all(node, room, retention, vec![append]).await.pop().unwrap_or(Err(UNANSWERED))
+}
+
+/// An engine answers each item (E1); one that did not would leave it open what became of the rest.
+const UNANSWERED: EngineError = EngineError::Unavailable { retry_after_ms: 1000 };
+
+/// Stores events of a room in one call; the outcomes are one for each, in their order. Dropping the future leaves
+/// open which were stored.
+pub async fn store_all(
+    node: &Node,
+    room: &str,
+    retention: Retention,
+    items: Vec<Append>,
+) -> Vec<Result<Outcome, EngineError>> {
+    let count = items.len();
+    let mut outcomes = node.hub.engine().append(room, retention, items).await;
+    outcomes.resize(count, Err(UNANSWERED));
+    for outcome in &outcomes {
+        let result = match outcome {
+            Ok(Outcome::Stored(_)) => PublishResult::Stored,
+            Ok(Outcome::Duplicate { .. } | Outcome::Replayed(_)) => PublishResult::Duplicate,
+            Ok(_) | Err(EngineError::Full { .. }) => PublishResult::Refused,
+            Err(EngineError::Unavailable { .. }) => PublishResult::Failed,
+        };
+        node.metrics.publishes.of(result).inc();
+    }
+    if let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
         node.metrics.engine_failed(EngineCall::Append, room, error);
     }
-    outcome
+    outcomes
 }
 
 /// Passes a transient event on.

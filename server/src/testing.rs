@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http;
 use crate::http::listener::Listener;
 use crate::node::Node;
+use crate::{cluster, http};
 
 /// A node that serves on a free port.
 pub(crate) struct Running {
@@ -52,6 +52,8 @@ impl Running {
         let address = listener.address().unwrap();
         let router = http::router(node.clone(), others);
         drop(tokio::spawn(listener.serve(router)));
+        node.cluster.listens_at(address);
+        drop(tokio::spawn(cluster::run(node.clone())));
         Self { node, address }
     }
 

@@ -4,6 +4,8 @@
 //! `Authorization` only. Refuses: cookies, credentials in URLs, and publishing by users, whose publishes are numbered
 //! per instance and belong on a connection.
 
+mod batch;
+mod operate;
 mod position;
 mod publish;
 mod query;
@@ -12,18 +14,18 @@ mod sse;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, FromRequestParts, Path};
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use bytes::Bytes;
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::json::message_to_json;
 use lanecast_protocol::room::RoomName;
-use prost::Message;
 
 use crate::auth::Identity;
 use crate::http::error::Refused;
@@ -34,15 +36,22 @@ pub fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/v1/rooms/{room}/events", get(read::events).post(publish::publish))
         .route("/v1/rooms/{room}/position", get(position::position))
+        .route("/v1/batch", post(batch::batch))
+        .route("/v1/broadcast", post(batch::broadcast))
+        .route("/v1/disconnect", post(operate::disconnect))
+        .route("/v1/unsubscribe", post(operate::unsubscribe))
+        .route("/v1/connections", get(operate::connections))
+        .route("/v1/nodes", get(operate::nodes))
+        .route("/v1/nodes/{node}/drain", post(operate::drain))
 }
 
-/// Who asks, and about which room: the part that is the same for every route.
-pub(crate) struct Caller {
+/// Who asks.
+pub(crate) struct Asker {
     pub(crate) identity: Identity,
-    pub(crate) room: RoomName,
+    pub(crate) peer: SocketAddr,
 }
 
-impl FromRequestParts<Arc<Node>> for Caller {
+impl FromRequestParts<Arc<Node>> for Asker {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Refused> {
@@ -59,21 +68,39 @@ impl FromRequestParts<Arc<Node>> for Caller {
             tracing::debug!(%peer, %error, "request refused");
             Refused::new(error.code(), format!("Credential: {error}."))
         })?;
-        let room: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, node).await;
-        let bad_name = |why: String| Refused::new(Code::RoomName, why);
-        let Path(room) = room.map_err(|error| bad_name(error.body_text()))?;
-        let room = RoomName::new(&room).map_err(|error| bad_name(error.to_string()))?;
-        Ok(Self { identity, room })
+        Ok(Self { identity, peer })
     }
 }
 
-/// An answer: the canonical JSON of a message whose name in the schema is `name`.
-fn answer(name: &str, message: &impl Message) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    (headers, message_to_json(name, message)).into_response()
+/// Who asks, and about which room.
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
+    pub(crate) peer: SocketAddr,
+    pub(crate) room: RoomName,
+}
+
+impl FromRequestParts<Arc<Node>> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Refused> {
+        let Asker { identity, peer } = Asker::from_request_parts(parts, node).await?;
+        let room: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, node).await;
+        let Path(room) = room.map_err(|error| Refused::new(Code::RoomName, error.body_text()))?;
+        Ok(Self { identity, peer, room: room_name(&room)? })
+    }
+}
+
+fn room_name(text: &str) -> Result<RoomName, Refused> {
+    RoomName::new(text).map_err(|error| Refused::new(Code::RoomName, error.to_string()))
+}
+
+/// The body of a request, at most so many bytes, if it comes in time.
+async fn read_body(node: &Node, body: Body, bytes_max: usize) -> Result<Bytes, Refused> {
+    let deadline = Duration::from_millis(node.config.listen.body_timeout_ms);
+    tokio::time::timeout(deadline, axum::body::to_bytes(body, bytes_max))
+        .await
+        .map_err(|_| Refused::new(Code::IdleTimeout, "The body did not come in time."))?
+        .map_err(|_| Refused::new(Code::TooLarge, format!("The body has at most {bytes_max} bytes.")))
 }
 
 #[cfg(test)]

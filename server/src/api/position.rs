@@ -6,15 +6,20 @@ use axum::extract::State;
 use axum::response::Response;
 use lanecast_protocol::v1;
 
-use super::{Caller, answer};
+use super::Caller;
 use crate::auth::rights::Verb;
+use crate::http::encoding::Encoding;
 use crate::http::error::Refused;
 use crate::node::Node;
 use crate::publish::{engine_refusal, forbidden};
 use crate::telemetry::labels::EngineCall;
 
 /// LC-API-009.
-pub(super) async fn position(State(node): State<Arc<Node>>, caller: Caller) -> Result<Response, Refused> {
+pub(super) async fn position(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    encoding: Encoding,
+) -> Result<Response, Refused> {
     if !caller.identity.allows(Verb::History, &caller.room) {
         return Err(forbidden().into());
     }
@@ -28,5 +33,5 @@ pub(super) async fn position(State(node): State<Arc<Node>>, caller: Caller) -> R
         order: head.order,
         oldest: Some(head.oldest.into()),
     };
-    Ok(answer("ReadPositionResponse", &response))
+    Ok(encoding.answer("ReadPositionResponse", &response))
 }

@@ -33,6 +33,11 @@ impl Query {
         if values.next().is_some() { Err(invalid(name, "it is given twice")) } else { Ok(first) }
     }
 
+    /// A text; empty if it is not given.
+    pub(super) fn text(&self, name: &str) -> Result<String, Refused> {
+        Ok(self.get(name)?.unwrap_or_default().to_owned())
+    }
+
     /// A number, or another value that its own type reads.
     pub(super) fn number<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Refused> {
         self.get(name)?.map(|text| text.parse().map_err(|why: T::Err| invalid(name, &why.to_string()))).transpose()

@@ -8,8 +8,9 @@ use axum::response::Response;
 use lanecast_protocol::v1;
 
 use super::query::Query;
-use super::{Caller, answer, sse};
+use super::{Caller, sse};
 use crate::history;
+use crate::http::encoding::Encoding;
 use crate::http::error::Refused;
 use crate::node::Node;
 
@@ -18,6 +19,7 @@ pub(super) async fn events(
     caller: Caller,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
+    encoding: Encoding,
 ) -> Result<Response, Refused> {
     let query = Query::parse(query.as_deref())?;
     if accepts_stream(&headers) {
@@ -32,7 +34,7 @@ pub(super) async fn events(
         lanes: query.lanes()?,
     };
     let page = history::read(&node, &caller.identity, asked).await?;
-    Ok(answer("HistoryPage", &page))
+    Ok(encoding.answer("HistoryPage", &page))
 }
 
 fn accepts_stream(headers: &HeaderMap) -> bool {

@@ -30,9 +30,10 @@ use crate::auth::rights::Verb;
 use crate::engine::EngineError;
 use crate::history::rolled_back;
 use crate::http::error::Refused;
-use crate::hub::{Interest, Mailbox, Mark, Subscription, live_signal};
+use crate::hub::{Interest, Mark, Subscription, live_signal};
 use crate::node::Node;
 use crate::publish::{engine_refusal, forbidden};
+use crate::session::{Command, Entry, Owner};
 use crate::telemetry::labels::{Encoding, EngineCall, GapCause, ReplayOutcome, Transport};
 
 /// A comment after this long without an item: below the 30 s after which common proxies give up (LC-API-025).
@@ -57,8 +58,9 @@ pub(super) async fn stream(
     }
     let types = caller.identity.subscribe_filter(&caller.room);
     let interest = Interest { start, transients: None, signals, types };
-    let joined = join(node, caller.room, interest).await?;
-    let mut stream = Stream::new(joined, caller.identity.expires_at_ms);
+    let expires_at_ms = caller.identity.expires_at_ms;
+    let joined = join(node, caller, interest).await?;
+    let mut stream = Stream::new(joined, expires_at_ms);
     stream.begin(start).await;
     let body = futures_util::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
@@ -77,31 +79,36 @@ struct Joined {
     node: Arc<Node>,
     name: RoomName,
     interest: Interest,
-    mailbox: Arc<Mailbox>,
+    entry: Arc<Entry>,
     subscription: Subscription,
 }
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        self.node.hub.leave(&self.subscription.room, &self.mailbox);
+        self.node.hub.leave(&self.subscription.room, &self.entry.mailbox);
+        self.node.registry.remove(&self.entry);
         self.node.metrics.connections.of((Transport::Sse, Encoding::Json)).dec();
     }
 }
 
 /// Subscribes. It runs as a task of its own, since the client may go while the engine is asked, and a subscription that
 /// nobody waits for must be left again.
-async fn join(node: Arc<Node>, name: RoomName, interest: Interest) -> Result<Joined, Refused> {
+async fn join(node: Arc<Node>, caller: Caller, interest: Interest) -> Result<Joined, Refused> {
     let (joined, answer) = oneshot::channel();
     let shutdown = node.shutdown.clone();
     shutdown.spawn(async move {
-        let mailbox = Arc::new(Mailbox::default());
-        let subscribed = node.hub.subscribe(&name, interest.clone(), &mailbox).await;
+        let Caller { identity, peer, room: name } = caller;
+        let entry = node.registry.add(peer, node.clock.now_ms());
+        let subscribed = node.hub.subscribe(&name, interest.clone(), &entry.mailbox).await;
         let result = match subscribed {
             Ok(subscription) => {
                 node.metrics.connections.of((Transport::Sse, Encoding::Json)).inc();
-                Ok(Joined { node, name, interest, mailbox, subscription })
+                let device = identity.device.unwrap_or_default();
+                node.registry.welcome(&entry, Owner { user: identity.user, device, instance: Box::default() });
+                Ok(Joined { node, name, interest, entry, subscription })
             }
             Err(error) => {
+                node.registry.remove(&entry);
                 node.metrics.engine_failed(EngineCall::Follow, &name, &error);
                 Err(engine_refusal(error).into())
             }
@@ -125,10 +132,10 @@ struct Stream {
 
 /// What ended a wait.
 enum Wake {
+    /// The mailbox, or a command.
     Mailbox,
     KeepAlive,
     Expired,
-    Draining,
 }
 
 impl Stream {
@@ -157,7 +164,7 @@ impl Stream {
         match self.node().hub.engine().live_signals(&self.joined.name).await {
             Ok(live) => {
                 for signal in live.iter().filter(|signal| self.joined.interest.types.passes(&signal.key.kind)) {
-                    self.joined.mailbox.signal(handle, live_signal(handle, signal));
+                    self.joined.entry.mailbox.signal(handle, live_signal(handle, signal));
                 }
             }
             // Signals may be lost; the subscription is worth more.
@@ -174,6 +181,10 @@ impl Stream {
             if self.ended {
                 return None;
             }
+            if let Some(command) = self.joined.entry.take_commands().pop() {
+                self.obey(command);
+                continue;
+            }
             if let Err(error) = self.gather().await {
                 self.end(Refused::from(engine_refusal(error)));
                 continue;
@@ -185,13 +196,19 @@ impl Stream {
                 Wake::Mailbox => {}
                 Wake::KeepAlive => self.out.push_str(":\n\n"),
                 Wake::Expired => self.end(Refused::new(Code::TokenExpired, "The token has expired.")),
-                Wake::Draining => {
-                    let spread_ms = self.node().config.drain.spread_ms;
-                    let retry_after_ms = rand::random_range(0..=spread_ms);
-                    self.end(Refused::new(Code::GoingAway, "The node shuts down.").retry_after(retry_after_ms));
-                }
             }
         }
+    }
+
+    /// Does what others told the stream to do: there is one subscription, so each command ends it.
+    fn obey(&mut self, command: Command) {
+        self.end(match command {
+            Command::GoAway(away) => {
+                Refused::new(Code::GoingAway, "The node shuts down.").retry_after(away.retry_after_ms)
+            }
+            Command::Close(refusal) => refusal.into(),
+            Command::Unsubscribe(_) => Refused::new(Code::Disconnected, "The subscription was ended by a command."),
+        });
     }
 
     async fn wait(&self) -> Wake {
@@ -200,8 +217,7 @@ impl Stream {
         let expiry = if self.expires_at_ms == 0 { None } else { Some(Duration::from_millis(left_ms)) };
         let expires_first = expiry.is_some_and(|expiry| expiry <= KEEP_ALIVE);
         tokio::select! {
-            () = node.shutdown.draining() => Wake::Draining,
-            () = self.joined.mailbox.woken() => Wake::Mailbox,
+            () = self.joined.entry.mailbox.woken() => Wake::Mailbox,
             () = tokio::time::sleep(expiry.unwrap_or(KEEP_ALIVE).min(KEEP_ALIVE)) => {
                 if expires_first { Wake::Expired } else { Wake::KeepAlive }
             }
@@ -210,7 +226,7 @@ impl Stream {
 
     /// Turns what is new into items, up to about a chunk. The highest ready lane goes first.
     async fn gather(&mut self) -> Result<(), EngineError> {
-        for mark in self.joined.mailbox.take_marks() {
+        for mark in self.joined.entry.mailbox.take_marks() {
             match mark {
                 Mark::Ready { handle, lanes } if handle == self.joined.subscription.handle => {
                     for lane in DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]) {
@@ -264,7 +280,7 @@ impl Stream {
         let start = Start::Position(self.place.position());
         let interest = Interest { start, ..self.joined.interest.clone() };
         let hub = Arc::clone(&self.joined.node.hub);
-        let subscribed = hub.subscribe(&self.joined.name, interest, &self.joined.mailbox).await;
+        let subscribed = hub.subscribe(&self.joined.name, interest, &self.joined.entry.mailbox).await;
         self.joined.subscription = subscribed.inspect_err(|error| {
             self.node().metrics.engine_failed(EngineCall::Follow, &self.joined.name, error);
         })?;
@@ -280,7 +296,7 @@ impl Stream {
         let mut records = VecDeque::new();
         let mut bytes = self.out.len();
         let fitting = std::cell::Cell::new(bytes);
-        self.joined.mailbox.take_lossy(
+        self.joined.entry.mailbox.take_lossy(
             now_ms,
             |_| fitting.get() < CHUNK_BYTES,
             |_, record, expiry| {

@@ -10,6 +10,11 @@ use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::room::Pattern;
 use serde::{Deserialize, Serialize};
 
+/// The reserved name in which `control` covers the connections of all users.
+pub const CONNECTIONS: &str = "$connections";
+/// The reserved name in which `control` covers the nodes.
+pub const NODES: &str = "$nodes";
+
 /// What can be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -32,11 +37,13 @@ pub enum Verb {
     MembersManage,
     /// Move one's markers.
     Mark,
+    /// Command connections: those of a room, or in the reserved names `$connections` and `$nodes` all.
+    Control,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Subscribe,
         Self::Publish,
         Self::Signal,
@@ -46,6 +53,7 @@ impl Verb {
         Self::MembersRead,
         Self::MembersManage,
         Self::Mark,
+        Self::Control,
     ];
 
     /// The word in tokens and configuration.
@@ -60,6 +68,7 @@ impl Verb {
             Self::MembersRead => "members.read",
             Self::MembersManage => "members.manage",
             Self::Mark => "mark",
+            Self::Control => "control",
         }
     }
 
@@ -183,11 +192,14 @@ impl Rights {
         rights.map(|rights| Self(rights.into()))
     }
 
-    /// All verbs in all rooms that are not reserved: for development.
+    /// All verbs in all rooms that are not reserved, and control over connections and nodes: for development.
     pub fn development() -> Self {
-        let verbs = Verb::ALL.into_iter().fold(0, |bits, verb| bits | verb.bit());
-        let rooms = Pattern::new("**").into_iter().collect();
-        Self([Right { verbs, rooms, types: None, lane_max: DurableLane::Urgent }].into())
+        let all = Verb::ALL.into_iter().fold(0, |bits, verb| bits | verb.bit());
+        let right = |verbs, rooms: &[&str]| {
+            let rooms = rooms.iter().filter_map(|room| Pattern::new(room).ok()).collect();
+            Right { verbs, rooms, types: None, lane_max: DurableLane::Urgent }
+        };
+        Self([right(all, &["**"]), right(Verb::Control.bit(), &[CONNECTIONS, NODES])].into())
     }
 
     /// Whether the verb is allowed in the room, for some type at least.

@@ -14,7 +14,7 @@ use crate::config::{Config, EngineKind};
 use crate::http::listener::Listener;
 use crate::node::Node;
 use crate::transport::upgrade;
-use crate::{api, http, telemetry};
+use crate::{api, cluster, http, telemetry};
 
 /// How often idle rooms, old events and expired signals are looked for.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -98,6 +98,8 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     let router = http::router(node.clone(), upgrade::routes(node.config.dev).merge(api::routes()));
     let accepting = tokio::spawn(listener.serve(router));
     let housekeeping = tokio::spawn(housekeep(node.clone()));
+    node.cluster.listens_at(address);
+    let in_cluster = tokio::spawn(cluster::run(node.clone()));
     node.health.set_started();
     announce(&node, address);
 
@@ -107,7 +109,6 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     }
     let deadline = Duration::from_millis(node.config.drain.deadline_ms);
     node.shutdown.begin();
-    node.send_away();
     let dropped = tokio::select! {
         dropped = node.shutdown.drain(deadline) => dropped,
         _ = interrupt.recv() => node.shutdown.drain(Duration::ZERO).await,
@@ -115,6 +116,10 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     // The loop ends when the node is closed, which it is now.
     accepting.await?;
     housekeeping.abort();
+    in_cluster.abort();
+    // Ends with the abort: nothing renews the lease any more.
+    let _ = in_cluster.await;
+    cluster::retire(&node).await;
     tracing::info!(dropped, "the node has ended");
     Ok(())
 }

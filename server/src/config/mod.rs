@@ -202,6 +202,12 @@ impl Config {
                 "must be at least {ENVELOPE_BYTES} more than the largest message_bytes of the policies ({largest})"
             ),
         );
+        check(
+            self.listen.advertised.as_deref().is_none_or(is_authority),
+            "listen",
+            "advertised",
+            "expected a host and a port, such as \"node-1.internal:8080\"".to_owned(),
+        );
         if let Err(why) = crate::telemetry::check_filter(&self.log.filter) {
             check(false, "log", "filter", format!("is no tracing filter: {why}"));
         }
@@ -222,6 +228,12 @@ const ENVELOPE_BYTES: u32 = 2_048;
 
 fn is_host(host: &str) -> bool {
     !host.is_empty() && !host.contains(['/', ' ', '*', '@'])
+}
+
+/// Host and port, as other machines would write them in a URL.
+fn is_authority(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| is_host(host)).and_then(|(_, port)| port.parse::<u16>().ok());
+    port.is_some_and(|port| port > 0) && text.len() <= 255 && text.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// Byte at which the value of a key in a table stands, or the table itself.

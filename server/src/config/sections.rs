@@ -16,6 +16,9 @@ options! {
         /// Address for HTTP and WebSocket.
         address: SocketAddr = "\"127.0.0.1:8080\"",
             because "loopback only until someone decides otherwise";
+        /// Host and port at which operators and other machines reach the HTTP API; shown in the list of nodes.
+        advertised: Option<String> = "\"\"",
+            because "the address on which the node listens, which is right unless that is 0.0.0.0 or behind a proxy";
         /// Connections open at once; one more is answered 503 and closed.
         connections_max: usize = "10_000" in 1..=1_000_000,
             because "fits the usual limit of open files (20,000) with room for the engine's own";
@@ -210,11 +213,14 @@ options! {
     /// How the node ends after SIGTERM or SIGINT.
     pub struct Drain {
         /// How long clients have to leave.
-        deadline_ms: u64 = "10_000" in 0..=600_000,
-            because "within the 30 s that orchestrators give";
-        /// Over what time clients are told to spread their leaving.
+        deadline_ms: u64 = "20_000" in 0..=600_000,
+            because "within the 30 s that orchestrators give; a node ends earlier when all have left";
+        /// Over what time clients are told to spread their leaving, at least.
         spread_ms: u32 = "5_000" in 0..=600_000,
-            because "half the deadline, so that the last one still finds the door open";
+            because "a quarter of the deadline, so that the last one still finds the door open";
+        /// Connections sent away per second, at most; the deadline goes before it.
+        rate_per_second: u32 = "1_000" in 10..=1_000_000,
+            because "10,000 connections leave in 10 s, and the nodes that get them spend a part of a core on handshakes";
     }
 }
 

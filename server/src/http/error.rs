@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::session::Refusal;
+use lanecast_protocol::v1;
 
 /// A refused request.
 #[derive(Clone, Debug)]
@@ -29,6 +30,16 @@ impl Refused {
     pub fn retry_after(mut self, ms: u32) -> Self {
         self.retry_after_ms = ms;
         self
+    }
+
+    /// The refusal as a message.
+    pub fn to_message(&self) -> v1::ApiError {
+        v1::ApiError {
+            code: self.code.number().into(),
+            name: self.code.row().name.to_owned(),
+            detail: self.detail.to_string(),
+            retry_after_ms: self.retry_after_ms,
+        }
     }
 
     /// The canonical JSON of the `ApiError`.
@@ -63,6 +74,8 @@ impl IntoResponse for Refused {
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For whoever wants it in another form.
+        response.extensions_mut().insert(self);
         response
     }
 }

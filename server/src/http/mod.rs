@@ -1,5 +1,6 @@
 //! HTTP: the listener, the page, probes, metrics and the well-known document. WebSocket and the API add their routes.
 
+pub mod encoding;
 pub mod error;
 mod health;
 pub mod listener;
@@ -36,6 +37,7 @@ pub fn router(node: Arc<Node>, others: Router<Arc<Node>>) -> Router {
         })
         .fallback(|| async { Refused::new(Code::NotFound, "There is nothing at this path.") })
         .layer(middleware::from_fn_with_state(node.clone(), check_host))
+        .layer(middleware::from_fn(encoding::encode_refusals))
         .layer(middleware::from_fn_with_state(node.clone(), count))
         .with_state(node)
 }

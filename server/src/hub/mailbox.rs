@@ -4,6 +4,8 @@
 //! Transients and signals wait here, bounded, and lose what the queues' policies say. Whatever a publisher does, a
 //! connection that does not read costs the node no more than that.
 
+use std::sync::Arc;
+
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::lossy::{LiveSignal, Pushed, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::position::{DurableLane, PerLane};
@@ -45,11 +47,22 @@ struct Inner {
 /// The mailbox of one connection.
 #[derive(Debug, Default)]
 pub struct Mailbox {
+    owner: Arc<str>,
     inner: Mutex<Inner>,
     wake: Notify,
 }
 
 impl Mailbox {
+    /// The mailbox of the connection with that id.
+    pub fn of(owner: Arc<str>) -> Self {
+        Self { owner, ..Self::default() }
+    }
+
+    /// Id of the connection.
+    pub fn owner(&self) -> &Arc<str> {
+        &self.owner
+    }
+
     /// Marks a lane of a subscription.
     pub(super) fn ready(&self, handle: u64, lane: DurableLane) {
         let mut inner = self.inner.lock();

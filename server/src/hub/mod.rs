@@ -35,11 +35,12 @@ pub use self::mailbox::{Mailbox, Mark};
 pub use self::room::{Room, live_signal};
 use crate::auth::rights::TypeFilter;
 use crate::clock::Clock;
+use crate::cluster::Inbox;
 use crate::engine::{Engine, EngineError, EngineSink, Opened, Signal, Transient};
 use crate::health::Health;
 use crate::policy::Policies;
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::DropReason;
+use crate::telemetry::labels::{DropReason, NodeMessage};
 
 const SHARDS: usize = 64;
 /// Rooms without a subscriber stay this long, so that a client that comes back finds its transient count and the
@@ -95,6 +96,7 @@ pub struct Hub {
     handles: AtomicU64,
     lingering: Mutex<VecDeque<(u64, Arc<Room>)>>,
     engine: OnceLock<Arc<dyn Engine>>,
+    inbox: Inbox,
     clock: Clock,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -110,6 +112,7 @@ impl Hub {
             handles: AtomicU64::new(0),
             lingering: Mutex::default(),
             engine: OnceLock::new(),
+            inbox: Inbox::default(),
             clock,
             metrics,
             health,
@@ -130,6 +133,11 @@ impl Hub {
         self.engine.get().expect("start-up connects the engine")
     }
 
+    /// What other nodes said to this one.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
     fn shard(&self, name: &str) -> &Shard {
         let at = self.hasher.hash_one(name) as usize % self.shards.len();
         &self.shards[at]
@@ -141,7 +149,8 @@ impl Hub {
         Kept { events_max, age_ms_max: policy.retention_ms }
     }
 
-    fn find(&self, name: &str) -> Option<Arc<Room>> {
+    /// The room, if it has a subscriber on this node or had one a moment ago.
+    pub fn find(&self, name: &str) -> Option<Arc<Room>> {
         self.shard(name).lock().get(name).cloned()
     }
 
@@ -329,7 +338,11 @@ impl EngineSink for Hub {
         self.health.set_following(following);
     }
 
-    fn told(&self, _message: &Bytes) {}
+    fn told(&self, message: &Bytes) {
+        if !self.inbox.push(message) {
+            self.metrics.node_messages.of(NodeMessage::Dropped).inc();
+        }
+    }
 }
 
 /// A log record as a subscriber gets it.

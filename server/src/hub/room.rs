@@ -81,6 +81,16 @@ impl Room {
         self.state.lock().subscribers.iter().any(|known| known.is_live() && Arc::ptr_eq(&known.mailbox, mailbox))
     }
 
+    /// Whether the mailbox is subscribed, or is about to be.
+    pub fn has(&self, mailbox: &Arc<Mailbox>) -> bool {
+        self.state.lock().subscribers.iter().any(|known| Arc::ptr_eq(&known.mailbox, mailbox))
+    }
+
+    /// The ids of the connections that are subscribed here, in no order.
+    pub fn subscribers(&self) -> Vec<Arc<str>> {
+        self.state.lock().subscribers.iter().map(|known| Arc::clone(known.mailbox.owner())).collect()
+    }
+
     pub(super) fn is_current(&self, handle: u64, epoch: u64) -> bool {
         let state = self.state.lock();
         state.handle == handle && state.epoch == epoch

@@ -30,11 +30,11 @@ use lanecast_protocol::session::Now;
 use lanecast_protocol::session::server::{Request, Session};
 use lanecast_protocol::v1;
 
-pub use self::registry::{Command, Entry, Registry};
+pub use self::registry::{Command, Entry, Owner, Registry};
 use self::requests::{Bucket, PendingPublish};
 use crate::auth::Identity;
 use crate::auth::rights::TypeFilter;
-use crate::hub::{Hub, Mailbox, Mark, Room};
+use crate::hub::{Hub, Mark, Room};
 use crate::node::Node;
 use crate::telemetry::labels;
 use crate::transport::{Gone, Received, Transport};
@@ -92,7 +92,7 @@ enum Wake {
 impl<T: Transport> Connection<T> {
     /// A connection whose transport is open.
     pub fn new(node: Arc<Node>, transport: T, labels: (labels::Transport, labels::Encoding), peer: SocketAddr) -> Self {
-        let entry = node.registry.add(Arc::new(Mailbox::default()));
+        let entry = node.registry.add(peer, node.clock.now_ms());
         let session = Session::new(Arc::clone(&node.session), now(&node));
         let limits = &node.config.limits;
         let signals = Bucket::new(limits.signals_per_second, limits.signals_burst);
@@ -233,12 +233,7 @@ impl<T: Transport> Connection<T> {
 
     async fn work(&mut self) {
         self.handle_requests().await;
-        if let Some(command) = self.entry.take_command() {
-            match command {
-                Command::GoAway(go_away) => self.session.go_away(self.now(), go_away),
-                Command::Close(refusal) => self.session.close(refusal),
-            }
-        }
+        self.obey().await;
         for mark in self.entry.mailbox.take_marks() {
             match mark {
                 Mark::Ready { handle, lanes } => {
@@ -253,6 +248,20 @@ impl<T: Transport> Connection<T> {
         if !self.writing {
             // While a write is under way they wait where they can still be conflated or dropped (LC-SIG-009).
             self.take_lossy();
+        }
+    }
+
+    /// Does what others told the connection to do.
+    async fn obey(&mut self) {
+        for command in self.entry.take_commands() {
+            match command {
+                Command::GoAway(go_away) => self.session.go_away(self.now(), go_away),
+                Command::Close(refusal) => self.session.close(refusal),
+                Command::Unsubscribe(room) => {
+                    self.session.unsubscribed(&room, v1::UnsubscribedCause::Server, None);
+                    self.handle_requests().await;
+                }
+            }
         }
     }
 
@@ -422,7 +431,7 @@ impl<T> Drop for Connection<T> {
         for joined in self.joined.drain(..) {
             self.node.hub.leave(&joined.room, &self.entry.mailbox);
         }
-        self.node.registry.remove(&self.entry.id);
+        self.node.registry.remove(&self.entry);
         self.node.metrics.connections.of(self.labels).dec();
     }
 }

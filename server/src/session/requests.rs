@@ -13,7 +13,7 @@ use lanecast_protocol::session::Refusal;
 use lanecast_protocol::session::server::{Accepted, Asked, Opened, check_numbers};
 use lanecast_protocol::v1;
 
-use super::{Connection, Joined};
+use super::{Connection, Joined, Owner};
 use crate::auth::Identity;
 use crate::auth::rights::Verb;
 use crate::engine::EngineError;
@@ -77,11 +77,13 @@ impl<T: Transport> Connection<T> {
         let accepted = Accepted {
             connection_id: self.entry.id.to_string(),
             user: identity.user.to_string(),
-            device,
+            device: device.clone(),
             token_expires_at_ms: identity.expires_at_ms,
         };
         self.instance = hello.instance.as_str().into();
-        *self.entry.owner.lock() = Some((Arc::clone(&identity.user), self.instance.clone()));
+        let user = Arc::clone(&identity.user);
+        let owner = Owner { user, device: device.into(), instance: self.instance.clone() };
+        self.node.registry.welcome(&self.entry, owner);
         self.replace(&hello.replaces, &identity);
         tracing::debug!(connection = &*self.entry.id, user = &*identity.user, peer = %self.peer, "welcomed");
         self.identity = Some(identity);
@@ -94,11 +96,7 @@ impl<T: Transport> Connection<T> {
             return;
         }
         let Some(former) = self.node.registry.find(id) else { return };
-        let own = former
-            .owner
-            .lock()
-            .as_ref()
-            .is_some_and(|(user, instance)| *user == identity.user && *instance == self.instance);
+        let own = former.owner().is_some_and(|owner| owner.user == identity.user && owner.instance == self.instance);
         if own && !Arc::ptr_eq(&former, &self.entry) {
             former.command(super::Command::Close(Refusal::new(Code::Replaced, "the client has connected anew")));
         }

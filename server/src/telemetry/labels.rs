@@ -166,6 +166,12 @@ label! {
     Events = "events",
     /// The position of a room.
     Position = "position",
+    /// Several publishes in one request.
+    Batch = "batch",
+    /// One event to many rooms.
+    Broadcast = "broadcast",
+    /// Commands and lists of operators.
+    Operate = "operate",
     /// Anything else.
     Other = "other",
 }
@@ -182,9 +188,27 @@ impl Route {
             Some("/v1/connect") => Self::Connect,
             Some("/v1/rooms/{room}/events") => Self::Events,
             Some("/v1/rooms/{room}/position") => Self::Position,
+            Some("/v1/batch") => Self::Batch,
+            Some("/v1/broadcast") => Self::Broadcast,
+            Some("/v1/disconnect" | "/v1/unsubscribe" | "/v1/connections" | "/v1/nodes" | "/v1/nodes/{node}/drain") => {
+                Self::Operate
+            }
             _ => Self::Other,
         }
     }
+}
+
+label! {
+    /// What a message of another node was.
+    NodeMessage, "kind":
+    /// It asked for something.
+    Command = "command",
+    /// It answered.
+    Answer = "answer",
+    /// This version does not understand it.
+    Unknown = "unknown",
+    /// Too many waited.
+    Dropped = "dropped",
 }
 
 label! {
@@ -272,6 +296,7 @@ mod tests {
         check::<ReplayOutcome>();
         check::<PublishResult>();
         check::<EngineCall>();
+        check::<NodeMessage>();
     }
 
     #[test]

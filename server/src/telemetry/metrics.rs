@@ -8,7 +8,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::labels::{
-    DropReason, Encoding, EngineCall, GapCause, PublishResult, ReplayOutcome, Route, StatusClass, Transport,
+    DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, ReplayOutcome, Route, StatusClass,
+    Transport,
 };
 use super::series::Series;
 
@@ -48,6 +49,8 @@ pub struct Metrics {
     pub publishes: Series<PublishResult, Counter>,
     /// Calls of the engine that failed.
     pub engine_errors: Series<EngineCall, Counter>,
+    /// Messages of other nodes.
+    pub node_messages: Series<NodeMessage, Counter>,
     /// HTTP requests answered.
     pub http_requests: Series<(Route, StatusClass), Counter>,
 }
@@ -81,6 +84,7 @@ impl Metrics {
             gaps: Series::register(r, "gaps", "Gaps sent", counter),
             publishes: Series::register(r, "publishes", "Publishes", counter),
             engine_errors: Series::register(r, "engine_errors", "Calls of the engine that failed", counter),
+            node_messages: Series::register(r, "node_messages", "Messages of other nodes", counter),
             http_requests: Series::register(r, "http_requests", "HTTP requests answered", counter),
             registry,
         }
