@@ -14,9 +14,11 @@ use lanecast_protocol::v1;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::ROOM_SIGNALS_MAX;
 use super::record::{self, Message};
 use super::state::{Audited, State};
-use crate::engine::{EngineSink, Glance};
+use crate::engine::signals::SignalTable;
+use crate::engine::{EngineSink, Glance, Signal, Signalled};
 
 const SHARDS: usize = 64;
 /// Messages kept while a room's beginning is being read; of more the log and the counts tell later.
@@ -43,6 +45,9 @@ pub(super) struct Told {
     pub(super) head: PerLane<u64>,
     order: u64,
     transients: PerLane<u64>,
+    /// The live signals as this node knows them, and the serial of the newest: whoever enters the room gets them from
+    /// here, so that none comes twice.
+    signals: SignalTable,
     serial: u64,
     /// The newest seqs that this node was acknowledged as stored.
     stored: PerLane<u64>,
@@ -81,7 +86,7 @@ impl Told {
     }
 
     /// The beginning of a room: everything after it will be told.
-    pub(super) fn begin(&mut self, sink: &dyn EngineSink, room: &Arc<str>, state: &State) -> Need {
+    pub(super) fn begin(&mut self, sink: &dyn EngineSink, room: &Arc<str>, state: &State, live: Live) -> Need {
         *self = Self {
             live: true,
             epoch: state.epoch,
@@ -92,9 +97,11 @@ impl Told {
             pending: std::mem::take(&mut self.pending),
             ..Self::default()
         };
-        let mut need = Need::Nothing;
+        let (mut need, now_ms) = (Need::Nothing, live.now_ms);
+        // Nobody is there yet who could be told.
+        self.take_live(None, room, live);
         for message in std::mem::take(&mut self.pending) {
-            if self.hear(sink, room, message) == Need::Read {
+            if self.hear(sink, room, now_ms, message) == Need::Read {
                 need = Need::Read;
             }
         }
@@ -128,7 +135,7 @@ impl Told {
     }
 
     /// Takes in a message.
-    pub(super) fn hear(&mut self, sink: &dyn EngineSink, room: &Arc<str>, message: Message) -> Need {
+    pub(super) fn hear(&mut self, sink: &dyn EngineSink, room: &Arc<str>, now_ms: u64, message: Message) -> Need {
         if !self.live {
             if self.pending.len() == PENDING_MAX {
                 self.pending.pop_front();
@@ -138,9 +145,8 @@ impl Told {
         }
         match message {
             Message::Signal { serial, record } => {
-                self.serial = self.serial.max(serial);
                 if let Some(signal) = record::decode_signal(record) {
-                    sink.signal(room, &signal);
+                    self.take_live(Some(sink), room, Live { now_ms, serial, signals: vec![signal] });
                 }
                 Need::Nothing
             }
@@ -174,6 +180,27 @@ impl Told {
                 self.tell_group(sink, room, (lane, seq, order, count), records)
             }
         }
+    }
+
+    /// Takes in signals: the newest of each key are kept, and told.
+    pub(super) fn take_live(&mut self, sink: Option<&dyn EngineSink>, room: &Arc<str>, live: Live) {
+        self.serial = self.serial.max(live.serial);
+        for signal in &live.signals {
+            // A table that is full here was full in the store; signals may be lost.
+            let newest = self.signals.put(live.now_ms, signal, ROOM_SIGNALS_MAX);
+            if let (Ok(Signalled::Newest), Some(sink)) = (newest, sink) {
+                sink.signal(room, signal);
+            }
+        }
+    }
+
+    /// The live signals, in the order in which they came.
+    pub(super) fn live_signals(&self, now_ms: u64) -> Option<Vec<Signal>> {
+        self.live.then(|| self.signals.live(now_ms))
+    }
+
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        self.signals.sweep(now_ms);
     }
 
     fn tell_group(
@@ -255,11 +282,7 @@ impl Told {
             return Need::Read;
         }
         self.verified = generation;
-        if found.serial > self.serial {
-            self.serial = found.serial;
-            return Need::Signals;
-        }
-        Need::Nothing
+        if found.serial > self.serial { Need::Signals } else { Need::Nothing }
     }
 
     /// A transient event that reaches this node's own clients only, since the store is away.
@@ -297,6 +320,14 @@ impl Told {
     pub(super) fn verify(&mut self, generation: u64) {
         self.verified = generation;
     }
+}
+
+/// Signals that were read or came.
+pub(super) struct Live {
+    pub(super) now_ms: u64,
+    /// The serial of the newest.
+    pub(super) serial: u64,
+    pub(super) signals: Vec<Signal>,
 }
 
 /// What a node saw of a room's newest epoch.

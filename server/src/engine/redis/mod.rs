@@ -49,7 +49,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::audit::Probes;
 use self::check::Problem;
 use self::cluster::Cluster;
-use self::follow::{Need, Room, Rooms, Seen};
+use self::follow::{Live, Need, Room, Rooms, Seen};
 use self::group::{Groups, Waiting};
 use self::keys::{Channel, Keys, Kind, letter};
 use self::link::{CallError, Link, UNAVAILABLE, Up};
@@ -82,6 +82,8 @@ const ROOM_SIGNALS_MAX: usize = 4_096;
 const SIGNAL_REMEMBERED_MS: u64 = 30_000;
 /// How long a room's signals are kept at most: longer than any of them lives, ms.
 const SIGNALS_TTL_MS: u64 = 2 * 3_600_000;
+/// Digits in front of a signal that is kept.
+const SERIAL_DIGITS: usize = 16;
 /// Most records of a lane that a page of history looks at.
 const HISTORY_RECORDS_MAX: usize = 12_800;
 /// An hour, ms.
@@ -440,7 +442,16 @@ impl Inner {
 
     // Following.
 
-    /// Reads the beginning of a room whose channel is on.
+    /// Joins a room once its channels are on. Signals may be lost, so their connection is not waited for while it is down.
+    fn join_if_on(self: &Arc<Self>, room: &Arc<Room>) {
+        let on = |kind| self.subscriber(kind).is_on(&self.keys.channel(kind, &room.name));
+        let signals = on(Kind::Signals) || self.signals.generation() == 0;
+        if signals && on(Kind::Events) && !room.told.lock().live {
+            self.join(Arc::clone(room));
+        }
+    }
+
+    /// Reads the beginning of a room whose channels are on.
     fn join(self: &Arc<Self>, room: Arc<Room>) {
         if std::mem::replace(&mut room.told.lock().joining, true) {
             return;
@@ -450,13 +461,14 @@ impl Inner {
             let Ok(_permit) = inner.reads.acquire().await else { return };
             let generation = inner.events.generation();
             let state = inner.state(&room.name, Start::Live).await;
+            let live = inner.live(&room.name).await;
             let mut told = room.told.lock();
             told.joining = false;
             let mut need = Need::Nothing;
-            if let Ok(state) = &state
+            if let (Ok(state), Ok(live)) = (state, live)
                 && !told.live
             {
-                need = told.begin(&*inner.sink, &room.name, state);
+                need = told.begin(&*inner.sink, &room.name, &state, live);
                 told.verify(generation);
             }
             drop(told);
@@ -475,9 +487,8 @@ impl Inner {
                 drop(tokio::spawn(async move {
                     let Ok(_permit) = inner.reads.acquire().await else { return };
                     // What fails here the next audit finds.
-                    let Ok(signals) = inner.live(&room.name).await else { return };
-                    let _told = room.told.lock();
-                    signals.iter().for_each(|signal| inner.sink.signal(&room.name, signal));
+                    let Ok(live) = inner.live(&room.name).await else { return };
+                    room.told.lock().take_live(Some(&*inner.sink), &room.name, live);
                 }));
             }
             Need::Read => {
@@ -531,7 +542,8 @@ impl Inner {
         Ok(())
     }
 
-    async fn live(&self, room: &str) -> Result<Vec<Signal>, EngineError> {
+    /// The live signals that the store has.
+    async fn live(&self, room: &str) -> Result<Live, EngineError> {
         let up = self.up()?;
         let value = self.link.call(&up, redis::cmd("HGETALL").arg(self.keys.live(room))).await;
         let value = value.map_err(CallError::into_engine)?;
@@ -540,14 +552,15 @@ impl Inner {
         for value in values_of_map(value) {
             let Value::BulkString(bytes) = value else { continue };
             let mut record = Bytes::from(bytes);
-            if record.len() > 16 {
-                let serial = record.split_to(16);
+            if record.len() > SERIAL_DIGITS {
+                let serial = record.split_to(SERIAL_DIGITS);
                 live.extend(record::decode_signal(record).map(|signal| (serial, signal)));
             }
         }
-        live.retain(|(_, signal)| !signal.clear && signal.expires_at_ms > now_ms);
         live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        Ok(live.into_iter().map(|(_, signal)| signal).collect())
+        let serial = live.last().and_then(|(serial, _)| std::str::from_utf8(serial).ok()?.parse().ok());
+        let signals = live.into_iter().map(|(_, signal)| signal).collect();
+        Ok(Live { now_ms, serial: serial.unwrap_or(0), signals })
     }
 }
 
@@ -584,15 +597,13 @@ struct Ears(Arc<Inner>);
 impl Listener for Ears {
     fn confirmed(&self, kind: Kind, channel: &str) {
         match self.0.keys.parse(kind, channel) {
-            Some(Channel::Room(room)) if kind == Kind::Events => {
-                if let Some(room) = self.0.rooms.find(room)
-                    && !room.told.lock().live
-                {
-                    self.0.join(room);
+            Some(Channel::Room(room)) => {
+                if let Some(room) = self.0.rooms.find(room) {
+                    self.0.join_if_on(&room);
                 }
             }
             Some(Channel::Nodes) => self.0.cluster.changed.notify_waiters(),
-            Some(Channel::Room(_) | Channel::Probe) | None => {}
+            Some(Channel::Probe) | None => {}
         }
     }
 
@@ -607,7 +618,7 @@ impl Listener for Ears {
             Some(Channel::Room(name)) => {
                 let Some(room) = self.0.rooms.find(name) else { return };
                 let need = match Message::parse(payload) {
-                    Some(message) => room.told.lock().hear(&*self.0.sink, &room.name, message),
+                    Some(message) => room.told.lock().hear(&*self.0.sink, &room.name, self.0.clock.now_ms(), message),
                     // Of a later version: the log will tell.
                     None => Need::Read,
                 };
@@ -724,9 +735,10 @@ impl Engine for RedisEngine {
             return Ok(Signalled::Stale);
         }
         let Some(up) = inner.link.up() else {
+            // The clients of this node get it all the same.
             if let Some(followed) = inner.rooms.find(room) {
-                let _told = followed.told.lock();
-                inner.sink.signal(&followed.name, &signal);
+                let live = Live { now_ms, serial: 0, signals: vec![signal] };
+                followed.told.lock().take_live(Some(&*inner.sink), &followed.name, live);
             }
             return Ok(Signalled::Newest);
         };
@@ -746,7 +758,14 @@ impl Engine for RedisEngine {
     }
 
     async fn live_signals(&self, room: &str) -> Result<Vec<Signal>, EngineError> {
-        self.inner.live(room).await
+        let now_ms = self.inner.clock.now_ms();
+        let followed = self.inner.rooms.find(room);
+        if let Some(live) = followed.and_then(|followed| followed.told.lock().live_signals(now_ms)) {
+            return Ok(live);
+        }
+        let mut signals = self.inner.live(room).await?.signals;
+        signals.retain(|signal| !signal.clear && signal.expires_at_ms > now_ms);
+        Ok(signals)
     }
 
     async fn subscribe(&self, room: &str) -> Result<(), EngineError> {
@@ -782,8 +801,11 @@ impl Engine for RedisEngine {
         self.inner.tell(node, message).await
     }
 
-    /// Redis forgets by itself.
-    fn sweep(&self) {}
+    /// Redis forgets by itself; what is swept is what this node knows of signals.
+    fn sweep(&self) {
+        let now_ms = self.inner.clock.now_ms();
+        self.inner.rooms.all().iter().for_each(|room| room.told.lock().sweep(now_ms));
+    }
 
     fn stats(&self) -> EngineStats {
         let inner = &self.inner;
@@ -812,9 +834,7 @@ impl Inner {
                 if room.told.lock().live {
                     return;
                 }
-                if self.events.is_on(&self.keys.channel(Kind::Events, name)) {
-                    self.join(Arc::clone(&room));
-                }
+                self.join_if_on(&room);
                 changed.await;
             }
         });
