@@ -8,7 +8,7 @@
 //! bugs and be shown to find them.
 
 mod clauses;
-mod recorder;
+pub(super) mod recorder;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use crate::engine::{EngineSink, Signal, Transient};
 
 /// One thing that the sink was told.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Told {
+pub(in crate::engine) enum Told {
     Appended { room: Arc<str>, epoch: u64, record: Record },
     Transient { room: Arc<str>, lane: DurableLane, mark: v1::TransientMark },
     Signal { room: Arc<str>, signal: Signal },
@@ -22,7 +22,7 @@ pub(super) enum Told {
 }
 
 impl Told {
-    pub(super) fn room(&self) -> &str {
+    pub(in crate::engine) fn room(&self) -> &str {
         match self {
             Self::Appended { room, .. }
             | Self::Transient { room, .. }
@@ -36,7 +36,7 @@ impl Told {
 
 /// The sink of the suite.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(in crate::engine) struct Recorder {
     told: Mutex<Vec<Told>>,
     messages: Mutex<Vec<Bytes>>,
     reachable: Mutex<Vec<bool>>,
@@ -45,22 +45,22 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// What was told since the last call.
-    pub(super) fn take(&self) -> Vec<Told> {
+    pub(in crate::engine) fn take(&self) -> Vec<Told> {
         std::mem::take(&mut self.told.lock())
     }
 
     /// What was told of the store, from the start.
-    pub(super) fn reachable(&self) -> Vec<bool> {
+    pub(in crate::engine) fn reachable(&self) -> Vec<bool> {
         self.reachable.lock().clone()
     }
 
     /// What was told of following, from the start.
-    pub(super) fn following(&self) -> Vec<bool> {
+    pub(in crate::engine) fn following(&self) -> Vec<bool> {
         self.following.lock().clone()
     }
 
     /// The messages of nodes since the last call.
-    pub(super) fn messages(&self) -> Vec<Bytes> {
+    pub(in crate::engine) fn messages(&self) -> Vec<Bytes> {
         std::mem::take(&mut self.messages.lock())
     }
 }

@@ -81,6 +81,12 @@ impl Told {
         }
     }
 
+    /// As if the room had been followed.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, seen: Seen) {
+        (self.live, self.epoch, self.first, self.head) = (true, seen.epoch, seen.first, seen.heads);
+    }
+
     pub(super) fn mark(&self) -> v1::TransientMark {
         mark(self.epoch, self.transients)
     }

@@ -514,6 +514,8 @@ impl Inner {
             let mut told = room.told.lock();
             if read.is_err() || !told.again {
                 told.reading = false;
+                // Whether nothing else is missing an audit says, and readers wait for that.
+                self.probes.hurry();
                 return;
             }
         }

@@ -3,13 +3,20 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use DurableLane::Normal;
+use lanecast_protocol::log::RolledBack;
+use lanecast_protocol::position::{PerLane, Position};
+
 use super::*;
 use crate::engine::MemoryOptions;
+use crate::engine::contract::recorder::{Recorder, Told};
 use crate::engine::contract::{Started, Subject};
 
 /// A Redis that ends with this process: the shell waits for the end of its input, which this process holds open.
 pub(crate) struct Server {
     process: Child,
+    port: u16,
+    options: Vec<String>,
     pub(crate) url: String,
 }
 
@@ -20,27 +27,49 @@ impl Server {
     /// If redis-server is not installed or does not answer: `./test` installs it.
     pub(crate) fn start(options: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new("sh")
-            .args(["-c", "redis-server \"$@\" > /dev/null & read _; kill -9 $!", "redis"])
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        let server =
+            Self { process: Self::spawn(port, &options), port, options, url: format!("redis://127.0.0.1:{port}") };
+        server.wait();
+        server
+    }
+
+    fn spawn(port: u16, options: &[String]) -> Child {
+        Command::new("sh")
+            .args(["-c", "redis-server \"$@\" > /dev/null & read _; kill -9 $!; wait", "redis"])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(options)
             .stdin(Stdio::piped())
             .spawn()
-            .expect("sh starts");
-        let server = Self { process, url: format!("redis://127.0.0.1:{port}") };
-        for _ in 0..250 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return server;
+            .expect("sh starts")
+    }
+
+    fn wait(&self) {
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(10));
         }
         panic!("no redis-server answers: install Debian's package redis-server");
+    }
+
+    /// Kills it.
+    fn kill(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+
+    /// Starts it again where it was.
+    fn start_again(&mut self) {
+        self.process = Self::spawn(self.port, &self.options);
+        self.wait();
     }
 
     /// The one that tests share, each with a prefix of its own.
     pub(crate) fn shared() -> &'static Self {
         static SERVER: OnceLock<Server> = OnceLock::new();
-        SERVER.get_or_init(|| Self::start(&[]))
+        SERVER.get_or_init(|| Self::start(&["--appendonly", "no", "--dir", "/tmp"]))
     }
 
     /// Options for a store of its own in this Redis.
@@ -53,13 +82,445 @@ impl Server {
             ..RedisOptions::default()
         }
     }
+
+    /// A command of an operator.
+    async fn command(&self, words: &[&str]) -> Value {
+        let client = redis::Client::open(&*self.url).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut cmd = redis::cmd(words[0]);
+        cmd.arg(&words[1..]);
+        cmd.query_async(&mut connection).await.unwrap()
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
+        self.kill();
     }
+}
+
+/// A directory for a Redis that keeps its data, gone with the test.
+struct Data(std::path::PathBuf);
+
+impl Data {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("lanecast-redis-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An engine and what it told.
+struct Node {
+    engine: RedisEngine,
+    sink: Arc<Recorder>,
+}
+
+impl Node {
+    async fn start(options: &RedisOptions) -> Self {
+        let sink = Arc::new(Recorder::default());
+        let engine = RedisEngine::start(options.clone(), Clock::system(), sink.clone()).await.unwrap();
+        let node = Self { engine, sink };
+        node.ready().await;
+        node
+    }
+
+    /// Waits until all connections are there.
+    async fn ready(&self) {
+        let inner = &self.engine.inner;
+        until(|| inner.link.is_up() && inner.events.is_settled() && inner.signals.is_settled()).await;
+    }
+
+    async fn settle(&self) {
+        self.engine.inner.settled().await;
+    }
+
+    /// Stores events of a lane one by one.
+    async fn store(&self, room: &str, count: usize) -> Vec<Numbers> {
+        let mut numbers = Vec::new();
+        for _ in 0..count {
+            match self.engine.append(room, KEEP, vec![item()]).await.remove(0) {
+                Ok(Outcome::Stored(stored)) => numbers.push(stored),
+                other => panic!("{other:?}"),
+            }
+        }
+        numbers
+    }
+
+    async fn follow(&self, room: &str) -> Position {
+        self.engine.subscribe(room).await.unwrap();
+        self.engine.open(room, Start::Live, None).await.unwrap().log.position
+    }
+
+    async fn resume(&self, room: &str, position: Position) -> lanecast_protocol::log::Opened {
+        self.engine.open(room, Start::Position(position), None).await.unwrap().log
+    }
+
+    /// The seqs that were told since the last call, and what else.
+    fn told(&self) -> (Vec<u64>, Vec<Told>) {
+        let (mut seqs, mut others) = (Vec::new(), Vec::new());
+        for told in self.sink.take() {
+            match told {
+                Told::Appended { record, .. } => seqs.push(record.seq),
+                other => others.push(other),
+            }
+        }
+        (seqs, others)
+    }
+}
+
+const KEEP: Retention = Retention { events_max: 10_000, age_ms_max: 3_600_000 };
+const ROOM: &str = "room";
+
+fn item() -> Append {
+    Append {
+        lane: Normal,
+        origin: Origin::Unmarked,
+        time_ms: 1,
+        expires_at_ms: 0,
+        event_type: "t".into(),
+        tail: Bytes::from("tail"),
+    }
+}
+
+fn transient() -> Transient {
+    Transient { lane: Normal, expires_at_ms: 0, event_type: "t".into(), tail: Bytes::from("tail") }
+}
+
+fn lost(epoch: u64, from: u64, to: u64) -> RolledBack {
+    RolledBack { epoch, lane: Normal, from, to: Some(to) }
+}
+
+/// Waits for something that other tasks bring about; a test that hangs has failed.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.expect("it comes about within 20 s");
+}
+
+#[tokio::test]
+async fn what_one_node_stores_the_other_tells() {
+    let options = Server::shared().options();
+    let (one, other) = (Node::start(&options).await, Node::start(&options).await);
+    other.follow(ROOM).await;
+    one.store(ROOM, 20).await;
+    one.engine.publish_transient(ROOM, transient()).await.unwrap();
+    other.settle().await;
+    let (seqs, others) = other.told();
+    assert_eq!(seqs, (1..=20).collect::<Vec<_>>());
+    assert!(matches!(others[..], [Told::Transient { .. }]), "{others:?}");
+    assert_eq!(other.engine.glance(ROOM).unwrap().head.normal, 20);
+}
+
+#[tokio::test]
+async fn waiting_publishes_are_one_group() {
+    let node = Node::start(&Server::shared().options()).await;
+    let items = |count| (0..count).map(|_| node.engine.append(ROOM, KEEP, vec![item()]));
+    let outcomes = futures_util::future::join_all(items(100)).await;
+    assert!(outcomes.iter().flatten().all(|outcome| matches!(outcome, Ok(Outcome::Stored(_)))));
+    let calls = node.engine.inner.append_calls.load(Ordering::Relaxed);
+    assert!(calls <= 6, "100 publishes in groups of 32 took {calls} calls");
+    assert_eq!(node.engine.head(ROOM).await.unwrap().position.normal, 100);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_is_killed_again_and_again_loses_nothing() {
+    let server = Server::start(&["--appendonly", "no", "--dir", "/tmp"]);
+    let node = Node::start(&server.options()).await;
+    node.follow(ROOM).await;
+    for round in 0..8 {
+        node.store(ROOM, 5).await;
+        server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        node.store(ROOM, 5).await;
+        node.engine.publish_transient(ROOM, transient()).await.unwrap();
+        if round % 2 == 0 {
+            node.ready().await;
+        }
+    }
+    node.ready().await;
+    node.settle().await;
+    let (seqs, others) = node.told();
+    assert_eq!(seqs, (1..=80).collect::<Vec<_>>());
+    let transients = others.iter().map(|told| match told {
+        Told::Transient { .. } => 1,
+        Told::Missed { count: Some(count), .. } => *count,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(transients.sum::<u64>(), 8, "told or counted");
+}
+
+#[tokio::test]
+async fn a_message_that_never_came_is_found_by_the_audit() {
+    let options = Server::shared().options();
+    let node = Node::start(&options).await;
+    node.follow(ROOM).await;
+    // The channel says nothing, as if the message had been lost on its way.
+    let silent = RedisOptions { prefix: "elsewhere".into(), ..options.clone() };
+    let inner = &node.engine.inner;
+    let up = inner.link.up().unwrap();
+    let mut cmd = inner.append_command(&up, ROOM, Normal, KEEP, &[item()]);
+    let channel = inner.keys.channel(Kind::Events, ROOM);
+    let other = Keys::new(&silent.prefix, silent.partitions).channel(Kind::Events, ROOM);
+    cmd = replace_argument(&cmd, &channel, &other);
+    inner.link.call(&up, &cmd).await.unwrap();
+    let count = up.script(scripts::TRANSIENT, &[inner.keys.meta(ROOM)]);
+    let mut count = count;
+    count.arg(&*up.replication_id).arg("tn").arg(&other).arg("record").arg(1);
+    inner.link.call(&up, &count).await.unwrap();
+    assert_eq!(node.told(), (vec![], vec![]));
+    // Nobody asks for it: the room is idle.
+    let mut all = (Vec::new(), Vec::new());
+    until(|| {
+        let (seqs, others) = node.told();
+        all.0.extend(seqs);
+        all.1.extend(others);
+        !all.0.is_empty() && !all.1.is_empty()
+    })
+    .await;
+    assert_eq!(all, (vec![1], vec![Told::Missed { room: ROOM.into(), lane: Normal, count: Some(1) }]));
+}
+
+fn replace_argument(cmd: &Cmd, from: &str, to: &str) -> Cmd {
+    let mut changed = Cmd::new();
+    for argument in cmd.args_iter() {
+        if let redis::Arg::Simple(bytes) = argument {
+            changed.arg(if bytes == from.as_bytes() { to.as_bytes() } else { bytes });
+        }
+    }
+    changed
+}
+
+#[tokio::test]
+async fn a_restart_that_lost_nothing_is_noticed_by_nobody() {
+    let data = Data::new();
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always", "--dir", data.path()]);
+    let node = Node::start(&server.options()).await;
+    node.follow(ROOM).await;
+    let before = node.store(ROOM, 10).await[0].epoch;
+    node.settle().await;
+    server.kill();
+    until(|| !node.engine.inner.link.is_up()).await;
+    assert!(matches!(node.engine.append(ROOM, KEEP, vec![item()]).await[..], [Err(EngineError::Unavailable { .. })]));
+    server.start_again();
+    node.ready().await;
+    let after = node.store(ROOM, 5).await;
+    node.settle().await;
+    assert!(after[0].epoch > before && after[0].seq == 11);
+    let (seqs, others) = node.told();
+    assert_eq!(seqs, (1..=15).collect::<Vec<_>>());
+    assert_eq!(others, [Told::Epoch { room: ROOM.into(), epoch: after[0].epoch }]);
+    let resumed = node.resume(ROOM, Position { epoch: before, normal: 7, ..Position::default() }).await;
+    assert!(resumed.recovered && resumed.rolled_back.is_empty());
+    assert_eq!(resumed.position, Position { epoch: after[0].epoch, normal: 7, ..Position::default() });
+}
+
+/// Ten events survive in a dump, fifteen were seen.
+async fn roll_back(server: &mut Server, data: &Data, node: &Node) -> u64 {
+    let epoch = node.store(ROOM, 10).await[0].epoch;
+    server.command(&["SAVE"]).await;
+    std::fs::copy(data.0.join("dump.rdb"), data.0.join("older.rdb")).unwrap();
+    node.store(ROOM, 5).await;
+    node.settle().await;
+    server.kill();
+    std::fs::rename(data.0.join("older.rdb"), data.0.join("dump.rdb")).unwrap();
+    until(|| !node.engine.inner.link.is_up()).await;
+    server.start_again();
+    node.ready().await;
+    epoch
+}
+
+#[tokio::test]
+async fn an_older_dump_takes_back_exactly_what_it_lacks() {
+    let data = Data::new();
+    let mut server = Server::start(&["--appendonly", "no", "--dir", data.path()]);
+    let options = server.options();
+    let node = Node::start(&options).await;
+    node.follow(ROOM).await;
+    let before = roll_back(&mut server, &data, &node).await;
+    until(|| node.engine.glance(ROOM).is_some()).await;
+    let (seqs, others) = node.told();
+    let [Told::Epoch { epoch, .. }] = others[..] else { panic!("{others:?}") };
+    assert_eq!((seqs.len(), node.engine.glance(ROOM).unwrap().head.normal), (15, 10));
+    let at = |normal| Position { epoch: before, normal, ..Position::default() };
+    for (asked, to) in [(12, 15), (15, 15), (10, 15), (3, 15), (19, 19)] {
+        let resumed = node.resume(ROOM, at(asked)).await;
+        assert_eq!(resumed.rolled_back, [lost(before, 11, to)], "at {asked}");
+        assert_eq!(resumed.position, Position { epoch, normal: asked.min(10), ..Position::default() });
+    }
+    assert_eq!(node.store(ROOM, 1).await[0].seq, 11);
+}
+
+#[tokio::test]
+async fn what_another_node_saw_is_lost_too() {
+    let data = Data::new();
+    let mut server = Server::start(&["--appendonly", "no", "--dir", data.path()]);
+    let options = server.options();
+    let witness = Node::start(&options).await;
+    let stranger = Node::start(&options).await;
+    let before = roll_back(&mut server, &data, &stranger).await;
+    // The one who saw nothing comes first, the one who follows later.
+    let epoch = stranger.store(ROOM, 1).await[0].epoch;
+    let at = Position { epoch: before, normal: 10, ..Position::default() };
+    assert_eq!(stranger.resume(ROOM, at).await.rolled_back, []);
+    let (room, _) = witness.engine.inner.rooms.enter(ROOM);
+    room.told.lock().pretend(Seen { epoch: before, first: PerLane([1; 3]), heads: PerLane([0, 15, 0]) });
+    witness.ready().await;
+    assert_eq!(witness.resume(ROOM, at).await.rolled_back, [lost(before, 11, 15)]);
+    assert_eq!(witness.engine.head(ROOM).await.unwrap().position.epoch, epoch);
+}
+
+#[tokio::test]
+async fn after_flushall_everything_that_was_seen_is_taken_back() {
+    let server = Server::start(&["--appendonly", "no", "--dir", "/tmp"]);
+    let node = Node::start(&server.options()).await;
+    let idle = node.follow("idle").await;
+    node.follow(ROOM).await;
+    let before = node.store(ROOM, 10).await[0].epoch;
+    node.settle().await;
+    server.command(&["FLUSHALL"]).await;
+    // Another node, that knows nothing, is the first to store again.
+    let other = Node::start(&node.engine.inner.options).await;
+    let after = other.store(ROOM, 2).await;
+    assert!(after[0].epoch > before && after[0].seq == 1);
+    node.settle().await;
+    until(|| node.engine.glance(ROOM).is_some_and(|glance| glance.head.epoch == after[0].epoch)).await;
+    let at = Position { epoch: before, normal: 7, ..Position::default() };
+    let resumed = node.resume(ROOM, at).await;
+    assert_eq!(resumed.rolled_back, [lost(before, 1, 10)]);
+    assert_eq!(resumed.position, Position { epoch: after[0].epoch, ..Position::default() });
+    let resumed = node.resume("idle", idle).await;
+    assert!(resumed.rolled_back.is_empty() && resumed.recovered, "a room in which nothing was lost");
+}
+
+#[tokio::test]
+async fn a_rollback_under_the_same_replication_id_is_seen() {
+    let options = Server::shared().options();
+    let node = Node::start(&options).await;
+    node.follow(ROOM).await;
+    let before = node.store(ROOM, 10).await[0].epoch;
+    node.settle().await;
+    let inner = &node.engine.inner;
+    let server = Server::shared();
+    server.command(&["XTRIM", &inner.keys.log(ROOM, Normal), "MAXLEN", "0"]).await;
+    server.command(&["HSET", &inner.keys.meta(ROOM), "n", "4", "o", "4"]).await;
+    // The stream remembers its last id, but an older dump would not.
+    server.command(&["DEL", &inner.keys.log(ROOM, Normal)]).await;
+    let after = node.store(ROOM, 1).await;
+    assert!(after[0].epoch > before && after[0].seq == 5);
+    let at = Position { epoch: before, normal: 10, ..Position::default() };
+    assert_eq!(node.resume(ROOM, at).await.rolled_back, [lost(before, 5, 10)]);
+}
+
+#[tokio::test]
+async fn an_evicted_record_of_the_room_loses_no_events() {
+    let options = Server::shared().options();
+    let node = Node::start(&options).await;
+    node.follow(ROOM).await;
+    let before = node.store(ROOM, 10).await[0].epoch;
+    node.settle().await;
+    Server::shared().command(&["DEL", &node.engine.inner.keys.meta(ROOM)]).await;
+    let after = node.store(ROOM, 1).await;
+    assert_eq!((after[0].seq, after[0].order), (11, 11));
+    let resumed = node.resume(ROOM, Position { epoch: before, normal: 4, ..Position::default() }).await;
+    assert!(resumed.recovered, "{resumed:?}");
+}
+
+#[tokio::test]
+async fn an_evicted_log_is_a_gap_and_the_numbers_go_on() {
+    let options = Server::shared().options();
+    let node = Node::start(&options).await;
+    node.follow(ROOM).await;
+    let epoch = node.store(ROOM, 10).await[0].epoch;
+    node.settle().await;
+    Server::shared().command(&["DEL", &node.engine.inner.keys.log(ROOM, Normal)]).await;
+    let after = node.store(ROOM, 1).await;
+    assert_eq!((after[0].epoch, after[0].seq), (epoch, 11));
+    let read = node.engine.read(ROOM, Normal, 3, 99, 9999).await.unwrap();
+    assert_eq!((read.first, read.head, read.records.len()), (11, 11, 1));
+    let resumed = node.resume(ROOM, Position { epoch, normal: 4, ..Position::default() }).await;
+    assert!(!resumed.recovered && resumed.rolled_back.is_empty());
+}
+
+#[tokio::test]
+async fn while_redis_is_away_the_nodes_own_clients_get_transients_and_signals() {
+    let data = Data::new();
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always", "--dir", data.path()]);
+    let options = server.options();
+    let (node, other) = (Node::start(&options).await, Node::start(&options).await);
+    node.follow(ROOM).await;
+    other.follow(ROOM).await;
+    server.kill();
+    until(|| !node.engine.inner.link.is_up() && !other.engine.inner.link.is_up()).await;
+    for _ in 0..3 {
+        node.engine.publish_transient(ROOM, transient()).await.unwrap();
+    }
+    assert_eq!(node.told().1.len(), 3);
+    assert!(node.engine.open(ROOM, Start::Live, None).await.is_err());
+    server.start_again();
+    node.ready().await;
+    other.ready().await;
+    // The clients of the other node learn that they missed them, as soon as this one has said so.
+    let mut missed = 0;
+    until(|| {
+        missed += other.told().1.iter().fold(0, |sum, told| match told {
+            Told::Missed { count: Some(count), .. } => sum + count,
+            _ => sum,
+        });
+        missed == 3
+    })
+    .await;
+    node.settle().await;
+    let others: Vec<_> = node.told().1.into_iter().filter(|told| matches!(told, Told::Missed { .. })).collect();
+    assert_eq!(others, [], "its own got them");
+}
+
+#[tokio::test]
+async fn a_full_memory_refuses_what_is_new_and_nothing_else() {
+    let server = Server::start(&["--appendonly", "no", "--dir", "/tmp"]);
+    let node = Node::start(&server.options()).await;
+    node.follow(ROOM).await;
+    node.store(ROOM, 3).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    let refused = node.engine.append(ROOM, KEEP, vec![item()]).await.remove(0);
+    assert!(matches!(refused, Err(EngineError::Full { .. })), "{refused:?}");
+    assert_eq!(node.engine.read(ROOM, Normal, 0, 99, 9999).await.unwrap().records.len(), 3);
+    assert_eq!(node.engine.open(ROOM, Start::Beginning, None).await.unwrap().log.head.normal, 3);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(node.store(ROOM, 1).await[0].seq, 4);
+}
+
+#[tokio::test]
+async fn many_rooms_are_subscribed_again_and_looked_at() {
+    let server = Server::start(&["--appendonly", "no", "--dir", "/tmp"]);
+    let options = server.options();
+    let (node, other) = (Node::start(&options).await, Node::start(&options).await);
+    let rooms: Vec<String> = (0..3_000).map(|at| format!("room.{at}")).collect();
+    futures_util::future::join_all(rooms.iter().map(|room| node.engine.subscribe(room)))
+        .await
+        .into_iter()
+        .for_each(|subscribed| subscribed.unwrap());
+    until(|| rooms.iter().all(|room| node.engine.glance(room).is_some())).await;
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    until(|| node.engine.glance(&rooms[0]).is_none()).await;
+    for room in rooms.iter().step_by(100) {
+        other.store(room, 2).await;
+    }
+    until(|| rooms.iter().all(|room| node.engine.glance(room).is_some())).await;
+    let heads: u64 = rooms.iter().map(|room| node.engine.glance(room).unwrap().head.normal).sum();
+    assert_eq!((heads, node.told().0.len()), (60, 60));
 }
 
 pub(in crate::engine) struct RedisSubject;
