@@ -3,6 +3,10 @@
 //! Within a room and lane publishes reach the log in the order in which the application made them, over refusals,
 //! give-ups and reconnects: each names in `after` the highest earlier number that is still unsettled, and the log
 //! refuses it while that one is missing (LC-PUB-020, LC-PUB-026, LC-PUB-027).
+//!
+//! The queue may be the image of an outbox that outlives the process ([`Publisher::outlive`]). Then the owner writes each
+//! publish down before it may be sent, and each end of one that was not stored before anything is sent after it: a
+//! process that dies in between finds in its outbox what the node may have seen, and nothing that contradicts it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -32,7 +36,8 @@ pub enum Settled {
     GivenUp,
 }
 
-/// Rooms whose numbers a publisher remembers: forgetting one would let its numbers begin anew.
+/// Rooms whose numbers a publisher remembers; beyond it those without a publish are forgotten, and all numbers go on
+/// above theirs.
 const ROOMS_MAX: usize = 10_000;
 
 /// Bounds of the queue. A publish beyond them is refused to the application, which alone knows what to drop.
@@ -44,6 +49,17 @@ pub struct Bounds {
     pub bytes_max: usize,
 }
 
+/// What a publish asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How long the event lives at the node, ms; 0: for ever.
+    pub ttl_ms: u32,
+    /// What has to be true before it counts as stored.
+    pub ack: v1::AckLevel,
+    /// When the application no longer wants it sent, monotonic ms.
+    pub give_up_at_ms: u64,
+}
+
 /// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the outbox is full")]
@@ -51,6 +67,8 @@ pub struct OutboxFull;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
+    /// Not yet in the outbox that outlives the process: must not be sent, since its number may be used again after a kill.
+    Unwritten,
     Waiting,
     /// Refused because an earlier one is missing: waits until all before it are answered, or until they are sent again.
     OutOfOrder,
@@ -70,9 +88,7 @@ struct Entry {
     ticket: Ticket,
     number: u64,
     envelope: Bytes,
-    ttl_ms: u32,
-    /// When the application no longer wants it, monotonic ms.
-    give_up_at_ms: u64,
+    terms: Terms,
     progress: Progress,
 }
 
@@ -87,15 +103,22 @@ struct Queue {
     /// No entry that waits is given up before then, monotonic ms; `None`: none at all. A bound, so that a long queue is
     /// not searched at every input.
     give_up_from_ms: Option<u64>,
+    /// Ends other than by being stored that are not yet written down. Nothing is sent meanwhile: it would say in `after`
+    /// that the ended one is over, and were that forgotten, a later answer *duplicate* would say that it is stored.
+    ends_unwritten: usize,
 }
 
 impl Queue {
     fn due(&self, now_ms: u64) -> Option<usize> {
-        if self.not_before_ms > now_ms {
+        if self.not_before_ms > now_ms || self.ends_unwritten > 0 {
             return None;
         }
         let at = self.entries.iter().position(|entry| !entry.progress.is_in_flight())?;
-        (at == 0 || self.entries[at].progress == Progress::Waiting).then_some(at)
+        match self.entries[at].progress {
+            Progress::Waiting => Some(at),
+            Progress::OutOfOrder => (at == 0).then_some(at),
+            Progress::Unwritten | Progress::InFlight { .. } => None,
+        }
     }
 
     /// Sends an entry; returns it and the number before it.
@@ -112,6 +135,21 @@ impl Queue {
         (entry, after)
     }
 
+    fn push(&mut self, entry: Entry) {
+        self.last_number = entry.number;
+        self.will_give_up(entry.terms.give_up_at_ms);
+        self.entries.push_back(entry);
+    }
+
+    fn find(&self, number: u64) -> Option<usize> {
+        self.entries.binary_search_by_key(&number, |entry| entry.number).ok()
+    }
+
+    /// Nothing would be lost by forgetting it but the last number.
+    fn is_idle(&self) -> bool {
+        self.entries.is_empty() && self.ends_unwritten == 0
+    }
+
     fn will_give_up(&mut self, at_ms: u64) {
         self.give_up_from_ms = Some(self.give_up_from_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
     }
@@ -126,6 +164,10 @@ pub struct Publisher {
     settled: VecDeque<(Ticket, Settled)>,
     items: usize,
     bytes: usize,
+    /// No number up to it is given out (again).
+    floor: u64,
+    /// The owner keeps it in an outbox that outlives the process.
+    outlives: bool,
 }
 
 impl Publisher {
@@ -138,10 +180,20 @@ impl Publisher {
             settled: VecDeque::new(),
             items: 0,
             bytes: 0,
+            floor: 0,
+            outlives: false,
         }
     }
 
-    /// Queues a publish.
+    /// The queue is kept in an outbox that outlives the process and gave out numbers up to `floor` before. From now on
+    /// the owner says of each publish that it is [written](Self::written) or [withdrawn](Self::withdraw), and of each
+    /// that ended without being stored that its [end is written](Self::end_written).
+    pub fn outlive(&mut self, floor: u64) {
+        self.outlives = true;
+        self.floor = self.floor.max(floor);
+    }
+
+    /// Queues a publish; returns its number.
     ///
     /// # Errors
     /// [`OutboxFull`] beyond the bounds.
@@ -151,27 +203,88 @@ impl Publisher {
         room: &str,
         lane: DurableLane,
         envelope: Bytes,
-        ttl_ms: u32,
-        give_up_at_ms: u64,
-    ) -> Result<(), OutboxFull> {
-        let known = self.rooms.contains_key(room);
-        if self.items >= self.bounds.items_max
-            || self.bytes + envelope.len() > self.bounds.bytes_max
-            || (!known && self.rooms.len() >= ROOMS_MAX)
-        {
+        terms: Terms,
+    ) -> Result<u64, OutboxFull> {
+        if self.items >= self.bounds.items_max || self.bytes + envelope.len() > self.bounds.bytes_max {
             return Err(OutboxFull);
+        }
+        if !self.rooms.contains_key(room) {
+            self.forget_idle_rooms();
+            if self.rooms.len() >= ROOMS_MAX {
+                return Err(OutboxFull);
+            }
         }
         self.items += 1;
         self.bytes += envelope.len();
-        if !known {
+        let progress = if self.outlives { Progress::Unwritten } else { Progress::Waiting };
+        let floor = self.floor;
+        let queue = self.queue(room, lane);
+        let number = queue.last_number.max(floor) + 1;
+        queue.push(Entry { ticket, number, envelope, terms, progress });
+        Ok(number)
+    }
+
+    /// Queues again what an earlier process left in the outbox, under its number. The bounds are not asked, since they
+    /// were when it was taken.
+    pub fn restore(
+        &mut self,
+        ticket: Ticket,
+        room: &str,
+        lane: DurableLane,
+        number: u64,
+        envelope: Bytes,
+        terms: Terms,
+    ) {
+        self.items += 1;
+        self.bytes += envelope.len();
+        self.queue(room, lane).push(Entry { ticket, number, envelope, terms, progress: Progress::Waiting });
+    }
+
+    /// A publish is in the outbox that outlives the process, and may be sent.
+    pub fn written(&mut self, room: &str, lane: DurableLane, number: u64) {
+        let queue = self.queue(room, lane);
+        if let Some(at) = queue.find(number)
+            && queue.entries[at].progress == Progress::Unwritten
+        {
+            queue.entries[at].progress = Progress::Waiting;
+        }
+    }
+
+    /// A publish could not be written: it is as if it had never been queued. False if it has ended already.
+    pub fn withdraw(&mut self, room: &str, lane: DurableLane, number: u64) -> bool {
+        let queue = self.queue(room, lane);
+        let Some(entry) = queue.find(number).and_then(|at| queue.entries.remove(at)) else { return false };
+        self.items -= 1;
+        self.bytes -= entry.envelope.len();
+        true
+    }
+
+    /// The end of a publish that was not stored is written down.
+    pub fn end_written(&mut self, room: &str, lane: DurableLane) {
+        let queue = self.queue(room, lane);
+        queue.ends_unwritten = queue.ends_unwritten.saturating_sub(1);
+    }
+
+    fn queue(&mut self, room: &str, lane: DurableLane) -> &mut Queue {
+        if !self.rooms.contains_key(room) {
             self.rooms.insert(room.to_owned(), PerLane::default());
         }
-        let queue = &mut self.rooms.get_mut(room).expect("it was just inserted")[lane];
-        queue.last_number += 1;
-        let number = queue.last_number;
-        queue.will_give_up(give_up_at_ms);
-        queue.entries.push_back(Entry { ticket, number, envelope, ttl_ms, give_up_at_ms, progress: Progress::Waiting });
-        Ok(())
+        &mut self.rooms.get_mut(room).expect("it was just inserted")[lane]
+    }
+
+    /// Makes room for further rooms. Numbers only ever rise, so nothing of the forgotten ones is used again.
+    fn forget_idle_rooms(&mut self) {
+        if self.rooms.len() < ROOMS_MAX {
+            return;
+        }
+        let floor = &mut self.floor;
+        self.rooms.retain(|_, lanes| {
+            let is_idle = lanes.0.iter().all(Queue::is_idle);
+            if is_idle {
+                *floor = lanes.0.iter().map(|queue| queue.last_number).fold(*floor, u64::max);
+            }
+            !is_idle
+        });
     }
 
     /// The next publish to send, under a request id that `next_id` makes: urgent rooms first, each room in its
@@ -197,8 +310,8 @@ impl Publisher {
             delivery: v1::Delivery::Durable.into(),
             number: entry.number,
             after,
-            ttl_ms: entry.ttl_ms,
-            ack: v1::AckLevel::Stored.into(),
+            ttl_ms: entry.terms.ttl_ms,
+            ack: entry.terms.ack.into(),
             envelope: entry.envelope.clone(),
         };
         self.in_flight.insert(id, (room, lane));
@@ -227,7 +340,7 @@ impl Publisher {
                 if let Some(entry) = queue.entries.iter_mut().find(|entry| entry.progress == Progress::InFlight { id })
                 {
                     entry.progress = if out_of_order { Progress::OutOfOrder } else { Progress::Waiting };
-                    let at_ms = entry.give_up_at_ms;
+                    let at_ms = entry.terms.give_up_at_ms;
                     queue.will_give_up(at_ms);
                 }
                 if !out_of_order {
@@ -244,6 +357,9 @@ impl Publisher {
             return;
         };
         if let Some(entry) = queue.entries.remove(at) {
+            if self.outlives && !matches!(settled, Settled::Stored(_)) {
+                queue.ends_unwritten += 1;
+            }
             self.items -= 1;
             self.bytes -= entry.envelope.len();
             self.settled.push_back((entry.ticket, settled));
@@ -255,8 +371,8 @@ impl Publisher {
         self.in_flight.clear();
         for queue in self.rooms.values_mut().flat_map(|lanes| &mut lanes.0) {
             queue.not_before_ms = 0;
-            queue.give_up_from_ms = queue.entries.iter().map(|entry| entry.give_up_at_ms).min();
-            for entry in &mut queue.entries {
+            queue.give_up_from_ms = queue.entries.iter().map(|entry| entry.terms.give_up_at_ms).min();
+            for entry in queue.entries.iter_mut().filter(|entry| entry.progress != Progress::Unwritten) {
                 entry.progress = Progress::Waiting;
             }
         }
@@ -270,8 +386,9 @@ impl Publisher {
             }
             // Entries in flight are left alone: their answer says more than a time-out could.
             queue.entries.retain(|entry| {
-                let over = !entry.progress.is_in_flight() && entry.give_up_at_ms <= now_ms;
+                let over = !entry.progress.is_in_flight() && entry.terms.give_up_at_ms <= now_ms;
                 if over {
+                    queue.ends_unwritten += usize::from(self.outlives);
                     self.items -= 1;
                     self.bytes -= entry.envelope.len();
                     self.settled.push_back((entry.ticket, Settled::GivenUp));
@@ -279,7 +396,7 @@ impl Publisher {
                 !over
             });
             let waiting = queue.entries.iter().filter(|entry| !entry.progress.is_in_flight());
-            queue.give_up_from_ms = waiting.map(|entry| entry.give_up_at_ms).min();
+            queue.give_up_from_ms = waiting.map(|entry| entry.terms.give_up_at_ms).min();
         }
     }
 
@@ -306,99 +423,4 @@ impl Publisher {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use DurableLane::{Normal, Urgent};
-
-    struct Fixture {
-        publisher: Publisher,
-        id: u32,
-    }
-
-    impl Fixture {
-        fn new(pushes: &[DurableLane]) -> Self {
-            let mut publisher = Publisher::new(Bounds { items_max: 8, bytes_max: 1000 });
-            for (at, lane) in pushes.iter().enumerate() {
-                publisher.push(Ticket(at as u64), "r", *lane, Bytes::from("x"), 0, 1000).unwrap();
-            }
-            Self { publisher, id: 0 }
-        }
-
-        fn sent(&mut self, now_ms: u64) -> Vec<(u32, u64, u64)> {
-            std::iter::from_fn(|| {
-                let id = self.id + 1;
-                let (id, publish) = self.publisher.poll(now_ms, 4, || id)?;
-                self.id = id;
-                Some((id, publish.number, publish.after))
-            })
-            .collect()
-        }
-
-        fn error(&mut self, now_ms: u64, id: u32, code: Code, retry_after_ms: u32) {
-            let error = v1::Error { code: code.number().into(), retry_after_ms, ..Default::default() };
-            assert!(self.publisher.refused(now_ms, id, &error));
-        }
-    }
-
-    #[test]
-    fn each_names_the_unsettled_number_before_it() {
-        // LC-PUB-026
-        let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
-        assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 2, 1), (3, 3, 2)]);
-        fixture.publisher.published(1, v1::Published::default());
-        fixture.publisher.disconnected();
-        assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
-    }
-
-    #[test]
-    fn a_refusal_for_good_is_skipped_and_the_rest_sent_in_order() {
-        // LC-PUB-027
-        let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
-        fixture.sent(0);
-        fixture.error(0, 1, Code::MessageTooLarge, 0);
-        fixture.error(0, 2, Code::OutOfOrder, 0);
-        fixture.error(0, 3, Code::OutOfOrder, 0);
-        assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
-        assert!(matches!(fixture.publisher.poll_settled(), Some((Ticket(0), Settled::Refused { code: 4306, .. }))));
-    }
-
-    #[test]
-    fn what_came_out_of_order_waits_for_the_answers_before_it() {
-        // LC-PUB-027
-        let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
-        fixture.sent(0);
-        fixture.error(0, 2, Code::OutOfOrder, 0);
-        assert_eq!(fixture.sent(0), [], "the first is not answered: sending on would only be refused again");
-        fixture.error(0, 3, Code::OutOfOrder, 0);
-        fixture.publisher.published(1, v1::Published::default());
-        assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
-    }
-
-    #[test]
-    fn a_refusal_for_now_waits_as_long_as_it_says() {
-        let mut fixture = Fixture::new(&[Normal]);
-        fixture.sent(0);
-        fixture.error(0, 1, Code::Unavailable, 300);
-        assert_eq!(fixture.sent(299), []);
-        assert_eq!(fixture.publisher.poll_timeout(0), Some(300));
-        assert_eq!(fixture.sent(300), [(2, 1, 0)]);
-    }
-
-    #[test]
-    fn urgent_overtakes_and_the_window_holds() {
-        let mut fixture = Fixture::new(&[Normal, Normal, Urgent, Normal, Normal]);
-        assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 1, 0), (3, 2, 1), (4, 3, 2)]);
-    }
-
-    #[test]
-    fn the_outbox_is_bounded_and_gives_up() {
-        let mut fixture = Fixture::new(&[Normal; 8]);
-        assert_eq!(fixture.publisher.push(Ticket(9), "r", Normal, Bytes::new(), 0, 0), Err(OutboxFull));
-        fixture.publisher.handle_timeout(1000);
-        assert_eq!(fixture.publisher.unsettled(), 0);
-        assert_eq!(std::iter::from_fn(|| fixture.publisher.poll_settled()).count(), 8);
-        // Numbers go on; what was given up is settled and is not named in `after`.
-        fixture.publisher.push(Ticket(9), "r", Normal, Bytes::new(), 0, 2000).unwrap();
-        assert_eq!(fixture.sent(1000), [(1, 9, 0)]);
-    }
-}
+mod tests;

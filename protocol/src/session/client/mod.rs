@@ -22,6 +22,7 @@ mod api;
 mod bounds;
 mod frames;
 mod held;
+mod publish;
 mod room;
 mod signals;
 
@@ -31,6 +32,8 @@ use bytes::Bytes;
 
 pub use self::api::{Action, ClientState, CommandError, Event, Options};
 use self::held::{Held, HeldFrame};
+use self::publish::OutboxUser;
+pub use self::publish::{Kept, OldOutbox, PublishOptions, Queued};
 use self::room::Room;
 pub use self::room::{RoomState, SubscribeOptions};
 pub use self::signals::Outgoing;
@@ -42,11 +45,14 @@ use crate::codes::{Action as Advice, Code, action_of};
 use crate::inbox::{Item, Placed};
 use crate::lane::Lane;
 use crate::outbox::{Outbox, Output, Route};
-use crate::position::{DurableLane, Position};
+use crate::position::Position;
 use crate::publisher::{Publisher, Settled, Ticket};
 use crate::v1;
 use crate::v1::frame::Body;
 
+/// Optional parts that the client can use.
+const CAPABILITIES: [v1::Capability; 3] =
+    [v1::Capability::History, v1::Capability::Signals, v1::Capability::Replicated];
 /// How long opening a transport, and then the answer to Hello, may take.
 const CONNECT_WITHIN_MS: u64 = 10_000;
 /// Heartbeat and reconnect window until a Welcome says otherwise.
@@ -87,6 +93,8 @@ struct Open {
     in_flight_max: usize,
     /// The node's limit; 0: not said.
     record_bytes: usize,
+    /// Whether the node can answer a publish only once it is replicated.
+    replicates: bool,
     pending: BTreeMap<u32, Pending>,
     held: Held,
 }
@@ -122,6 +130,8 @@ pub struct Client {
     outbox: Outbox,
     rooms: BTreeMap<String, Room>,
     publisher: Publisher,
+    /// Whose publishes the outbox holds that outlives the process; `None`: there is no such outbox.
+    outbox_user: Option<OutboxUser>,
     signals: Signals,
     heartbeat: v1::Heartbeat,
     reconnect: v1::ReconnectWindow,
@@ -148,6 +158,7 @@ impl Client {
             outbox: Outbox::default(),
             rooms: BTreeMap::new(),
             publisher: Publisher::new(options.outbox),
+            outbox_user: None,
             signals: Signals::default(),
             heartbeat: HEARTBEAT,
             reconnect: RECONNECT,
@@ -190,7 +201,7 @@ impl Client {
             instance: self.options.instance.clone(),
             replaces: self.connection_id.clone(),
             client: Some(self.options.info.clone()),
-            capabilities: vec![v1::Capability::History.into(), v1::Capability::Signals.into()],
+            capabilities: CAPABILITIES.map(i32::from).to_vec(),
             subscriptions,
             device: self.options.device.clone(),
         };
@@ -344,52 +355,6 @@ impl Client {
             self.leave(name);
         }
         self.events.push_back(Event::Room(name.to_owned(), RoomState::Ended { code: None }));
-    }
-
-    /// Queues a durable publish: it is sent, and sent again, until it is settled.
-    ///
-    /// # Errors
-    /// [`CommandError::Closed`] or [`CommandError::OutboxFull`].
-    pub fn publish(
-        &mut self,
-        now: Now,
-        room: &str,
-        lane: DurableLane,
-        envelope: Bytes,
-        ttl_ms: u32,
-    ) -> Result<Ticket, CommandError> {
-        if matches!(self.link, Link::Closed { .. }) {
-            return Err(CommandError::Closed);
-        }
-        let ticket = self.ticket();
-        let own = if ttl_ms == 0 { u64::MAX } else { ttl_ms.into() };
-        let give_up_at_ms = now.monotonic_ms.saturating_add(own.min(self.options.outbox_ttl_ms));
-        self.publisher.push(ticket, room, lane, envelope, ttl_ms, give_up_at_ms)?;
-        Ok(ticket)
-    }
-
-    /// Sends a transient event now or not at all.
-    ///
-    /// # Errors
-    /// [`CommandError::NotConnected`] or [`CommandError::TooMany`].
-    pub fn publish_transient(
-        &mut self,
-        room: &str,
-        lane: DurableLane,
-        envelope: Bytes,
-        ttl_ms: u32,
-    ) -> Result<Ticket, CommandError> {
-        let ticket = self.ticket();
-        let publish = v1::Publish {
-            room: room.to_owned(),
-            lane: v1::Lane::from(lane).into(),
-            delivery: v1::Delivery::Transient.into(),
-            ttl_ms,
-            envelope,
-            ..Default::default()
-        };
-        self.request(Body::Publish(publish), Pending::Publish(ticket))?;
-        Ok(ticket)
     }
 
     /// Queues a signal; a newer one of the same room, type and key takes its place.
@@ -627,6 +592,9 @@ impl Client {
         if welcome.version != VERSION {
             return self.give_up(now, Code::Version);
         }
+        if !self.is_outbox_of(&welcome.user) {
+            return self.stop(now, Code::UserMismatch.number().into());
+        }
         self.tokens_refused = 0;
         self.connection_id = welcome.connection_id;
         self.heartbeat = welcome.heartbeat.unwrap_or(HEARTBEAT);
@@ -646,6 +614,7 @@ impl Client {
             leave_to: String::new(),
             in_flight_max: limits.publishes_in_flight.max(1) as usize,
             record_bytes: limits.record_bytes as usize,
+            replicates: welcome.capabilities.contains(&v1::Capability::Replicated.into()),
             pending: BTreeMap::new(),
             held,
         }));
@@ -721,30 +690,10 @@ impl Client {
 
     /// Moves publishes and signals into the outbox while it has room.
     fn fill(&mut self, now: Now) {
-        let Link::Open(open) = &self.link else { return };
-        let in_flight_max = open.in_flight_max;
-        while DurableLane::ALL.into_iter().map(|lane| self.outbox.bytes(lane.into())).sum::<usize>() < UPLOAD_BYTES {
-            let mut id = self.next_id;
-            let next = || {
-                id = id.wrapping_add(1).max(1);
-                id
-            };
-            let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, next) else { break };
-            self.next_id = id;
-            let body = Body::Publish(publish);
-            let (lane, record) = (Lane::of(&body), codec::encode_body(id, body));
-            if self.fits(&record) {
-                self.outbox.push(lane, record);
-            } else {
-                // The node would close the connection, and every next one.
-                let error = v1::Error {
-                    code: Code::MessageTooLarge.number().into(),
-                    detail: "larger than the node's limit of a record".into(),
-                    ..Default::default()
-                };
-                self.publisher.refused(now.monotonic_ms, id, &error);
-            }
+        if !matches!(self.link, Link::Open(_)) {
+            return;
         }
+        self.fill_publishes(now);
         while self.outbox.bytes(Lane::Signal) == 0 {
             let Some(signal) = self.signals.poll(now) else { break };
             let record = codec::encode_body(0, Body::Signal(signal));

@@ -32,6 +32,8 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     waiting: VecDeque<(u64, Outgoing)>,
+    /// How often the outbox was opened; 0: it is in memory (LC-SIG-012).
+    start: u64,
     counter: u64,
     /// Thousandths of a signal that may leave.
     tokens: u64,
@@ -40,6 +42,11 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Says how often the outbox was opened.
+    pub(super) fn set_start(&mut self, start: u64) {
+        self.start = start;
+    }
+
     /// Queues a signal, in the place of an older one of the same room, type and key.
     pub(super) fn push(&mut self, now: Now, signal: Outgoing) {
         let entry = (now.monotonic_ms, signal);
@@ -85,6 +92,7 @@ impl Signals {
             self.counter += 1;
             return Some(v1::Signal {
                 room: signal.room,
+                start: self.start,
                 counter: self.counter,
                 // What it waited is taken off: the receiver should not see it longer than the sender meant.
                 ttl_ms: if signal.ttl_ms == 0 { 0 } else { signal.ttl_ms - age as u32 },

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use lanecast_protocol::position::DurableLane;
-use lanecast_protocol::publisher::{Settled, Ticket};
+use lanecast_protocol::publisher::{Settled, Terms, Ticket};
+use lanecast_protocol::v1;
 use rand::Rng;
 
 use super::{Connection, NODES, Published, ROOM, World};
@@ -36,7 +37,8 @@ impl World {
         let give_up_at_ms = self.now_ms + self.rng.random_range(100..4_000);
         let envelope = Bytes::copy_from_slice(&payload.to_be_bytes());
         let ticket = Ticket(payload);
-        self.clients[client].publisher.push(ticket, ROOM, lane, envelope, 0, give_up_at_ms).unwrap();
+        let terms = Terms { ttl_ms: 0, ack: v1::AckLevel::Stored, give_up_at_ms };
+        self.clients[client].publisher.push(ticket, ROOM, lane, envelope, terms).unwrap();
     }
 
     /// Sends what is due: a Subscribe after a hole, and a publish.

@@ -1,0 +1,184 @@
+//! Order, refusals, bounds, and what an outbox brings back from an earlier process.
+
+use super::*;
+use DurableLane::{Normal, Urgent};
+
+fn until(give_up_at_ms: u64) -> Terms {
+    Terms { ttl_ms: 0, ack: v1::AckLevel::Stored, give_up_at_ms }
+}
+
+struct Fixture {
+    publisher: Publisher,
+    id: u32,
+}
+
+impl Fixture {
+    fn new(pushes: &[DurableLane]) -> Self {
+        let mut publisher = Publisher::new(Bounds { items_max: 8, bytes_max: 1000 });
+        for (at, lane) in pushes.iter().enumerate() {
+            publisher.push(Ticket(at as u64), "r", *lane, Bytes::from("x"), until(1000)).unwrap();
+        }
+        Self { publisher, id: 0 }
+    }
+
+    fn sent(&mut self, now_ms: u64) -> Vec<(u32, u64, u64)> {
+        std::iter::from_fn(|| {
+            let id = self.id + 1;
+            let (id, publish) = self.publisher.poll(now_ms, 4, || id)?;
+            self.id = id;
+            Some((id, publish.number, publish.after))
+        })
+        .collect()
+    }
+
+    fn error(&mut self, now_ms: u64, id: u32, code: Code, retry_after_ms: u32) {
+        let error = v1::Error { code: code.number().into(), retry_after_ms, ..Default::default() };
+        assert!(self.publisher.refused(now_ms, id, &error));
+    }
+}
+
+#[test]
+fn each_names_the_unsettled_number_before_it() {
+    // LC-PUB-026
+    let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
+    assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 2, 1), (3, 3, 2)]);
+    fixture.publisher.published(1, v1::Published::default());
+    fixture.publisher.disconnected();
+    assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
+}
+
+#[test]
+fn a_refusal_for_good_is_skipped_and_the_rest_sent_in_order() {
+    // LC-PUB-027
+    let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
+    fixture.sent(0);
+    fixture.error(0, 1, Code::MessageTooLarge, 0);
+    fixture.error(0, 2, Code::OutOfOrder, 0);
+    fixture.error(0, 3, Code::OutOfOrder, 0);
+    assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
+    assert!(matches!(fixture.publisher.poll_settled(), Some((Ticket(0), Settled::Refused { code: 4306, .. }))));
+}
+
+#[test]
+fn what_came_out_of_order_waits_for_the_answers_before_it() {
+    // LC-PUB-027
+    let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
+    fixture.sent(0);
+    fixture.error(0, 2, Code::OutOfOrder, 0);
+    assert_eq!(fixture.sent(0), [], "the first is not answered: sending on would only be refused again");
+    fixture.error(0, 3, Code::OutOfOrder, 0);
+    fixture.publisher.published(1, v1::Published::default());
+    assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
+}
+
+#[test]
+fn a_refusal_for_now_waits_as_long_as_it_says() {
+    let mut fixture = Fixture::new(&[Normal]);
+    fixture.sent(0);
+    fixture.error(0, 1, Code::Unavailable, 300);
+    assert_eq!(fixture.sent(299), []);
+    assert_eq!(fixture.publisher.poll_timeout(0), Some(300));
+    assert_eq!(fixture.sent(300), [(2, 1, 0)]);
+}
+
+#[test]
+fn urgent_overtakes_and_the_window_holds() {
+    let mut fixture = Fixture::new(&[Normal, Normal, Urgent, Normal, Normal]);
+    assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 1, 0), (3, 2, 1), (4, 3, 2)]);
+}
+
+#[test]
+fn the_outbox_is_bounded_and_gives_up() {
+    let mut fixture = Fixture::new(&[Normal; 8]);
+    assert_eq!(fixture.publisher.push(Ticket(9), "r", Normal, Bytes::new(), until(0)), Err(OutboxFull));
+    fixture.publisher.handle_timeout(1000);
+    assert_eq!(fixture.publisher.unsettled(), 0);
+    assert_eq!(std::iter::from_fn(|| fixture.publisher.poll_settled()).count(), 8);
+    // Numbers go on; what was given up is settled and is not named in `after`.
+    fixture.publisher.push(Ticket(9), "r", Normal, Bytes::new(), until(2000)).unwrap();
+    assert_eq!(fixture.sent(1000), [(1, 9, 0)]);
+}
+
+#[test]
+fn what_an_earlier_process_left_goes_first_under_its_numbers() {
+    // LC-PUB-026, LC-PUB-027, LC-SDK-016
+    let mut fixture = Fixture::new(&[]);
+    fixture.publisher.outlive(20);
+    for number in [4, 6, 7] {
+        fixture.publisher.restore(Ticket(number), "r", Normal, number, Bytes::from("x"), until(1000));
+    }
+    assert_eq!(fixture.publisher.push(Ticket(30), "r", Normal, Bytes::new(), until(1000)), Ok(21));
+    assert_eq!(fixture.publisher.push(Ticket(31), "other", Urgent, Bytes::new(), until(1000)), Ok(21));
+    assert_eq!(fixture.sent(0), [(1, 4, 0), (2, 6, 4), (3, 7, 6)]);
+    fixture.publisher.published(1, v1::Published::default());
+    fixture.publisher.written("r", Normal, 21);
+    assert_eq!(fixture.sent(0), [(4, 21, 7)]);
+}
+
+#[test]
+fn nothing_is_sent_before_it_is_written() {
+    // LC-SDK-016
+    let mut fixture = Fixture::new(&[]);
+    fixture.publisher.outlive(0);
+    for ticket in 1..=3 {
+        fixture.publisher.push(Ticket(ticket), "r", Normal, Bytes::from("x"), until(1000)).unwrap();
+    }
+    assert_eq!(fixture.sent(0), []);
+    fixture.publisher.disconnected();
+    assert_eq!(fixture.sent(0), [], "a lost connection writes nothing");
+    fixture.publisher.written("r", Normal, 1);
+    assert_eq!(fixture.sent(0), [(1, 1, 0)]);
+    assert!(fixture.publisher.withdraw("r", Normal, 2));
+    assert!(!fixture.publisher.withdraw("r", Normal, 2));
+    fixture.publisher.written("r", Normal, 3);
+    assert_eq!(fixture.sent(0), [(2, 3, 1)]);
+    assert_eq!(fixture.publisher.unsettled(), 2);
+}
+
+#[test]
+fn nothing_is_sent_past_an_end_that_is_not_written() {
+    // Were it sent with an `after` that skips the refused one and the process killed, the refused one would be sent
+    // again and be answered as a duplicate: as stored (LC-PUB-028).
+    let mut fixture = Fixture::new(&[]);
+    fixture.publisher.outlive(0);
+    for number in 1..=3 {
+        fixture.publisher.push(Ticket(number), "r", Normal, Bytes::from("x"), until(1000)).unwrap();
+        fixture.publisher.written("r", Normal, number);
+    }
+    fixture.sent(0);
+    fixture.error(0, 1, Code::MessageTooLarge, 0);
+    fixture.error(0, 2, Code::OutOfOrder, 0);
+    fixture.error(0, 3, Code::OutOfOrder, 0);
+    assert_eq!(fixture.sent(0), []);
+    fixture.publisher.end_written("r", Normal);
+    assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
+    fixture.publisher.disconnected();
+    fixture.publisher.handle_timeout(1000);
+    fixture.publisher.push(Ticket(4), "r", Normal, Bytes::from("x"), until(2000)).unwrap();
+    fixture.publisher.written("r", Normal, 4);
+    for ends in 0..2 {
+        assert_eq!(fixture.sent(1000), [], "{ends} of two ends are written");
+        fixture.publisher.end_written("r", Normal);
+    }
+    assert_eq!(fixture.sent(1000), [(6, 4, 0)]);
+}
+
+#[test]
+fn forgotten_rooms_never_count_anew() {
+    // LC-PUB-026
+    let mut publisher = Publisher::new(Bounds { items_max: 2 * ROOMS_MAX, bytes_max: 1000 });
+    let push =
+        |publisher: &mut Publisher, room: &str| publisher.push(Ticket(0), room, Normal, Bytes::new(), until(1000));
+    for _ in 0..3 {
+        push(&mut publisher, "busy").unwrap();
+    }
+    publisher.handle_timeout(1000);
+    assert_eq!(push(&mut publisher, "kept"), Ok(1));
+    for room in 2..ROOMS_MAX {
+        push(&mut publisher, &room.to_string()).unwrap();
+    }
+    // The room "busy" makes way, and nobody counts from 1 any more.
+    assert_eq!(push(&mut publisher, "new"), Ok(4));
+    assert_eq!(push(&mut publisher, "busy"), Err(OutboxFull), "every other room has a publish");
+    assert_eq!(push(&mut publisher, "kept"), Ok(4));
+}

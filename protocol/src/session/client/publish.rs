@@ -1,0 +1,224 @@
+//! Publishes: on their way out, and back from an outbox that outlives the process.
+
+use bytes::Bytes;
+
+use super::{Client, CommandError, Link, Pending, UPLOAD_BYTES};
+use crate::codec;
+use crate::codes::Code;
+use crate::lane::Lane;
+use crate::position::DurableLane;
+use crate::publisher::{Terms, Ticket};
+use crate::session::Now;
+use crate::v1;
+use crate::v1::frame::Body;
+
+/// What a durable publish asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// How long the event lives at the node, ms; 0: for ever. It does not wait for its node for longer either.
+    pub ttl_ms: u32,
+    /// How long it may wait for its node, ms; `None`: as the client's options say.
+    pub keep_ms: Option<u64>,
+    /// What has to be true before it counts as stored.
+    pub ack: v1::AckLevel,
+}
+
+impl Default for PublishOptions {
+    fn default() -> Self {
+        Self { ttl_ms: 0, keep_ms: None, ack: v1::AckLevel::Stored }
+    }
+}
+
+/// A durable publish that the client took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Its name towards the application.
+    pub ticket: Ticket,
+    /// Its number in its room and lane.
+    pub number: u64,
+    /// How long it may wait for its node, ms.
+    pub keep_ms: u64,
+}
+
+/// A publish that an earlier process left in its outbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// Its name, no other publish's; those that follow are higher.
+    pub ticket: Ticket,
+    /// The room.
+    pub room: String,
+    /// The lane.
+    pub lane: DurableLane,
+    /// Its number in room and lane.
+    pub number: u64,
+    /// The envelope, encoded.
+    pub envelope: Bytes,
+    /// As in [`PublishOptions`].
+    pub ttl_ms: u32,
+    /// As in [`PublishOptions`].
+    pub ack: v1::AckLevel,
+    /// How long it may still wait, ms.
+    pub keep_ms: u64,
+}
+
+/// What an outbox that outlives the process brings along.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OldOutbox {
+    /// How often it was opened, this time included: the start of the signals (LC-SIG-012).
+    pub start: u64,
+    /// No publish of an earlier process had a higher number.
+    pub floor: u64,
+    /// The user whose publishes these are; `None`: not known.
+    pub user: Option<String>,
+    /// What is not settled, in the order in which it was published.
+    pub publishes: Vec<Kept>,
+}
+
+/// Whose publishes an outbox holds.
+#[derive(Debug)]
+pub(super) struct OutboxUser(Option<String>);
+
+impl Client {
+    /// Takes over an outbox that outlives the process: call it before all else. From now on every publish has to be
+    /// [written](Self::written) or [withdrawn](Self::withdraw), and of one that settled without being stored it has to be
+    /// said that its [end is written](Self::end_written).
+    pub fn take_over(&mut self, now: Now, outbox: OldOutbox) {
+        self.publisher.outlive(outbox.floor);
+        self.signals.set_start(outbox.start);
+        // With nothing left to send it does not matter who it was.
+        self.outbox_user = Some(OutboxUser(outbox.user.filter(|_| !outbox.publishes.is_empty())));
+        for kept in outbox.publishes {
+            self.next_ticket = self.next_ticket.max(kept.ticket.0);
+            let give_up_at_ms = now.monotonic_ms.saturating_add(kept.keep_ms);
+            let terms = Terms { ttl_ms: kept.ttl_ms, ack: kept.ack, give_up_at_ms };
+            self.publisher.restore(kept.ticket, &kept.room, kept.lane, kept.number, kept.envelope, terms);
+        }
+    }
+
+    /// Queues a durable publish: it is sent, and sent again, until it is settled.
+    ///
+    /// # Errors
+    /// [`CommandError::Closed`] or [`CommandError::OutboxFull`].
+    pub fn publish(
+        &mut self,
+        now: Now,
+        room: &str,
+        lane: DurableLane,
+        envelope: Bytes,
+        ttl_ms: u32,
+    ) -> Result<Ticket, CommandError> {
+        let options = PublishOptions { ttl_ms, ..PublishOptions::default() };
+        self.publish_with(now, room, lane, envelope, options).map(|queued| queued.ticket)
+    }
+
+    /// As [`Self::publish`], with all that can be asked for.
+    ///
+    /// # Errors
+    /// [`CommandError::Closed`] or [`CommandError::OutboxFull`].
+    pub fn publish_with(
+        &mut self,
+        now: Now,
+        room: &str,
+        lane: DurableLane,
+        envelope: Bytes,
+        options: PublishOptions,
+    ) -> Result<Queued, CommandError> {
+        if matches!(self.link, Link::Closed { .. }) {
+            return Err(CommandError::Closed);
+        }
+        let ticket = self.ticket();
+        let own = if options.ttl_ms == 0 { u64::MAX } else { options.ttl_ms.into() };
+        let keep_ms = own.min(options.keep_ms.unwrap_or(self.options.outbox_ttl_ms));
+        let give_up_at_ms = now.monotonic_ms.saturating_add(keep_ms);
+        let terms = Terms { ttl_ms: options.ttl_ms, ack: options.ack, give_up_at_ms };
+        let number = self.publisher.push(ticket, room, lane, envelope, terms)?;
+        Ok(Queued { ticket, number, keep_ms })
+    }
+
+    /// A publish is in the outbox that outlives the process, and may be sent.
+    pub fn written(&mut self, room: &str, lane: DurableLane, number: u64) {
+        self.publisher.written(room, lane, number);
+    }
+
+    /// A publish could not be written, and is forgotten. False if it has ended already.
+    pub fn withdraw(&mut self, room: &str, lane: DurableLane, number: u64) -> bool {
+        self.publisher.withdraw(room, lane, number)
+    }
+
+    /// The end of a publish that was not stored is written down; what was published after it may be sent.
+    pub fn end_written(&mut self, room: &str, lane: DurableLane) {
+        self.publisher.end_written(room, lane);
+    }
+
+    /// Sends a transient event now or not at all.
+    ///
+    /// # Errors
+    /// [`CommandError::NotConnected`] or [`CommandError::TooMany`].
+    pub fn publish_transient(
+        &mut self,
+        room: &str,
+        lane: DurableLane,
+        envelope: Bytes,
+        ttl_ms: u32,
+    ) -> Result<Ticket, CommandError> {
+        let ticket = self.ticket();
+        let publish = v1::Publish {
+            room: room.to_owned(),
+            lane: v1::Lane::from(lane).into(),
+            delivery: v1::Delivery::Transient.into(),
+            ttl_ms,
+            envelope,
+            ..Default::default()
+        };
+        self.request(Body::Publish(publish), Pending::Publish(ticket))?;
+        Ok(ticket)
+    }
+
+    /// The user of the connections so far, if the outbox outlives the process; `None`: not known.
+    pub fn outbox_user(&self) -> Option<&str> {
+        self.outbox_user.as_ref()?.0.as_deref()
+    }
+
+    /// Whether the outbox may be sent as this user. Publishes of one user must not become another's, and numbers count
+    /// per user (LC-PUB-022).
+    pub(super) fn is_outbox_of(&mut self, user: &str) -> bool {
+        let Some(OutboxUser(known)) = &mut self.outbox_user else { return true };
+        if self.publisher.unsettled() > 0 && known.as_ref().is_some_and(|known| known != user) {
+            return false;
+        }
+        *known = Some(user.to_owned());
+        true
+    }
+
+    /// Moves publishes into the outbox while it has room.
+    pub(super) fn fill_publishes(&mut self, now: Now) {
+        let Link::Open(open) = &self.link else { return };
+        let (in_flight_max, replicates) = (open.in_flight_max, open.replicates);
+        while DurableLane::ALL.into_iter().map(|lane| self.outbox.bytes(lane.into())).sum::<usize>() < UPLOAD_BYTES {
+            let mut id = self.next_id;
+            let next = || {
+                id = id.wrapping_add(1).max(1);
+                id
+            };
+            let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, next) else { break };
+            self.next_id = id;
+            let is_served = replicates || publish.ack() != v1::AckLevel::Replicated;
+            let body = Body::Publish(publish);
+            let (lane, record) = (Lane::of(&body), codec::encode_body(id, body));
+            if !is_served {
+                self.refuse(now, id, Code::Unimplemented, "the node cannot confirm that an event is replicated");
+            } else if !self.fits(&record) {
+                // The node would close the connection, and every next one.
+                self.refuse(now, id, Code::MessageTooLarge, "larger than the node's limit of a record");
+            } else {
+                self.outbox.push(lane, record);
+            }
+        }
+    }
+
+    /// Ends a publish that the node would refuse.
+    fn refuse(&mut self, now: Now, id: u32, code: Code, detail: &str) {
+        let error = v1::Error { code: code.number().into(), detail: detail.to_owned(), ..Default::default() };
+        self.publisher.refused(now.monotonic_ms, id, &error);
+    }
+}
