@@ -1,6 +1,7 @@
 //! Making a client.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lanecast_protocol::publisher::Bounds;
@@ -9,6 +10,7 @@ use lanecast_protocol::v1;
 
 use crate::client::Client;
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::outbox::{OutboxFile, OutboxSync, Writer, new_instance};
 use crate::token::{TokenError, TokenRequest, TokenSource};
 use crate::transport::Target;
 
@@ -28,6 +30,8 @@ pub struct Builder {
     app_version: String,
     outbox: Bounds,
     outbox_ttl: Duration,
+    outbox_file: Option<PathBuf>,
+    outbox_sync: OutboxSync,
 }
 
 impl Builder {
@@ -40,6 +44,8 @@ impl Builder {
             app_version: String::new(),
             outbox: OUTBOX,
             outbox_ttl: OUTBOX_TTL,
+            outbox_file: None,
+            outbox_sync: OutboxSync::default(),
         }
     }
 
@@ -82,9 +88,29 @@ impl Builder {
         self
     }
 
-    /// How long a durable publish may wait for its node: 12 h unless told otherwise.
+    /// How long a durable publish may wait for its node: 12 h unless told otherwise. A node remembers for 24 h at least
+    /// which publishes it has stored; one that is sent again later than that may be stored twice.
     pub fn outbox_ttl(mut self, ttl: Duration) -> Self {
         self.outbox_ttl = ttl;
+        self
+    }
+
+    /// Keeps the outbox in this file instead of in memory, so that it outlives the process: what was queued is sent even
+    /// if the process is killed between sending and the answer, and is stored once. The folder must exist.
+    ///
+    /// A file is for one client at a time, which locks it by a second file with `.lock` added to the name, and for one user:
+    /// publishes of one are never sent as another, the client is closed with `USER_MISMATCH` instead. Keep it out of
+    /// backups and never copy it, since two clients with the same file would take each other's events for duplicates.
+    ///
+    /// How publishes of an earlier run end is told by [`Outbox::outcomes`](crate::Outbox::outcomes).
+    pub fn outbox_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.outbox_file = Some(path.into());
+        self
+    }
+
+    /// When a publish counts as queued in the outbox file: once the operating system has it, unless told otherwise.
+    pub fn outbox_sync(mut self, sync: OutboxSync) -> Self {
+        self.outbox_sync = sync;
         self
     }
 
@@ -92,19 +118,31 @@ impl Builder {
     /// Does not wait for the connection: rooms can be subscribed and published to at once. To wait, see
     /// [`Client::connected`].
     ///
+    /// With an outbox file it blocks until that is read and written anew: some milliseconds for each MiB in it.
+    ///
     /// # Errors
     ///
-    /// Of kind `BadUrl`, `UnsupportedScheme`, or `NoRuntime` outside of a tokio runtime.
+    /// Of kind `BadUrl`, `UnsupportedScheme`, or `NoRuntime` outside of a tokio runtime; with an outbox file also
+    /// `OutboxLocked`, `OutboxDamaged`, `OutboxVersion` and `OutboxFile`.
     pub fn connect(self) -> Result<Client, ConnectError> {
         let target = Target::parse(&self.url)?;
         let no_runtime = |error: String| ConnectError::local(ConnectErrorKind::NoRuntime, error);
         let runtime = tokio::runtime::Handle::try_current().map_err(|error| no_runtime(error.to_string()))?;
-        let mut random = [0; 24];
-        getrandom::fill(&mut random).map_err(|error| no_runtime(error.to_string()))?;
-        let (instance, seed) = random.split_at(16);
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| no_runtime(error.to_string()))?;
+        let kept = match &self.outbox_file {
+            Some(path) => {
+                let (file, contents) = OutboxFile::open(path, self.outbox_sync)?;
+                Some((contents, Writer::start(file)?))
+            }
+            None => None,
+        };
         let options = Options {
-            // One per client: two publishers must never share an instance (LC-HS-021).
-            instance: instance.iter().map(|byte| format!("{byte:02x}")).collect(),
+            // One per outbox: two publishers must never share an instance (LC-HS-021).
+            instance: match &kept {
+                Some((contents, _)) => contents.instance.clone(),
+                None => new_instance()?,
+            },
             info: v1::ClientInfo {
                 name: "lanecast-rust".into(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -115,8 +153,8 @@ impl Builder {
             device: self.device,
             outbox: self.outbox,
             outbox_ttl_ms: crate::subscription::millis(self.outbox_ttl),
-            seed: seed.iter().fold(0, |seed, byte| seed << 8 | u64::from(*byte)),
+            seed: u64::from_ne_bytes(seed),
         };
-        Ok(Client::start(&runtime, options, target, self.tokens))
+        Ok(Client::start(&runtime, options, target, self.tokens, kept))
     }
 }

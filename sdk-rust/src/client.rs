@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::builder::Builder;
 use crate::error::{ConnectError, ConnectErrorKind, FlushError, FlushErrorKind};
+use crate::outbox::{Contents, Outbox, Writer};
 use crate::owner::{Command, Owner, Seams};
 use crate::room::Room;
 use crate::state::ClientState;
@@ -39,6 +40,7 @@ struct Shared {
     state: watch::Receiver<ClientState>,
     /// The node's clock minus ours, ms.
     clock_offset_ms: Arc<AtomicI64>,
+    outbox: Outbox,
     /// The owner task, until someone waits for its end.
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -50,14 +52,25 @@ impl Client {
         Builder::new(url.into())
     }
 
-    pub(crate) fn start(runtime: &Handle, options: Options, target: Target, tokens: TokenSource) -> Self {
+    pub(crate) fn start(
+        runtime: &Handle,
+        options: Options,
+        target: Target,
+        tokens: TokenSource,
+        kept: Option<(Contents, Writer)>,
+    ) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (state, watcher) = watch::channel(ClientState::Idle);
+        let restored = kept.as_ref().map_or(0, |(contents, _)| contents.items.len());
+        let (pending, pending_watcher) = watch::channel(restored);
+        let (outcomes, outcomes_receiver) = mpsc::unbounded_channel();
         let (wake, clock_offset_ms) = (Arc::new(Notify::new()), Arc::new(AtomicI64::new(0)));
-        let seams = Seams { commands: receiver, wake: wake.clone(), state, clock_offset_ms: clock_offset_ms.clone() };
-        let task = runtime.spawn(Owner::new(options, target, tokens, seams).run());
+        let seams =
+            Seams { commands: receiver, wake: wake.clone(), state, clock_offset_ms: clock_offset_ms.clone(), pending };
+        let outbox = Outbox::new(kept.is_some(), pending_watcher, restored, outcomes_receiver);
+        let task = runtime.spawn(Owner::new(options, target, tokens, seams, kept, outcomes).run());
         let task = Mutex::new(Some(task));
-        Self { shared: Arc::new(Shared { commands, wake, state: watcher, clock_offset_ms, task }) }
+        Self { shared: Arc::new(Shared { commands, wake, state: watcher, clock_offset_ms, outbox, task }) }
     }
 
     pub(crate) fn wake(&self) -> Arc<Notify> {
@@ -102,8 +115,13 @@ impl Client {
         }
     }
 
+    /// The durable publishes that are not settled.
+    pub fn outbox(&self) -> &Outbox {
+        &self.shared.outbox
+    }
+
     /// Waits until every durable publish that was handed to the client before is settled: stored, refused or given up.
-    /// Transient ones are waited for as well.
+    /// Transient ones are waited for as well, and so are those that an outbox file held from before.
     ///
     /// # Cancel safety
     ///
@@ -138,8 +156,9 @@ impl Client {
         if offset_ms < 0 { now - offset } else { now + offset }
     }
 
-    /// Closes the client, and waits until its connection and task are gone. Publishes that are not settled end with an
-    /// error: [`Self::flush`] first. Subscriptions end after what they still hold.
+    /// Closes the client, and waits until its connection and task are gone, and its outbox file is unlocked. Publishes that
+    /// are not settled end with an error: [`Self::flush`] first. What an outbox file keeps of them, the next client that
+    /// opens it sends. Subscriptions end after what they still hold.
     ///
     /// # Cancel safety
     ///

@@ -88,6 +88,15 @@ kinds! {
         NoRuntime = "the client cannot run here",
         /// The client is closed; `code` says why.
         Closed = "the client is closed",
+        /// Another client, in this process or another, has the outbox file open.
+        OutboxLocked = "the outbox file is in use",
+        /// The outbox file was damaged. It was repaired, and the damaged one was kept beside it: connecting again goes on
+        /// with every publish that is intact. `detail` says where the damage begins and what is left.
+        OutboxDamaged = "the outbox file was damaged",
+        /// The outbox file is of a format that this version does not know. It was not touched.
+        OutboxVersion = "the outbox file is of another version",
+        /// The outbox file cannot be read or written, or is no outbox.
+        OutboxFile = "the outbox file cannot be used",
     }
 }
 
@@ -98,6 +107,8 @@ kinds! {
         Invalid = "the event cannot be published like this",
         /// The outbox is full: wait for earlier publishes, or drop something. Nothing that it holds was dropped.
         OutboxFull = "the outbox is full",
+        /// The outbox file could not be written. The event is not queued.
+        NotKept = "the outbox file could not be written",
         /// A transient event found no connection.
         NotConnected = "not connected",
         /// Too many transient publishes wait for their answer.
@@ -106,7 +117,8 @@ kinds! {
         Refused = "the node refused the event",
         /// Its time in the outbox ran out. If it was sent before, it may be stored all the same.
         GivenUp = "the event waited too long",
-        /// The client was closed before the answer came. If it was sent before, it may be stored all the same.
+        /// The client was closed before the answer came. If it was sent before, it may be stored all the same; if it is in
+        /// an outbox file, it will be sent when that is opened again.
         Closed = "the client is closed",
     }
 }

@@ -6,19 +6,19 @@
 //!   [`Event`] or inside a [`Gap`]: over lost connections, restarts of the node and a log that was trimmed. Nothing
 //!   else gets past a seq.
 //! - **Acknowledged means stored.** A durable publish resolves when the node stored it. Until then the client keeps it
-//!   and sends it again after a reconnect; the node stores it once.
+//!   and sends it again after a reconnect; the node stores it once. With an outbox file ([`Builder::outbox_file`]) that
+//!   holds over the end of the process as well.
 //! - **Nothing is unbounded.** Each queue has a bound, and a policy when it is full, which its type states.
 //! - **Cancelling is safe.** A future that is dropped loses no event; each async method says what holds for it.
 //!
 //! # What it refuses
 //!
 //! - `wss://`: TLS comes with the transports that need it; an address with it is an error, never a silent downgrade.
-//! - An outbox on disk: durable publishes live as long as the [`Client`].
 //! - Choosing what to drop. A full outbox is an error, because only the application knows what matters.
 //!
 //! # In reading order
 //!
-//! [`Client`] and its [`Builder`]; [`Room`]; [`Subscription`], [`Event`] and [`Gap`]; [`Publish`] and [`Published`];
+//! [`Client`] and its [`Builder`]; [`Room`]; [`Subscription`], [`Event`] and [`Gap`]; [`Publish`] and [`Published`]; [`Outbox`];
 //! [`Signal`], [`SendSignal`] and [`Signals`]; [`History`]; [`TypedRoom`] and [`codec`]; [`Error`].
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,7 @@ mod error;
 mod event;
 mod feed;
 mod history;
+mod outbox;
 mod owner;
 mod publish;
 mod room;
@@ -53,6 +54,7 @@ pub use crate::error::{
 };
 pub use crate::event::{Body, Event, Gap, GapCause, Missing, Sender};
 pub use crate::history::{Direction, History, Page};
+pub use crate::outbox::{Outbox, OutboxSync, Outcome, Outcomes};
 pub use crate::publish::{Publish, Published, Receipt};
 pub use crate::room::Room;
 pub use crate::signal::{SendSignal, Signal, SignalChange, Signals};

@@ -14,7 +14,7 @@ use crate::Lane;
 use crate::client::Client;
 use crate::error::{PublishError, PublishErrorKind};
 use crate::event::{Body, Content};
-use crate::owner::{Command, Publication};
+use crate::owner::{Command, Publication, Replies};
 use crate::room::Room;
 use crate::subscription::millis;
 
@@ -58,13 +58,23 @@ pub struct Publish {
     lane: Lane,
     transient: bool,
     ttl_ms: u32,
+    keep_ms: Option<u64>,
+    ack: v1::AckLevel,
     content: Content,
 }
 
 impl Publish {
     pub(crate) fn new(room: Room, r#type: String, body: Body) -> Self {
         let content = Content { r#type, body, ..Content::default() };
-        Self { room, lane: Lane::Normal, transient: false, ttl_ms: 0, content }
+        Self {
+            room,
+            lane: Lane::Normal,
+            transient: false,
+            ttl_ms: 0,
+            keep_ms: None,
+            ack: v1::AckLevel::Stored,
+            content,
+        }
     }
 
     /// The lane: urgent overtakes normal, normal overtakes bulk, in every queue up to the subscriber.
@@ -97,6 +107,21 @@ impl Publish {
         self
     }
 
+    /// How long it may wait for its node in the outbox, instead of [`Builder::outbox_ttl`](crate::Builder::outbox_ttl).
+    /// After that it is given up, which says nothing about how long it lives once it is stored: see [`Self::ttl`].
+    pub fn outbox_ttl(mut self, ttl: Duration) -> Self {
+        self.keep_ms = Some(millis(ttl));
+        self
+    }
+
+    /// Counts as stored only when a replica of the log has it too, so that it survives the loss of the node's store. A
+    /// node that cannot tell refuses it with `UNIMPLEMENTED`; one whose replica does not answer in time leaves it in the
+    /// outbox, to be sent again. Transient events have no such level.
+    pub fn replicated(mut self) -> Self {
+        self.ack = v1::AckLevel::Replicated;
+        self
+    }
+
     /// Not stored: reaches who is subscribed now, and is sent now or not at all.
     pub fn transient(mut self) -> Self {
         self.transient = true;
@@ -105,20 +130,29 @@ impl Publish {
 
     /// Hands the event to the client, without waiting for the node: the way to have many on their way at a time.
     ///
+    /// With an outbox file ([`Builder::outbox_file`](crate::Builder::outbox_file)) a durable event is **queued** when this
+    /// resolves: it is in the file, and is sent even if the process is killed now.
+    ///
     /// # Cancel safety
     ///
-    /// Dropped before it resolves, nothing was published.
+    /// Dropped before it resolves, nothing was published; with an outbox file it may have been.
     ///
     /// # Errors
     ///
-    /// Of kind `Invalid` or `Closed`. That the outbox is full is said by the receipt.
+    /// Of kind `Invalid` or `Closed`; with an outbox file also `OutboxFull` and `NotKept`. Without one it is the receipt
+    /// that says that the outbox is full.
     pub async fn send(self) -> Result<Receipt, PublishError> {
-        let Self { room, lane, transient, ttl_ms, content } = self;
+        let Self { room, lane, transient, ttl_ms, keep_ms, ack, content } = self;
         let name = room.checked_name().map_err(|error| PublishError::local(PublishErrorKind::Invalid, error))?;
-        let (reply, answer) = oneshot::channel();
-        let publication = Publication { room: name, lane, transient, ttl_ms, envelope: content.encode() };
-        let command = Command::Publish { publication, reply };
-        room.client.send(command).await.map_err(|_| PublishError::closed())?;
+        let (settled, answer) = oneshot::channel();
+        let is_kept = !transient && room.client.outbox().has_file();
+        let (queued, in_file) = is_kept.then(oneshot::channel).unzip();
+        let publication = Publication { room: name, lane, transient, ttl_ms, keep_ms, ack, envelope: content.encode() };
+        let command = Command::Publish { publication, replies: Replies { settled, queued } };
+        room.client.send(command).await.map_err(|()| PublishError::closed())?;
+        if let Some(in_file) = in_file {
+            in_file.await.map_err(|_| PublishError::closed())??;
+        }
         Ok(Receipt { answer, _client: room.client })
     }
 }

@@ -22,14 +22,26 @@ pub(crate) struct Publication {
     pub(crate) lane: Lane,
     pub(crate) transient: bool,
     pub(crate) ttl_ms: u32,
+    /// How long it may wait for its node; `None`: as the client says.
+    pub(crate) keep_ms: Option<u64>,
+    pub(crate) ack: v1::AckLevel,
     pub(crate) envelope: Bytes,
+}
+
+/// Who waits for a publish.
+#[derive(Debug)]
+pub(crate) struct Replies {
+    /// Answered when it is settled.
+    pub(crate) settled: oneshot::Sender<Result<Published, PublishError>>,
+    /// Answered when it is in the outbox file, or why it is not; `None`: there is no file.
+    pub(crate) queued: Option<oneshot::Sender<Result<(), PublishError>>>,
 }
 
 /// A command. One whose answer nobody waits for any more is carried out all the same.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Publish an event, and answer when it is settled.
-    Publish { publication: Publication, reply: oneshot::Sender<Result<Published, PublishError>> },
+    /// Publish an event.
+    Publish { publication: Publication, replies: Replies },
     /// Subscribe to a room for a reader.
     Subscribe {
         room: Arc<str>,

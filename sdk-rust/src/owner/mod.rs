@@ -10,9 +10,10 @@
 //! is left, or because a node said that the client must not come back.
 
 mod command;
+mod publishes;
 mod rooms;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,26 +24,25 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::publisher::{Settled, Ticket};
+use lanecast_protocol::publisher::Ticket;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::client::{self as session, Action, Event, RECORD_BYTES_MAX};
 use lanecast_protocol::v1;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub(crate) use self::command::{Command, Publication};
+pub(crate) use self::command::{Command, Publication, Replies};
+use self::publishes::Publishes;
 use self::rooms::Rooms;
-use crate::error::{FlushError, HistoryError, HistoryErrorKind, PublishError, PublishErrorKind};
+use crate::error::{HistoryError, HistoryErrorKind};
 use crate::history::Unread;
-use crate::publish::Published;
+use crate::outbox::{Contents, Outcome, Report, Writer};
 use crate::state::{Cause, ClientState};
 use crate::token::{TokenRequest, TokenSource};
 use crate::transport::{self, Target, Transport, Turn};
 
 /// How long a peer may take to close its side.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
-/// Callers that wait in `flush` at a time.
-const FLUSHES_MAX: usize = 1024;
 /// A deadline that stays in the past waits for something else, the transport: look again only this often.
 const OVERDUE: Duration = Duration::from_millis(5);
 
@@ -52,6 +52,8 @@ pub(crate) struct Seams {
     pub(crate) wake: Arc<Notify>,
     pub(crate) state: watch::Sender<ClientState>,
     pub(crate) clock_offset_ms: Arc<AtomicI64>,
+    /// Publishes that are not settled.
+    pub(crate) pending: watch::Sender<usize>,
 }
 
 /// The session's clocks.
@@ -86,6 +88,8 @@ enum Input {
     Opened(Result<(Box<dyn Transport>, String), OpenError>),
     Turn(Turn),
     Closed,
+    /// Of the outbox file.
+    Report(Option<Report>),
     Deadline,
 }
 
@@ -108,22 +112,30 @@ pub(crate) struct Owner {
     /// The connection before, on its way down. A further one takes its place: closing is a courtesy.
     closing: Option<BoxFuture<'static, ()>>,
     rooms: Rooms,
-    /// Publishes that are not settled; bounded by the session's outbox and its pending requests.
-    publishes: BTreeMap<Ticket, oneshot::Sender<Result<Published, PublishError>>>,
+    publishes: Publishes,
     /// Pages asked for; bounded by the session's pending requests.
     pages: BTreeMap<Ticket, oneshot::Sender<Result<Box<v1::HistoryPage>, Unread>>>,
-    /// The newest publish so far.
-    last_publish: Ticket,
-    /// Who waits for the publishes up to a ticket, in their order; at most [`FLUSHES_MAX`].
-    flushes: VecDeque<(Ticket, oneshot::Sender<Result<(), FlushError>>)>,
 }
 
 impl Owner {
-    pub(crate) fn new(options: session::Options, target: Target, tokens: TokenSource, seams: Seams) -> Self {
+    pub(crate) fn new(
+        options: session::Options,
+        target: Target,
+        tokens: TokenSource,
+        seams: Seams,
+        kept: Option<(Contents, Writer)>,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+    ) -> Self {
+        let (mut session, clock) = (session::Client::new(options), Clock { origin: Instant::now() });
+        let mut publishes = Publishes::new(seams.pending.clone(), outcomes);
+        if let Some((contents, writer)) = kept {
+            publishes.take_over(&mut session, clock.now(), contents, writer);
+        }
         Self {
-            session: session::Client::new(options),
-            clock: Clock { origin: Instant::now() },
+            session,
+            clock,
             rooms: Rooms::new(seams.wake.clone()),
+            publishes,
             seams,
             has_handles: true,
             target,
@@ -134,10 +146,7 @@ impl Owner {
             opening: None,
             link: None,
             closing: None,
-            publishes: BTreeMap::new(),
             pages: BTreeMap::new(),
-            last_publish: Ticket(0),
-            flushes: VecDeque::new(),
         }
     }
 
@@ -150,6 +159,7 @@ impl Owner {
             self.drain();
         }
         self.rooms.end_all(&mut self.session);
+        self.publishes.finish(&mut self.session).await;
         // The handles learn of the end by the drop of what they wait for.
     }
 
@@ -160,13 +170,14 @@ impl Owner {
     /// Waits for whatever comes first.
     async fn input(&mut self) -> Input {
         let deadline = self.deadline();
-        let Self { seams, opening, link, closing, has_handles, .. } = self;
+        let Self { seams, opening, link, closing, has_handles, publishes, .. } = self;
         tokio::select! {
             command = seams.commands.recv(), if *has_handles => Input::Command(command.map(Box::new)),
             () = seams.wake.notified() => Input::Woken,
             opened = maybe(opening) => Input::Opened(opened),
             turn = turn(link) => Input::Turn(turn),
             () = maybe(closing) => Input::Closed,
+            report = publishes.report() => Input::Report(report),
             () = sleep_until(deadline) => Input::Deadline,
         }
     }
@@ -199,6 +210,12 @@ impl Owner {
             }
             Input::Turn(turn) => self.turn(now, turn),
             Input::Closed => self.closing = None,
+            Input::Report(report) => {
+                if !self.publishes.reported(&mut self.session, report) {
+                    tracing::error!("the thread of an outbox file ended");
+                    self.session.close(now);
+                }
+            }
             Input::Deadline => {}
         }
         // Also when something else came first: a deadline must not wait for a quiet moment.
@@ -208,7 +225,9 @@ impl Owner {
 
     fn command(&mut self, now: Now, command: Command) {
         match command {
-            Command::Publish { publication, reply } => self.publish(now, publication, reply),
+            Command::Publish { publication, replies } => {
+                self.publishes.publish(&mut self.session, now, publication, replies);
+            }
             Command::Subscribe { room, options, feed, state, reply } => {
                 // A caller that is gone has dropped its subscription, which `look_after` will see.
                 let _ = reply.send(self.rooms.subscribe(&mut self.session, &room, options, feed, state));
@@ -224,48 +243,9 @@ impl Owner {
                 }
                 Err(error) => drop(reply.send(Err(Unread::NotAsked(error)))),
             },
-            Command::Flush { reply } => self.flush(reply),
+            Command::Flush { reply } => self.publishes.flush(reply),
             Command::NetworkChanged => self.session.network_changed(now),
             Command::Close => self.session.close(now),
-        }
-    }
-
-    fn publish(&mut self, now: Now, publication: Publication, reply: oneshot::Sender<Result<Published, PublishError>>) {
-        let Publication { room, lane, transient, ttl_ms, envelope } = publication;
-        let ticket = match transient {
-            true => self.session.publish_transient(&room, lane, envelope, ttl_ms),
-            false => self.session.publish(now, &room, lane, envelope, ttl_ms),
-        };
-        match ticket {
-            Ok(ticket) => {
-                self.last_publish = ticket;
-                self.publishes.insert(ticket, reply);
-            }
-            // A caller that does not wait does not want to know.
-            Err(error) => drop(reply.send(Err(error.into()))),
-        }
-    }
-
-    fn flush(&mut self, reply: oneshot::Sender<Result<(), FlushError>>) {
-        if self.flushes.len() == FLUSHES_MAX {
-            // Callers that gave up make room.
-            self.flushes.retain(|(_, reply)| !reply.is_closed());
-        }
-        if self.flushes.len() == FLUSHES_MAX {
-            let error = FlushError::local(crate::FlushErrorKind::TooMany, "").may_retry();
-            return drop(reply.send(Err(error)));
-        }
-        self.flushes.push_back((self.last_publish, reply));
-        self.settle_flushes();
-    }
-
-    fn settle_flushes(&mut self) {
-        let oldest = self.publishes.first_key_value().map(|(ticket, _)| *ticket);
-        while let Some((ticket, _)) = self.flushes.front()
-            && oldest.is_none_or(|oldest| oldest > *ticket)
-            && let Some((_, reply)) = self.flushes.pop_front()
-        {
-            let _ = reply.send(Ok(()));
         }
     }
 
@@ -375,10 +355,13 @@ impl Owner {
             }
             quiet &= !self.events();
             self.write();
+            // What the node would not take ends as it is about to be written.
+            quiet &= !self.events();
             if quiet {
                 break;
             }
         }
+        self.publishes.show(&self.session);
         let now = self.clock.now();
         let offset_ms = self.session.node_time_ms(now) as i64 - now.wall_ms as i64;
         self.seams.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
@@ -405,7 +388,7 @@ impl Owner {
                     let node_ms = self.session.node_time_ms(self.clock.now());
                     self.rooms.signal(&room, node_ms, *signal);
                 }
-                Event::Settled(ticket, settled) => self.settled(ticket, settled),
+                Event::Settled(ticket, settled) => self.publishes.settled(ticket, settled),
                 Event::Page(ticket, page) => {
                     let Some(reply) = self.pages.remove(&ticket) else { continue };
                     let refused =
@@ -429,21 +412,10 @@ impl Owner {
         };
         if state == ClientState::Connected {
             self.last_detail.clear();
+            self.publishes.connected(&self.session);
         }
         tracing::debug!(?state, "the client's state changed");
         self.seams.state.send_replace(state);
-    }
-
-    fn settled(&mut self, ticket: Ticket, settled: Settled) {
-        let answer = match settled {
-            Settled::Stored(published) => Ok(Published::new(published)),
-            Settled::Refused { code, detail } => Err(PublishError::refused(PublishErrorKind::Refused, code, detail)),
-            Settled::GivenUp => Err(PublishError::local(PublishErrorKind::GivenUp, "")),
-        };
-        if let Some(reply) = self.publishes.remove(&ticket) {
-            let _ = reply.send(answer);
-        }
-        self.settle_flushes();
     }
 }
 
