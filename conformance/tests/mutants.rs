@@ -45,7 +45,9 @@ async fn the_reference_passes() {
     let report = runner::run(target(None).await, &cases, &Options::default(), |_| {}).await;
     let bad: Vec<_> = report.results.iter().filter(|result| result.is_bad()).cloned().collect();
     assert!(bad.is_empty(), "{}\n{}", report.summary(), told(&bad));
-    let skipped = report.results.iter().filter(|result| result.verdict == Verdict::Unsupported);
+    // It is one process and has no replicas, and says so.
+    let expected = |result: &&CaseResult| result.id.starts_with("server/LC-PUB-030/");
+    let skipped = report.results.iter().filter(|result| result.verdict == Verdict::Unsupported && !expected(result));
     assert!(skipped.clone().count() == 0, "{}", told(&skipped.cloned().collect::<Vec<_>>()));
 }
 

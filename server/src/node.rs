@@ -17,7 +17,13 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 
 /// What the node serves beyond the core (LC-HS-014).
-pub const CAPABILITIES: [v1::Capability; 2] = [v1::Capability::History, v1::Capability::Signals];
+fn capabilities(config: &Config) -> Vec<v1::Capability> {
+    let mut capabilities = vec![v1::Capability::History, v1::Capability::Signals];
+    if config.engine.kind == EngineKind::Redis && config.redis.replicas > 0 {
+        capabilities.push(v1::Capability::Replicated);
+    }
+    capabilities
+}
 
 /// Bytes of a lane that wait in a session at most: what was read from a room is beyond the reach of trimming and
 /// expiry by the log, and is memory that a slow client holds.
@@ -138,7 +144,7 @@ fn session_config(id: &str, config: &Config) -> session::Config {
     let heartbeat = &config.heartbeat;
     session::Config {
         node: id.to_owned(),
-        capabilities: CAPABILITIES.to_vec(),
+        capabilities: capabilities(config),
         limits: v1::Limits {
             record_bytes: limits.record_bytes,
             message_bytes: config.policies.message_bytes_max(),

@@ -121,8 +121,30 @@ pub fn forbidden() -> Refusal {
 ///
 /// # Errors
 /// What the engine says.
-pub async fn store(node: &Node, room: &str, retention: Retention, append: Append) -> Result<Outcome, EngineError> {
-    store_all(node, room, retention, vec![append]).await.pop().unwrap_or(Err(UNANSWERED))
+pub async fn store(
+    node: &Node,
+    room: &str,
+    retention: Retention,
+    level: Level,
+    append: Append,
+) -> Result<Outcome, EngineError> {
+    store_all(node, room, retention, level, vec![append]).await.pop().unwrap_or(Err(UNANSWERED))
+}
+
+/// What an acknowledgement stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The log has the event.
+    Stored,
+    /// Replicas of the log have it too (LC-PUB-030).
+    Replicated,
+}
+
+impl Level {
+    /// The level that a publish asks for.
+    pub fn of(publish: &v1::Publish) -> Self {
+        if publish.ack == v1::AckLevel::Replicated as i32 { Self::Replicated } else { Self::Stored }
+    }
 }
 
 /// An engine answers each item (E1); one that did not would leave it open what became of the rest.
@@ -134,10 +156,14 @@ pub async fn store_all(
     node: &Node,
     room: &str,
     retention: Retention,
+    level: Level,
     items: Vec<Append>,
 ) -> Vec<Result<Outcome, EngineError>> {
-    let count = items.len();
-    let mut outcomes = node.hub.engine().append(room, retention, items).await;
+    let (count, engine) = (items.len(), node.hub.engine());
+    let mut outcomes = match level {
+        Level::Stored => engine.append(room, retention, items).await,
+        Level::Replicated => engine.append_replicated(room, retention, items).await,
+    };
     outcomes.resize(count, Err(UNANSWERED));
     for outcome in &outcomes {
         let result = match outcome {

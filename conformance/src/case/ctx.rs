@@ -165,6 +165,15 @@ impl Ctx {
                     let signal = json!({"signal": {"room": self.room(), "counter": 1, "envelope": {"key": "probe"}}});
                     self.capability("CAPABILITY_SIGNALS", signal).await?;
                 }
+                Need::Replicated => {
+                    let envelope = json!({"type": "t"});
+                    let publish =
+                        json!({"room": self.room(), "number": 1, "ack": "ACK_LEVEL_REPLICATED", "envelope": envelope});
+                    self.capability("CAPABILITY_REPLICATED", json!({"publish": publish})).await?;
+                }
+                Need::NotReplicated if self.target.advertises("CAPABILITY_REPLICATED") == Some(true) => {
+                    return Err(Stop::Skipped("the server replicates".into()));
+                }
                 Need::Api if self.target.api_keys.is_empty() => {
                     return Err(Stop::Skipped("needs --api-key or --fixture".into()));
                 }

@@ -24,6 +24,10 @@ pub enum Need {
     History,
     /// Capability SIGNALS.
     Signals,
+    /// Capability REPLICATED.
+    Replicated,
+    /// No capability REPLICATED.
+    NotReplicated,
     /// The HTTP API and an API key.
     Api,
     /// The JWT profile, with tokens that the suite signs.

@@ -216,7 +216,7 @@ async fn publish_group(node: &Node, room: Arc<str>, group: Group) -> Vec<(usize,
     let mut published = Vec::with_capacity(group.durable.len() + group.transient.len());
     if let Some(retention) = group.retention {
         let (places, appends): (Vec<usize>, Vec<Append>) = group.durable.into_iter().unzip();
-        let outcomes = publish::store_all(node, &room, retention, appends).await;
+        let outcomes = publish::store_all(node, &room, retention, publish::Level::Stored, appends).await;
         published.extend(places.into_iter().zip(outcomes.into_iter().map(stored)));
     }
     for (at, event) in group.transient {

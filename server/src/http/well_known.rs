@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use crate::node::{CAPABILITIES, Node};
+use crate::node::Node;
 
 /// The document. Its `limits` are the canonical JSON of `Limits`.
 pub(super) async fn document(State(node): State<Arc<Node>>) -> impl IntoResponse {
@@ -18,7 +18,7 @@ pub(super) async fn document(State(node): State<Arc<Node>>) -> impl IntoResponse
 
 fn describe(node: &Node) -> Value {
     let limits = node.limits();
-    let capabilities: Vec<&str> = CAPABILITIES.iter().map(|capability| capability.as_str_name()).collect();
+    let capabilities: Vec<&str> = node.session.capabilities.iter().map(|capability| capability.as_str_name()).collect();
     json!({
         "versions": [1],
         "websocket": "/v1/connect",

@@ -19,7 +19,7 @@ use crate::auth::rights::Verb;
 use crate::engine::EngineError;
 use crate::history;
 use crate::hub::{Interest, Subscription, live_signal};
-use crate::publish::{self, Intent, engine_refusal, forbidden};
+use crate::publish::{self, Intent, Level, engine_refusal, forbidden};
 use crate::telemetry::labels::{EngineCall, PublishResult, ReplayOutcome};
 use crate::transport::Transport;
 
@@ -201,6 +201,7 @@ impl<T: Transport> Connection<T> {
             after: publish.after,
         };
         let node = Arc::clone(&self.node);
+        let level = Level::of(&publish);
         let room: Box<str> = publish.room.as_str().into();
         Ok(match prepared.into_append(origin) {
             Ok((retention, append)) => {
@@ -208,7 +209,7 @@ impl<T: Transport> Connection<T> {
                     return Err((publish.room, refusal));
                 }
                 Box::pin(async move {
-                    let outcome = publish::store(&node, &room, retention, append).await;
+                    let outcome = publish::store(&node, &room, retention, level, append).await;
                     Answer { id, room, result: answer(outcome) }
                 })
             }

@@ -71,13 +71,18 @@ pub fn check_subscribe(subscribe: &v1::Subscribe) -> Result<(), Refusal> {
     }
 }
 
-pub(super) fn check_publish(publish: &v1::Publish, limits: &v1::Limits) -> Result<v1::Envelope, Refusal> {
+/// `replicates`: whether the node has the capability REPLICATED.
+pub(super) fn check_publish(
+    publish: &v1::Publish,
+    limits: &v1::Limits,
+    replicates: bool,
+) -> Result<v1::Envelope, Refusal> {
     check_room(&publish.room)?;
     let invalid = |detail: &str| Err(Refusal::new(Code::Invalid, detail));
     if matches!(Lane::from_wire(publish.lane), Some(Lane::Control | Lane::Signal)) {
         return invalid("events travel on urgent, normal or bulk");
     }
-    if publish.ack == v1::AckLevel::Replicated as i32 {
+    if publish.ack == v1::AckLevel::Replicated as i32 && !replicates {
         return Err(Refusal::new(Code::Unimplemented, "this node does not replicate"));
     }
     if publish.number >= NUMBER_LIMIT || publish.after >= NUMBER_LIMIT {

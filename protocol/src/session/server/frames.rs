@@ -104,12 +104,13 @@ impl Session {
 
     pub(super) fn handle_publish(&mut self, id: u32, publish: v1::Publish) {
         let limits = self.config.limits;
+        let replicates = self.config.capabilities.contains(&v1::Capability::Replicated);
         let State::Open(open) = &mut self.state else { return };
         let refusal = if open.publishes_in_flight >= limits.publishes_in_flight {
             let detail = format!("at most {} publishes in flight", limits.publishes_in_flight);
             Refusal::new(Code::TooManyInFlight, detail).retry_after(100)
         } else {
-            match check_publish(&publish, &limits) {
+            match check_publish(&publish, &limits, replicates) {
                 Ok(envelope) => {
                     open.publishes_in_flight += 1;
                     let envelope = Box::new(envelope);

@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use DurableLane::Normal;
-use lanecast_protocol::log::RolledBack;
+use lanecast_protocol::log::{Publisher, RolledBack};
 use lanecast_protocol::position::{PerLane, Position};
 
 use super::*;
@@ -500,6 +500,37 @@ async fn a_full_memory_refuses_what_is_new_and_nothing_else() {
     assert_eq!(node.engine.open(ROOM, Start::Beginning, None).await.unwrap().log.head.normal, 3);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(node.store(ROOM, 1).await[0].seq, 4);
+}
+
+#[tokio::test]
+async fn a_replicated_publish_waits_for_the_replica() {
+    // LC-PUB-030
+    let primary = Server::start(&["--appendonly", "no", "--dir", "/tmp", "--repl-diskless-sync-delay", "0"]);
+    let data = Data::new();
+    let port = primary.port.to_string();
+    let replica = ["--appendonly", "no", "--dir", data.path(), "--replicaof", "127.0.0.1", &port];
+    let mut replica = Server::start(&replica);
+    let node = Node::start(&RedisOptions { replicas: 1, ..primary.options() }).await;
+    let numbered = || {
+        let publisher = Publisher { user: "ann".into(), instance: "i".into() };
+        Append { origin: Origin::Numbered { publisher, number: 1, after: 0 }, ..item() }
+    };
+    replica.kill();
+    let refused = node.engine.append_replicated(ROOM, KEEP, vec![numbered()]).await;
+    assert!(matches!(refused[..], [Err(EngineError::Unavailable { .. })]), "nobody confirmed: {refused:?}");
+    replica.start_again();
+    // The retry is a duplicate, and as good as its answer says: the replica has the first one now.
+    let mut answer = refused;
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while answer[0].is_err() {
+            answer = node.engine.append_replicated(ROOM, KEEP, vec![numbered()]).await;
+        }
+    });
+    waited.await.unwrap();
+    assert!(matches!(answer[..], [Ok(Outcome::Duplicate { first: Some(Numbers { seq: 1, .. }) })]), "{answer:?}");
+    let on_replica = replica.command(&["XLEN", &node.engine.inner.keys.log(ROOM, Normal)]).await;
+    assert_eq!(on_replica, Value::Int(1));
+    assert_eq!(node.store(ROOM, 1).await[0].seq, 2, "others are not held up");
 }
 
 #[tokio::test]
