@@ -231,12 +231,12 @@ struct Damage {
 
 impl Old {
     fn read(path: &Path, bytes: &Bytes) -> Result<Self, ConnectError> {
-        let mut wrong = Vec::new();
         let mut from = 0;
         if !bytes.is_empty() {
             match record::read_header(bytes) {
                 Header::Known => from = HEADER,
-                Header::Damaged => wrong.push(0..HEADER.min(bytes.len())),
+                // Perhaps it is not there at all, and a record is.
+                Header::Damaged => {}
                 Header::Version(version) => {
                     let detail = format!(
                         "{}: the outbox has format {version}, and this version of the client knows only format 1; \
@@ -247,16 +247,26 @@ impl Old {
                 }
             }
         }
-        let scan = record::scan(bytes, from);
-        if !wrong.is_empty() && scan.records.is_empty() {
-            let detail = format!("{}: this is no outbox. The file was not touched", path.display());
-            return Err(ConnectError::local(ConnectErrorKind::OutboxFile, detail));
+        let mut scan = record::scan(bytes, from);
+        if from == 0 && !bytes.is_empty() {
+            if scan.records.is_empty() {
+                let detail = format!("{}: this is no outbox. The file was not touched", path.display());
+                return Err(ConnectError::local(ConnectErrorKind::OutboxFile, detail));
+            }
+            if scan.damaged.first().is_none_or(|first| first.start > 0) {
+                scan.damaged.insert(0, 0..0);
+            }
         }
-        wrong.extend(scan.damaged.iter().cloned());
-        Self::collect(scan, &wrong, bytes.is_empty())
+        // A file comes to its name as a whole, with its identity at both ends: only what was appended can be torn.
+        let identities = scan.records.iter().filter(|found| matches!(found.entry, Entry::Identity(_))).count();
+        if identities < 2 && !bytes.is_empty() && scan.damaged.is_empty() {
+            let end = scan.torn.unwrap_or(bytes.len());
+            scan.damaged.push(end..bytes.len());
+        }
+        Self::collect(scan, bytes.is_empty())
     }
 
-    fn collect(scan: record::Scan, wrong: &[Range<usize>], is_new: bool) -> Result<Self, ConnectError> {
+    fn collect(scan: record::Scan, is_new: bool) -> Result<Self, ConnectError> {
         let (mut identity, mut items, mut floor) = (None::<Identity>, BTreeMap::new(), 0);
         for found in scan.records {
             match found.entry {
@@ -276,8 +286,8 @@ impl Old {
             Some(identity) => identity,
             None => Identity { instance: new_instance()?, ..Identity::default() },
         };
-        let bytes = wrong.iter().map(Range::len).sum();
-        let damage = wrong.first().map(|first| Damage { offset: first.start, bytes, instance: lost_instance });
+        let bytes = scan.damaged.iter().map(Range::len).sum();
+        let damage = scan.damaged.first().map(|first| Damage { offset: first.start, bytes, instance: lost_instance });
         if damage.is_some() {
             // Each record raises the highest number by one at most, and a reservation by as much as one reserves.
             floor += bytes as u64 + RESERVED;

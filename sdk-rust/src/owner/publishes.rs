@@ -178,8 +178,11 @@ impl Publishes {
             }
             Some(Report::Failed(id, detail)) => {
                 let Some(Unsettled { waiter, kept, queued }) = self.unsettled.remove(&Ticket(id)) else { return true };
-                if let Some(place) = kept {
-                    session.withdraw(&place.room, place.lane, place.number);
+                if let Some(place) = kept
+                    && !session.withdraw(&place.room, place.lane, place.number)
+                {
+                    // It ended in this very moment, and of what is not in the file no end has to be.
+                    session.end_written(&place.room, place.lane);
                 }
                 let error = PublishError::local(PublishErrorKind::NotKept, detail).may_retry();
                 match queued {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A folder of a test's own, removed with it.
@@ -138,46 +140,89 @@ fn a_torn_end_is_dropped_in_silence_at_every_byte() {
     assert_eq!(folder.names(), ["outbox", "outbox.lock"]);
 }
 
+/// What is left when a byte of this part is wrong: the header, two copies of the identity, the user, items 1 to 6, and that
+/// 2 has ended.
+fn left_without(part: usize) -> Vec<u64> {
+    match part {
+        0..=3 => vec![1, 3, 4, 5, 6],
+        4..=9 => [1, 3, 4, 5, 6].into_iter().filter(|id| *id != part as u64 - 3).collect(),
+        // It is sent again, and is a duplicate.
+        _ => (1..=6).collect(),
+    }
+}
+
 #[test]
-fn a_flipped_byte_is_an_error_once_and_costs_only_its_record() {
+fn a_flipped_byte_costs_only_its_record() {
     // LC-SDK-018
     let folder = Folder::new();
     let (bytes, places) = six(&folder);
-    let (instance, intact) = match &record::scan(&bytes.clone().into(), HEADER).records[0].entry {
-        Entry::Identity(identity) => (identity.instance.clone(), vec![1, 3, 4, 5, 6]),
-        other => panic!("{other:?}"),
-    };
+    let whole = Old::read(&folder.path(), &bytes.clone().into()).unwrap();
+    assert!(whole.damage.is_none());
     let header = 0..HEADER;
-    for (record, place) in [&header].into_iter().chain(&places).enumerate() {
+    for (part, place) in [&header].into_iter().chain(&places).enumerate() {
         for at in place.clone() {
             let mut bytes = bytes.clone();
             bytes[at] ^= 0x40;
-            fs::write(folder.path(), &bytes).unwrap();
-            let error = folder.fails();
-            assert_eq!((error.kind, error.retryable), (ConnectErrorKind::OutboxDamaged, true), "byte {at}");
-            let aside = folder.path().canonicalize().unwrap().with_file_name("outbox.damaged-1");
-            assert_eq!(fs::read(&aside).unwrap(), bytes);
-            let (_file, contents) = folder.open();
-            let expected: Vec<u64> = match record {
-                // Header, two copies of the identity, and the user.
-                0..=3 => intact.clone(),
-                // Items 1 to 6.
-                4..=9 => intact.iter().copied().filter(|id| *id != record as u64 - 3).collect(),
-                // That 2 has ended: it is sent again, and is a duplicate.
-                _ => (1..=6).collect(),
-            };
-            assert_eq!(ids(&contents), expected, "byte {at} of record {record}");
-            assert_eq!(contents.instance, instance);
-            assert!(contents.floor > 106);
-            for part in ["outbox: damaged at byte", "bytes cannot be read", "Connect again", &aside.to_string_lossy()] {
-                assert!(error.detail.contains(part), "{:?} lacks {part:?}", error.detail);
-            }
-            assert!(error.detail.contains(&format!("{} unsettled publishes", expected.len())), "{}", error.detail);
-            if record > 0 {
-                assert!(error.detail.contains(&format!("at byte {}", place.start)), "{}", error.detail);
-            }
-            fs::remove_file(aside).unwrap();
+            let old = Old::read(&folder.path(), &bytes.into()).unwrap();
+            assert_eq!(old.items.keys().copied().collect::<Vec<_>>(), left_without(part), "byte {at} of part {part}");
+            assert_eq!(old.identity.instance, whole.identity.instance);
+            assert!(old.floor > whole.floor);
+            let damage = old.damage.unwrap();
+            assert_eq!((damage.offset, damage.bytes, damage.instance), (place.start, place.len(), false), "byte {at}");
         }
+    }
+}
+
+#[test]
+fn a_file_without_its_beginning_is_damaged() {
+    let folder = Folder::new();
+    let (bytes, places) = six(&folder);
+    for cut in [3, HEADER, places[2].start] {
+        let old = Old::read(&folder.path(), &bytes[cut..].to_vec().into()).unwrap();
+        assert_eq!(old.damage.unwrap().offset, 0, "cut at {cut}");
+        assert_eq!(old.items.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5, 6]);
+    }
+}
+
+#[test]
+fn a_file_cut_before_what_was_appended_is_damaged() {
+    let folder = Folder::new();
+    six(&folder);
+    drop(folder.open());
+    let bytes = fs::read(folder.path()).unwrap();
+    for end in HEADER..bytes.len() {
+        let old = Old::read(&folder.path(), &bytes[..end].to_vec().into()).unwrap();
+        assert!(old.damage.is_some(), "cut at {end} of {}", bytes.len());
+    }
+    assert!(Old::read(&folder.path(), &bytes.into()).unwrap().damage.is_none());
+}
+
+#[test]
+fn damage_is_an_error_once_and_the_next_opening_goes_on() {
+    // LC-SDK-018
+    let folder = Folder::new();
+    let (whole, places) = six(&folder);
+    let header = 0..HEADER;
+    for (part, place) in [&header].into_iter().chain(&places).enumerate() {
+        let mut bytes = whole.clone();
+        bytes[place.start] ^= 0x40;
+        fs::write(folder.path(), &bytes).unwrap();
+        let error = folder.fails();
+        assert_eq!((error.kind, error.retryable), (ConnectErrorKind::OutboxDamaged, true));
+        let aside = folder.path().canonicalize().unwrap().with_file_name("outbox.damaged-1");
+        assert_eq!(fs::read(&aside).unwrap(), bytes);
+        let left = left_without(part);
+        let expected = [
+            format!("outbox: damaged at byte {}: {} bytes cannot be read", place.start, place.len()),
+            format!("{} unsettled publishes are intact", left.len()),
+            format!("now {}. Connect again", aside.display()),
+        ];
+        for words in expected {
+            assert!(error.detail.contains(&words), "{:?} lacks {words:?}", error.detail);
+        }
+        fs::remove_file(aside).unwrap();
+        let (_file, contents) = folder.open();
+        assert_eq!(ids(&contents), left);
     }
 }
 
@@ -344,4 +389,86 @@ fn nobody_else_may_read_it() {
     let folder = Folder::new();
     let _file = folder.open();
     assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Queue(usize),
+    /// The item at this place among those that have not ended.
+    End(prop::sample::Index),
+    /// Several changes in one write.
+    Batch(usize),
+    Rewrite,
+    /// A kill while so many bytes of a further record were written, and an opening.
+    Reopen(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0usize..3000).prop_map(Step::Queue),
+        6 => any::<prop::sample::Index>().prop_map(Step::End),
+        2 => (1usize..20).prop_map(Step::Batch),
+        1 => Just(Step::Rewrite),
+        2 => (0usize..60).prop_map(Step::Reopen),
+    ]
+}
+
+proptest! {
+    // Each case waits for the disk some times.
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn whatever_happens_the_file_holds_what_has_not_ended(steps in proptest::collection::vec(step(), 1..60)) {
+        let folder = Folder::new();
+        let (mut file, contents) = folder.open();
+        let instance = contents.instance;
+        let (mut model, mut next, mut start) = (BTreeMap::new(), 1, 1);
+        for step in steps {
+            match step {
+                Step::Queue(length) => {
+                    let new = item(next, &"x".repeat(length));
+                    file.write(&[Change::Queue(new.clone())]).unwrap();
+                    model.insert(next, new);
+                    next += 1;
+                }
+                Step::End(index) if !model.is_empty() => {
+                    let id = *model.keys().nth(index.index(model.len())).unwrap();
+                    file.write(&[Change::End(id)]).unwrap();
+                    model.remove(&id);
+                }
+                Step::End(_) => {}
+                Step::Batch(count) => {
+                    let mut changes = Vec::new();
+                    for id in next..next + count as u64 {
+                        let new = item(id, "in a batch");
+                        changes.push(Change::Queue(new.clone()));
+                        if id % 2 == 0 {
+                            changes.push(Change::End(id));
+                        } else {
+                            model.insert(id, new);
+                        }
+                    }
+                    file.write(&changes).unwrap();
+                    next += count as u64;
+                }
+                Step::Rewrite => file.rewrite().unwrap(),
+                Step::Reopen(torn) => {
+                    drop(file);
+                    let mut bytes = fs::read(folder.path()).unwrap();
+                    let mut record = Vec::new();
+                    record::encode(Entry::Item(item(next, "never reported as queued, for it was not written")), &mut record);
+                    bytes.extend(&record[..torn]);
+                    fs::write(folder.path(), bytes).unwrap();
+                    start += 1;
+                    let (reopened, contents) = folder.open();
+                    file = reopened;
+                    prop_assert_eq!((&contents.instance, contents.start), (&instance, start));
+                    prop_assert_eq!(contents.items, model.values().cloned().collect::<Vec<_>>());
+                    prop_assert!(contents.floor >= 100 + next - 1);
+                }
+            }
+            prop_assert_eq!(file.live.keys().collect::<Vec<_>>(), model.keys().collect::<Vec<_>>());
+            prop_assert_eq!(file.live_bytes, file.live.values().map(|place| place.end - place.start).sum::<u64>());
+        }
+    }
 }
