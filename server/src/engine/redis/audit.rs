@@ -178,18 +178,19 @@ impl Inner {
             return;
         }
         let need = room.told.lock().audit(&*self.sink, &room.name, &found, generation);
-        let owed = room.told.lock().owed;
-        for lane in DurableLane::ALL.into_iter().filter(|lane| owed[*lane] > 0) {
-            self.settle(&room, lane, owed[lane]).await;
+        for lane in DurableLane::ALL {
+            let owed = room.told.lock().begin_settling(lane);
+            if let Some(count) = owed {
+                self.settle(&room, lane, count).await;
+            }
         }
         self.serve(room, need);
     }
 
     /// Lets the store count what only this node's clients got, so that those of other nodes learn that they missed it.
     async fn settle(&self, room: &Room, lane: DurableLane, count: u64) {
-        if let Ok((epoch, _)) = self.count_transients(&room.name, lane, &[], count).await {
-            room.told.lock().settle(epoch, lane, count);
-        }
+        let answer = self.count_transients(&room.name, lane, &[], count).await;
+        room.told.lock().settle(lane, count, answer.ok());
     }
 
     /// Waits until everything that was published before is told, for tests of the engine.

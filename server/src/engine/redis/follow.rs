@@ -59,7 +59,12 @@ pub(super) struct Told {
     /// The audit that found nothing missing: it came on this connection of the subscriber.
     verified: u64,
     /// Transients that reached this node's own clients only, while the store was away.
-    pub(super) owed: PerLane<u64>,
+    owed: PerLane<u64>,
+    /// The store is being told of them.
+    settling: PerLane<bool>,
+    /// Counts that stand for them: the last such range, its epoch, first and last. The epoch may be one that this node
+    /// has not heard of yet.
+    own: PerLane<(u64, u64, u64)>,
 }
 
 /// What is to be done about a room, outside its lock.
@@ -160,10 +165,10 @@ impl Told {
                 if epoch != self.epoch {
                     return if epoch > self.epoch { Need::Read } else { Need::Nothing };
                 }
-                let Some(missed) = count.checked_sub(self.transients[lane] + 1) else { return Need::Nothing };
-                if missed > 0 {
-                    sink.transients_missed(room, lane, Some(missed));
+                if count <= self.transients[lane] {
+                    return Need::Nothing;
                 }
+                self.miss_up_to(sink, room, lane, count - 1);
                 self.transients[lane] = count;
                 match record::take(&mut record) {
                     Some(event) => sink.transient(room, &event.transient(lane), &self.mark()),
@@ -274,10 +279,9 @@ impl Told {
             return if found.epoch > self.epoch { Need::Read } else { Need::Nothing };
         }
         for lane in DurableLane::ALL {
-            let missed = found.transients[lane].saturating_sub(self.transients[lane]);
-            if missed > 0 {
-                self.transients[lane] = found.transients[lane];
-                sink.transients_missed(room, lane, Some(missed));
+            // What is being settled shows up now or later; the next audit knows.
+            if !self.settling[lane] {
+                self.miss_up_to(sink, room, lane, found.transients[lane]);
             }
         }
         if DurableLane::ALL.into_iter().any(|lane| found.heads[lane] > self.head[lane]) {
@@ -306,11 +310,41 @@ impl Told {
         }
     }
 
-    /// What was told locally now counts in the store too.
-    pub(super) fn settle(&mut self, epoch: u64, lane: DurableLane, count: u64) {
+    /// Transients up to this count have not come and will not, but for those that were told here alone.
+    fn miss_up_to(&mut self, sink: &dyn EngineSink, room: &Arc<str>, lane: DurableLane, to: u64) {
+        let from = self.transients[lane] + 1;
+        if to < from {
+            return;
+        }
+        self.transients[lane] = to;
+        let own = match self.own[lane] {
+            (epoch, first, last) if epoch == self.epoch => (last.min(to) + 1).saturating_sub(first.max(from)),
+            _ => 0,
+        };
+        match to + 1 - from - own {
+            // Whether they are this node's own is not known before the store has answered.
+            _ if self.settling[lane] => sink.transients_missed(room, lane, None),
+            0 => {}
+            missed => sink.transients_missed(room, lane, Some(missed)),
+        }
+    }
+
+    /// What the store must be told of a lane, if it is not being told already.
+    pub(super) fn begin_settling(&mut self, lane: DurableLane) -> Option<u64> {
+        let count = self.owed[lane];
+        (count > 0 && !std::mem::replace(&mut self.settling[lane], true)).then_some(count)
+    }
+
+    /// What was told here alone now counts in the store too: `count` of them, up to the number `last`. `None`: it may or
+    /// may not, so the store is told again; clients rather hear of too many than of too few.
+    pub(super) fn settle(&mut self, lane: DurableLane, count: u64, answer: Option<(u64, u64)>) {
+        self.settling[lane] = false;
+        let Some((epoch, last)) = answer else { return };
         self.owed[lane] = self.owed[lane].saturating_sub(count);
-        if epoch == self.epoch {
-            self.transients[lane] += count;
+        let before = last.saturating_sub(count);
+        self.own[lane] = (epoch, before + 1, last);
+        if epoch == self.epoch && self.transients[lane] == before {
+            self.transients[lane] = last;
         }
     }
 
@@ -397,5 +431,121 @@ impl Rooms {
 
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Transient;
+    use crate::engine::contract::recorder::{Recorder, Told as Heard};
+    use DurableLane::Normal;
+    use bytes::Bytes;
+
+    struct Bench {
+        told: Told,
+        sink: Recorder,
+        room: Arc<str>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let mut told = Told::default();
+            told.pretend(Seen { epoch: 9, first: PerLane([1; 3]), heads: PerLane::default() });
+            Self { told, sink: Recorder::default(), room: "r".into() }
+        }
+
+        fn transient(&mut self, count: u64) {
+            let event = Transient { lane: Normal, expires_at_ms: 0, event_type: "t".into(), tail: Bytes::new() };
+            let record = record::transient(&event).into();
+            let message = Message::Transient { epoch: 9, lane: Normal, count, record };
+            assert_eq!(self.told.hear(&self.sink, &self.room, 0, message), Need::Nothing);
+        }
+
+        fn audit(&mut self, transients: u64) -> Need {
+            let transients = PerLane([0, transients, 0]);
+            let found = Audited { epoch: self.told.epoch, heads: self.told.head, transients, serial: 0 };
+            self.told.audit(&self.sink, &self.room, &found, 1)
+        }
+
+        fn locally(&mut self, count: u64) {
+            let event = Transient { lane: Normal, expires_at_ms: 0, event_type: "t".into(), tail: Bytes::new() };
+            (0..count).for_each(|_| self.told.tell_locally(&self.sink, &self.room, &event));
+            self.sink.take();
+        }
+
+        fn missed(&self) -> Vec<Option<u64>> {
+            let missed = |told| if let Heard::Missed { count, .. } = told { Some(count) } else { None };
+            self.sink.take().into_iter().filter_map(missed).collect()
+        }
+    }
+
+    #[test]
+    fn a_hole_in_the_count_is_missed_once() {
+        let mut bench = Bench::new();
+        bench.transient(1);
+        bench.transient(4);
+        bench.transient(3);
+        bench.transient(4);
+        assert_eq!(bench.missed(), [Some(2)]);
+        assert_eq!(bench.audit(4), Need::Nothing);
+        bench.audit(6);
+        assert_eq!(bench.missed(), [Some(2)]);
+    }
+
+    #[test]
+    fn what_was_told_here_alone_is_not_missed() {
+        let mut bench = Bench::new();
+        bench.locally(3);
+        assert_eq!(bench.told.begin_settling(Normal), Some(3));
+        assert_eq!(bench.told.begin_settling(Normal), None, "the store is asked once");
+        bench.told.settle(Normal, 3, Some((9, 3)));
+        bench.transient(4);
+        bench.audit(4);
+        assert_eq!(bench.missed(), []);
+    }
+
+    #[test]
+    fn others_before_and_after_it_are_told_and_counted() {
+        let mut bench = Bench::new();
+        bench.locally(3);
+        bench.told.begin_settling(Normal);
+        // Another node published 1 and 2 before, of which 1 is lost and 2 still on its way.
+        bench.told.settle(Normal, 3, Some((9, 5)));
+        bench.transient(2);
+        bench.transient(7);
+        assert_eq!(bench.missed(), [Some(1), Some(1)], "1 and 6");
+    }
+
+    #[test]
+    fn what_comes_before_the_answer_makes_the_number_unknown() {
+        let mut bench = Bench::new();
+        bench.locally(3);
+        bench.told.begin_settling(Normal);
+        bench.transient(4);
+        assert_eq!(bench.missed(), [None]);
+        bench.told.settle(Normal, 3, Some((9, 3)));
+        bench.transient(5);
+        assert_eq!(bench.missed(), [], "nothing is dropped in silence afterwards");
+    }
+
+    #[test]
+    fn an_answer_of_an_epoch_that_is_not_known_yet_counts_there() {
+        let mut bench = Bench::new();
+        bench.locally(3);
+        bench.told.begin_settling(Normal);
+        bench.told.settle(Normal, 3, Some((10, 3)));
+        bench.told.epoch = 10;
+        bench.audit(3);
+        assert_eq!(bench.missed(), [None; 0]);
+    }
+
+    #[test]
+    fn an_answer_that_did_not_come_is_asked_for_again() {
+        let mut bench = Bench::new();
+        bench.locally(2);
+        bench.told.begin_settling(Normal);
+        bench.told.settle(Normal, 2, None);
+        assert_eq!(bench.told.begin_settling(Normal), Some(2));
     }
 }
