@@ -94,7 +94,7 @@ impl Control {
             Self::Lines(process) => process.lock().await.command(verb, room, TURN).await?,
             Self::Http(endpoint) => {
                 let headers = [("Content-Type".to_owned(), "application/json".to_owned())];
-                let body = Some(json!({"id": 1, "do": verb, "room": room}).to_string());
+                let body = Some(json!({"id": 1, "do": verb, "room": room}).to_string().into_bytes());
                 let what = Request { method: "POST", path: &endpoint.path, headers: &headers, body };
                 request(endpoint, &what, TURN, &WireLog::default()).await?.json()
             }

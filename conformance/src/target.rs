@@ -148,7 +148,7 @@ impl Target {
         method: &str,
         path: &str,
         headers: &[(String, String)],
-        body: Option<String>,
+        body: Option<Vec<u8>>,
         log: &WireLog,
     ) -> Outcome<Response> {
         let what = Request { method, path, headers, body };

@@ -63,16 +63,26 @@ impl Running {
 
     /// Sends a request on a connection of its own and reads until it is closed.
     pub(crate) async fn ask(&self, request: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let (head, body) = self.ask_bytes(request, headers, body.as_bytes()).await;
+        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() }
+    }
+
+    /// As [`ask`](Self::ask), for bodies that are no text; gives the head and the body.
+    pub(crate) async fn ask_bytes(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> (String, Vec<u8>) {
         let mut stream = self.connect().await;
         let mut head = format!("{request} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
         headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-        head.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
+        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
         // The node may answer, and close, before it has read a large body.
-        let _ = stream.write_all(head.as_bytes()).await;
-        let answer = read_to_end(&mut stream).await;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
+        let mut answer = Vec::new();
+        // A reset after the answer is as good as an end.
+        let _ = stream.read_to_end(&mut answer).await;
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(answer.len());
+        let body = answer.split_off((end + 4).min(answer.len()));
+        answer.truncate(end);
+        (String::from_utf8_lossy(&answer).into_owned(), body)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -185,6 +185,16 @@ impl Ctx {
                         return Err(Stop::Unsupported("the HTTP API is not there".into()));
                     }
                 }
+                Need::Operate => {
+                    let Some(key) = self.target.api_keys.first().cloned() else {
+                        return Err(Stop::Skipped("needs --api-key or --fixture".into()));
+                    };
+                    match self.http("GET", "/v1/nodes", Some(&key), &[], None).await?.status {
+                        404 => return Err(Stop::Unsupported("the profile operate is not there".into())),
+                        403 => return Err(Stop::Skipped("the API key has no control".into())),
+                        _ => {}
+                    }
+                }
                 Need::Jwt if !matches!(self.target.tokens, Tokens::Jwt(_)) => {
                     return Err(Stop::Skipped("needs --jwt-secret or --fixture".into()));
                 }
@@ -503,13 +513,13 @@ impl Ctx {
         path: &str,
         bearer: Option<&str>,
         headers: &[(String, String)],
-        body: Option<String>,
+        body: Option<Vec<u8>>,
     ) -> Outcome<Response> {
         let mut all = headers.to_vec();
         if let Some(bearer) = bearer {
             all.push(("Authorization".into(), format!("Bearer {bearer}")));
         }
-        if body.is_some() {
+        if body.is_some() && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             all.push(("Content-Type".into(), "application/json".into()));
         }
         self.target.http(method, path, &all, body, &self.log).await

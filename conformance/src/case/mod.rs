@@ -30,6 +30,8 @@ pub enum Need {
     NotReplicated,
     /// The HTTP API and an API key.
     Api,
+    /// The part of the HTTP API with which operators command connections, and an API key with control.
+    Operate,
     /// The JWT profile, with tokens that the suite signs.
     Jwt,
     /// The room policies of the fixture (control.md).

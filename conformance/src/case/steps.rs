@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::ctx::{Ctx, Join};
 use crate::client::{Encoding, Open, short};
+use crate::schema;
 use crate::verdict::{Outcome, Stop, check};
 
 /// By connection name.
@@ -164,6 +165,12 @@ pub struct Http {
     json: Option<Value>,
     #[serde(default)]
     text: Option<String>,
+    /// Sends `json` as the protobuf of this message.
+    #[serde(default)]
+    encode: Option<String>,
+    /// Reads the answer as the protobuf of this message.
+    #[serde(default)]
+    decode: Option<String>,
     status: u16,
     #[serde(default)]
     gets: Option<Value>,
@@ -452,9 +459,16 @@ async fn run_http(http: &Http, ctx: &mut Ctx) -> Outcome {
     for (name, value) in &http.headers {
         headers.push((name.clone(), fill_text(ctx, value)?));
     }
+    let codec = |error: schema::CodecError| Stop::Harness(error.to_string());
     let body = match (&http.json, &http.text) {
-        (Some(json), _) => Some(fill(ctx, json)?.to_string()),
-        (None, Some(text)) => Some(fill_text(ctx, text)?),
+        (Some(json), _) => {
+            let value = fill(ctx, json)?;
+            Some(match &http.encode {
+                None => value.to_string().into_bytes(),
+                Some(name) => schema::encode(name, &value).map_err(codec)?,
+            })
+        }
+        (None, Some(text)) => Some(fill_text(ctx, text)?.into_bytes()),
         (None, None) => None,
     };
     let response = ctx.http(&http.method, &path, bearer.as_deref(), &headers, body).await?;
@@ -468,7 +482,11 @@ async fn run_http(http: &Http, ctx: &mut Ctx) -> Outcome {
     match &http.gets {
         None => Ok(()),
         Some(pattern) => {
-            let value = response.json();
+            let value = match &http.decode {
+                None => response.json(),
+                Some(name) => schema::decode(name, &response.bytes)
+                    .map_err(|error| Stop::fail(format!("{} {path}: {error}", http.method)))?,
+            };
             ctx.fits(pattern, &value).map_err(|stop| match stop {
                 Stop::Fail(text, rule) => {
                     Stop::Fail(format!("{} {path}: {text} ({})", http.method, short(&value)), rule)

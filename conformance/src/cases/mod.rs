@@ -12,7 +12,7 @@ macro_rules! files {
     };
 }
 
-files!("handshake.yaml", "framing.yaml", "rooms.yaml", "publish.yaml", "state.yaml", "api.yaml");
+files!("handshake.yaml", "framing.yaml", "rooms.yaml", "publish.yaml", "state.yaml", "api.yaml", "operate.yaml");
 
 /// All cases.
 ///

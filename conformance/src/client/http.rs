@@ -23,7 +23,7 @@ pub struct Request<'a> {
     /// Headers besides Host, Connection and Content-Length.
     pub headers: &'a [(String, String)],
     /// Body.
-    pub body: Option<String>,
+    pub body: Option<Vec<u8>>,
 }
 
 /// An answer.
@@ -33,8 +33,10 @@ pub struct Response {
     pub status: u16,
     /// Headers, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Body.
+    /// Body, as text.
     pub body: String,
+    /// Body, as it came.
+    pub bytes: Vec<u8>,
 }
 
 impl Response {
@@ -127,15 +129,16 @@ async fn start(
     for (name, value) in request.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    let body = request.body.as_deref().unwrap_or("");
+    let body = request.body.as_deref().unwrap_or_default();
     if request.body.is_some() {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
-    log.add("http", "→", &format!("{} {} {body}", request.method, request.path));
+    let shown = String::from_utf8_lossy(body);
+    log.add("http", "→", &format!("{} {} {shown}", request.method, request.path));
     let mut reader =
         Reader { stream: BufReader::new(stream), length: Length::ToEnd, deadline: Instant::now() + within };
     // A refusal may come before the whole body is written; the answer then says why.
-    let _ = reader.stream.get_mut().write_all(format!("{head}\r\n{body}").as_bytes()).await;
+    let _ = reader.stream.get_mut().write_all(&[head.as_bytes(), b"\r\n", body].concat()).await;
     let line = reader.line().await?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
     let Some(status) = status else { return Err(Stop::fail(format!("not an HTTP status line: {line:?}"))) };
@@ -152,7 +155,7 @@ async fn start(
         }
         None => Length::ToEnd,
     };
-    Ok((Response { status, headers, body: String::new() }, reader))
+    Ok((Response { status, headers, body: String::new(), bytes: Vec::new() }, reader))
 }
 
 /// Makes a request and reads the whole answer.
@@ -167,6 +170,7 @@ pub async fn request(endpoint: &Endpoint, request: &Request<'_>, within: Duratio
         }
     }
     response.body = String::from_utf8_lossy(&body).into_owned();
+    response.bytes = body;
     log.add("http", "←", &format!("{} {}", response.status, response.body));
     Ok(response)
 }

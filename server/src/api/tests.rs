@@ -18,6 +18,9 @@ use crate::engine::{EngineSink as _, Signal};
 use crate::policy::Policies;
 use crate::testing::{Answer, Running, Stream, read_to_end};
 
+mod batch;
+mod operate;
+
 const KEY: (&str, &str) = ("authorization", "Bearer dev-key");
 const ANN: (&str, &str) = ("authorization", "Bearer dev:ann");
 const EVENTS: &str = "/v1/rooms/chat/events";

@@ -186,6 +186,7 @@ fn now(clock: &Clock) -> Now {
 
 fn name(code: u32) -> String {
     match Code::from_number(code) {
+        None if code == 0 => "it was ended by an operator or a backend".to_owned(),
         Some(code) => format!("{code}: {}", code.row().sentence),
         None => format!("the connection ended with code {code}"),
     }

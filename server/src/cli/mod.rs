@@ -1,7 +1,9 @@
 //! The command line. `lanecast` without arguments is `lanecast serve --dev`.
 
+mod api;
 mod config;
 mod link;
+mod operate;
 mod publish;
 mod serve;
 mod subscribe;
@@ -31,6 +33,16 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     /// Mint a user token, signed with the node's secret.
     Token(token::Token),
+    /// List the nodes that are alive, with their load.
+    Nodes(operate::Nodes),
+    /// List connections of clients.
+    Connections(operate::Connections),
+    /// Close the connections of a user, on all nodes.
+    Disconnect(operate::Disconnect),
+    /// End the subscription of a user to a room, on all nodes.
+    Unsubscribe(operate::Unsubscribe),
+    /// Send the connections of a node to the others; it takes no new ones until it is started again.
+    Drain(operate::Drain),
     /// Check a configuration file, or print the reference of all options.
     #[command(subcommand)]
     Config(config::Config),
@@ -54,6 +66,11 @@ impl Cli {
             Command::Publish(publish) => publish.run(),
             Command::Subscribe(subscribe) => subscribe.run(),
             Command::Token(token) => token.run(),
+            Command::Nodes(nodes) => nodes.run(),
+            Command::Connections(connections) => connections.run(),
+            Command::Disconnect(disconnect) => disconnect.run(),
+            Command::Unsubscribe(unsubscribe) => unsubscribe.run(),
+            Command::Drain(drain) => drain.run(),
             Command::Config(config) => config.run(),
         };
         match done {

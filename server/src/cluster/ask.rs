@@ -133,7 +133,7 @@ pub async fn ask(node: &Arc<Node>, to: Option<&str>, command: Command) -> Result
         }
         missing.retain(|node| node == to);
         if missing.is_empty() {
-            return Err(Refusal::new(Code::NotFound, "there is no such node"));
+            return Err(Refusal::new(Code::NotFound, "there is no node with this id"));
         }
     }
     let message = message::encode(&node.id, waiting.request, Body::Command(command));

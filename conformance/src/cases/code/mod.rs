@@ -1,5 +1,7 @@
-//! The cases that steps cannot say: bytes on the wire, clocks, floods, server-sent events.
+//! The cases that steps cannot say: bytes on the wire, clocks, floods, large batches,
+//! server-sent events.
 
+mod batch;
 mod bytes;
 mod flow;
 mod life;
@@ -10,6 +12,7 @@ use crate::case::Case;
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
     let mut cases = bytes::cases();
+    cases.extend(batch::cases());
     cases.extend(life::cases());
     cases.extend(flow::cases());
     cases.extend(sse::cases());
