@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::Response;
 use lanecast_protocol::codes::Code;
@@ -120,11 +121,12 @@ pub(super) async fn nodes(
 /// `POST /v1/nodes/{node}/drain` (LC-API-054).
 pub(super) async fn drain(
     State(node): State<Arc<Node>>,
-    Path(drained): Path<String>,
     asker: Asker,
     encoding: Encoding,
+    drained: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refused> {
     require_control(&asker, &[NODES])?;
+    let Path(drained) = drained.map_err(|_| Refused::new(Code::NotFound, "There is no node with this id."))?;
     let deed = Deed::Drain(v1::DrainNodeRequest { node: drained.clone() });
     let gathered = cluster::ask(&node, Some(&drained), deed.into()).await?;
     tracing::info!(node = %drained, by = &*asker.identity.service, "told to drain");

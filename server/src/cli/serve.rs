@@ -96,9 +96,10 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
         .map_err(|error| format!("cannot listen on {}: {error}", node.config.listen.address))?;
     let address = listener.address()?;
     let router = http::router(node.clone(), upgrade::routes(node.config.dev).merge(api::routes()));
+    node.cluster.listens_at(address);
+    cluster::join(&node).await;
     let accepting = tokio::spawn(listener.serve(router));
     let housekeeping = tokio::spawn(housekeep(node.clone()));
-    node.cluster.listens_at(address);
     let in_cluster = tokio::spawn(cluster::run(node.clone()));
     node.health.set_started();
     announce(&node, address);

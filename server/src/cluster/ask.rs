@@ -146,7 +146,8 @@ pub async fn ask(node: &Arc<Node>, to: Option<&str>, command: Command) -> Result
         tokio::select! {
             biased;
             Some((from, answer)) = waiting.answers.recv() => {
-                if missing.remove(&from) {
+                // A node whose lease ran out may be there all the same; what it did counts. A repeat does not.
+                if missing.remove(&from) || gathered.answers.iter().all(|(node, _)| *node != from) {
                     gathered.answers.push((from, answer));
                 }
             }

@@ -43,6 +43,8 @@ const ANNOUNCE_MS: std::ops::RangeInclusive<u64> = LEASE_MS / 4..=LEASE_MS / 3;
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 /// The engine has this long to end a lease.
 const RETIRE_WITHIN: Duration = Duration::from_secs(1);
+/// The engine has this long to begin the first lease.
+const JOIN_WITHIN: Duration = Duration::from_secs(3);
 
 /// This node among the others.
 #[derive(Debug, Default)]
@@ -72,6 +74,15 @@ pub fn lease(node: &Node) -> Lease {
         connections: node.registry.len() as u64,
         rooms: node.hub.rooms() as u64,
         draining: node.shutdown.is_draining(),
+    }
+}
+
+/// Announces the node for the first time. Call it before connections are taken: a command to all must not miss one that
+/// is on a node of which nobody knows.
+pub async fn join(node: &Node) {
+    let joined = tokio::time::timeout(JOIN_WITHIN, node.hub.engine().announce(lease(node))).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        tracing::warn!("the other nodes cannot be told of this one yet; commands to all will miss its connections");
     }
 }
 

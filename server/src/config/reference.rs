@@ -39,6 +39,7 @@ pub fn reference() -> String {
     keys.push_str(
         "\n# What the service may do: rights of the same form as in tokens. `types` and `lane` are optional.\n\
          # list of tables\n\
+         # Commands to connections and nodes: { allow = [\"control\"], rooms = [\"$connections\", \"$nodes\"] }.\n\
          rights = [{ allow = [\"publish\", \"history\"], rooms = [\"chat.**\"], types = [\"msg.*\"], lane = \"normal\" }]\n",
     );
     for line in keys.lines() {

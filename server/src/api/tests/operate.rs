@@ -73,6 +73,7 @@ async fn commands_take_a_key_with_control() {
         ("POST /v1/unsubscribe", ANN, chat, 403),
         ("POST /v1/nodes/x/drain", LIMITED, "", 403),
         ("POST /v1/nodes/x/drain", KEY, "", 404),
+        ("POST /v1/nodes/%ff/drain", KEY, "", 404),
         ("POST /v1/disconnect", KEY, "{}", 400),
         ("POST /v1/disconnect", KEY, r#"{"user":"ann","connection":"x"}"#, 400),
         ("POST /v1/disconnect", KEY, "nonsense", 400),

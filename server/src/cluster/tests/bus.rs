@@ -52,6 +52,10 @@ impl Bus {
         self.deaf.lock().insert(node.id.to_string());
     }
 
+    pub(super) fn forget(&self, node: &Node) {
+        self.leases.lock().remove(&*node.id);
+    }
+
     /// So many messages pass, and then so many are lost.
     pub(super) fn lose_after(&self, pass: usize, lose: usize) {
         *self.lose.lock() = (pass, lose);

@@ -231,6 +231,17 @@ async fn what_a_node_does_not_understand_it_ignores() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_whose_lease_was_lost_is_counted_if_it_answers() {
+    let (bus, nodes, _) = three().await;
+    let entry = connect(&nodes[1], "ann", "");
+    bus.forget(&nodes[1]);
+    bus.make_deaf(&nodes[2]);
+    let gathered = ask(&nodes[0], None, disconnect("ann", "")).await.unwrap();
+    assert_eq!((gathered.connections(), gathered.answers.len()), (1, 2));
+    assert_eq!(closed_with(&entry), Some(Code::Disconnected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_many_commands_at_once_are_refused() {
     let (bus, nodes, _) = three().await;
     bus.make_deaf(&nodes[1]);
