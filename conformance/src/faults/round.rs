@@ -55,7 +55,7 @@ async fn with_cluster(
 ) -> Result<Histories, String> {
     let plans = plans(faults, acts, cluster.nodes.len());
     let shared = Arc::new(shared(faults, acts, cluster, &plans)?);
-    let (orders, told) = watch::channel(Orders { phase: Phase::Publish, paused: false });
+    let (orders, told) = watch::channel(Orders { phase: Phase::Publish, paused: false, cuts: 0 });
     let seed = faults.seed.unwrap_or(1);
     let mut tasks = JoinSet::new();
     for plan in &plans {

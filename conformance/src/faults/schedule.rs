@@ -19,6 +19,8 @@ use crate::schema::v1;
 pub enum Fault {
     /// Nothing: the cluster as it is.
     None,
+    /// All clients lose their connections at once, with answers on their way, three times in a row.
+    Cuts,
     /// kill -9 of a node that subscribers are connected to, then a restart.
     KillSubscribersNode,
     /// kill -9 of the node that publishers are connected to, then a restart.
@@ -45,6 +47,10 @@ pub enum Fault {
     OlderDump,
 }
 
+/// How often clients are cut.
+const CUTS: u32 = 3;
+/// Between two cuts.
+const CUT_EVERY: Duration = Duration::from_millis(1_000);
 /// Between the kill of a node and its restart.
 const NODE_DOWN: Duration = Duration::from_millis(1_500);
 /// How long a node is stopped.
@@ -99,6 +105,7 @@ impl Fault {
         !matches!(
             self,
             Self::None
+                | Self::Cuts
                 | Self::KillSubscribersNode
                 | Self::KillPublishersNode
                 | Self::StopSubscribersNode
@@ -128,6 +135,7 @@ impl Fault {
         let began_us = shared.now_us();
         let brought = match self {
             Self::None => Brought { repaired_us: began_us, effect: Ok("nothing done".into()) },
+            Self::Cuts => cut(reach).await,
             Self::KillSubscribersNode => kill_node(reach, false).await?,
             Self::KillPublishersNode => kill_node(reach, true).await?,
             Self::StopSubscribersNode => stop_node(reach, false).await?,
@@ -159,6 +167,24 @@ fn clients_of(shared: &Shared, node: usize) -> usize {
     let connected =
         |seat: &&super::client::Seat| seat.node.load(std::sync::atomic::Ordering::Relaxed) == node as u64 + 1;
     shared.seats.iter().filter(connected).count()
+}
+
+async fn cut(reach: Reach<'_>) -> Brought {
+    use std::sync::atomic::Ordering::Relaxed;
+    let connections = || reach.shared.seats.iter().map(|seat| seat.connections.load(Relaxed)).collect::<Vec<_>>();
+    let before = connections();
+    let mut repaired_us = reach.shared.now_us();
+    for _ in 0..CUTS {
+        reach.orders.send_modify(|orders| orders.cuts += 1);
+        repaired_us = reach.shared.now_us();
+        sleep(CUT_EVERY).await;
+    }
+    let again = connections().iter().zip(&before).map(|(now, before)| now - before).min().unwrap_or(0);
+    let effect = match again {
+        0 => Err("a client kept its connection".into()),
+        _ => Ok(format!("every client connected again at least {again} times")),
+    };
+    Brought { repaired_us, effect }
 }
 
 async fn kill_node(reach: Reach<'_>, publishers: bool) -> Result<Brought, String> {

@@ -40,6 +40,8 @@ pub(super) struct Client {
     rooms: BTreeMap<u16, Room>,
     outbox: Outbox,
     connections: u32,
+    /// Cuts that it was told of.
+    cuts: u32,
     rng: StdRng,
     /// Publishing began.
     began: Option<Instant>,
@@ -60,6 +62,7 @@ impl Client {
             orders,
             lines: Vec::new(),
             connections: 0,
+            cuts: 0,
             began: None,
             durables: 0,
             transients: 0,
@@ -129,6 +132,7 @@ impl Client {
         let buffer = (self.plan.pause == Pause::Unread).then_some(SMALL_RECEIVE_BUFFER);
         let link = Link::join(&self.shared, node, &name, buffer, asks).await?;
         self.connections += 1;
+        self.seat().connections.store(self.connections.into(), Ordering::Relaxed);
         self.record(Entry::Connected { node, connection: self.connections });
         Ok(link)
     }

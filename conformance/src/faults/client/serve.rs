@@ -11,7 +11,7 @@ use v1::frame::Body;
 use super::link::DEAD_AFTER;
 use super::outbox::ToSend;
 use super::rooms::{self, Under};
-use super::{Client, Link, Pause, Phase, Why};
+use super::{Client, Link, Orders, Pause, Phase, Why};
 use crate::faults::history::{Entry, Gap, Lane, Payload};
 use crate::schema::v1;
 
@@ -29,6 +29,8 @@ const NEW_MAX: u64 = 200;
 const TTL_EVERY: u64 = 50;
 /// That time to live: a resume after a longer time finds it expired.
 const TTL_MS: u64 = 3_000;
+/// How long a client that is going to lose its connection hears nothing any more, so that answers are lost with it.
+const DEAF: Duration = Duration::from_millis(200);
 /// Ids of Subscribe frames.
 const SUBSCRIBE_IDS: u32 = 1_000;
 /// Lanes of the publishes, by turns.
@@ -47,15 +49,23 @@ impl Client {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut pings = Pings { next: Instant::now() + PING_EVERY, waits_since: None };
         let mut orders = self.orders.clone();
+        let mut cut_at = None;
         loop {
-            let paused = orders.borrow_and_update().paused;
+            let Orders { paused, cuts, .. } = *orders.borrow_and_update();
+            if cuts != self.cuts {
+                self.cuts = cuts;
+                cut_at = Some(Instant::now() + DEAF);
+            }
+            if cut_at.is_some_and(|at| at <= Instant::now()) {
+                return "cut, as told".into();
+            }
             if self.is_over() || (paused && self.plan.pause == Pause::Away) {
                 link.close().await;
                 return "told to leave".into();
             }
             let reads = !(paused && self.plan.pause == Pause::Unread);
             let done = tokio::select! {
-                frames = link.next(), if reads => match frames {
+                frames = link.next(), if reads && cut_at.is_none() => match frames {
                     Ok(frames) => self.frames(frames, &mut pings),
                     Err(why) => Err(why),
                 },

@@ -25,6 +25,8 @@ pub(in crate::faults) struct Orders {
     pub phase: Phase,
     /// Clients that are made for it stop reading, or leave.
     pub paused: bool,
+    /// How often every client was told to lose its connection.
+    pub cuts: u32,
 }
 
 /// How a client pauses when it is told to.
@@ -93,6 +95,8 @@ pub(in crate::faults) struct Seat {
     pub refused: AtomicU64,
     /// The node that it is connected to, plus one; 0: none.
     pub node: AtomicU64,
+    /// Connections that it made.
+    pub connections: AtomicU64,
     /// By room.
     pub rooms: BTreeMap<u16, RoomSeat>,
 }
