@@ -291,7 +291,7 @@ pub trait EngineSink: Send + Sync {
 /// # A store that is away
 /// - **E60** That the store was reached first, its loss, and its return are told to the sink once each; while it is away
 ///   transients and signals still reach the sink of the node that they came to, and everything else is refused as
-///   unavailable.
+///   unavailable, a transient in a room that this node does not follow included, since nobody would learn of its loss.
 /// - **E61** That what happens in the store reaches this node is told to the sink once it does, and once each when it stops
 ///   and does again; a fault of this node's own connection is such a stop, also while the store answers.
 ///

@@ -295,19 +295,26 @@ impl Told {
         if found.serial > self.serial { Need::Signals } else { Need::Nothing }
     }
 
-    /// A transient event that reaches this node's own clients only, since the store is away.
-    pub(super) fn tell_locally(&mut self, sink: &dyn EngineSink, room: &Arc<str>, event: &crate::engine::Transient) {
-        if self.live {
-            self.owed[event.lane] += 1;
-            let mut mark = self.mark();
-            let count = match event.lane {
-                DurableLane::Urgent => &mut mark.urgent,
-                DurableLane::Normal => &mut mark.normal,
-                DurableLane::Bulk => &mut mark.bulk,
-            };
-            *count += self.owed[event.lane];
-            sink.transient(room, event, &mark);
+    /// A transient event that reaches this node's own clients only, since the store is away; false: not even them.
+    pub(super) fn tell_locally(
+        &mut self,
+        sink: &dyn EngineSink,
+        room: &Arc<str>,
+        event: &crate::engine::Transient,
+    ) -> bool {
+        if !self.live {
+            return false;
         }
+        self.owed[event.lane] += 1;
+        let mut mark = self.mark();
+        let count = match event.lane {
+            DurableLane::Urgent => &mut mark.urgent,
+            DurableLane::Normal => &mut mark.normal,
+            DurableLane::Bulk => &mut mark.bulk,
+        };
+        *count += self.owed[event.lane];
+        sink.transient(room, event, &mark);
+        true
     }
 
     /// Transients up to this count have not come and will not, but for those that were told here alone.

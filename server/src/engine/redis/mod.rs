@@ -720,11 +720,11 @@ impl Engine for RedisEngine {
 
     async fn publish_transient(&self, room: &str, event: Transient) -> Result<(), EngineError> {
         if !self.inner.link.is_up() {
-            // The clients of this node get it all the same.
-            if let Some(followed) = self.inner.rooms.find(room) {
-                followed.told.lock().tell_locally(&*self.inner.sink, &followed.name, &event);
-            }
-            return Ok(());
+            // The clients of this node get it all the same. Where there are none it reaches nobody, and no other node
+            // would ever learn of it: that is not acknowledged.
+            let Some(followed) = self.inner.rooms.find(room) else { return Err(UNAVAILABLE) };
+            let told = followed.told.lock().tell_locally(&*self.inner.sink, &followed.name, &event);
+            return if told { Ok(()) } else { Err(UNAVAILABLE) };
         }
         let record = record::transient(&event);
         self.inner.count_transients(room, event.lane, &record, 1).await.map(drop)
