@@ -531,6 +531,8 @@ async fn while_redis_is_away_the_nodes_own_clients_get_transients_and_signals() 
         node.engine.publish_transient(ROOM, transient()).await.unwrap();
     }
     assert_eq!(node.told().1.len(), 3);
+    // One that reaches nobody, and that no count could make up for, is not acknowledged.
+    assert!(node.engine.publish_transient("unfollowed", transient()).await.is_err());
     assert!(node.engine.open(ROOM, Start::Live, None).await.is_err());
     server.start_again();
     node.ready().await;
