@@ -477,7 +477,9 @@ mod tests {
 
         fn locally(&mut self, count: u64) {
             let event = Transient { lane: Normal, expires_at_ms: 0, event_type: "t".into(), tail: Bytes::new() };
-            (0..count).for_each(|_| self.told.tell_locally(&self.sink, &self.room, &event));
+            for _ in 0..count {
+                assert!(self.told.tell_locally(&self.sink, &self.room, &event));
+            }
             self.sink.take();
         }
 
