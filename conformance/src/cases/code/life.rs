@@ -78,15 +78,6 @@ pub(super) fn cases() -> Vec<Case> {
             |ctx| Box::pin(drain(ctx)),
         )
         .within_s(90),
-        Case::code(
-            "LC-API-054/drain",
-            "A node that a command drains says GoAway, serves on, closes who stays, and takes nobody new.",
-            &["LC-LIFE-020"],
-            &[Need::Drain, Need::Operate],
-            |ctx| Box::pin(drain_by_command(ctx)),
-        )
-        .only(Encoding::Binary)
-        .within_s(90),
     ]
 }
 
@@ -228,36 +219,4 @@ async fn drain(ctx: &mut Ctx) -> Outcome {
     target.control.resume().await?;
     ctx.forget_handles();
     ctx.join_as("c").await.map(drop)
-}
-
-async fn drain_by_command(ctx: &mut Ctx) -> Outcome {
-    let room = ctx.room();
-    let welcome = Some(json!({"node": "$=node"}));
-    ctx.join(Join { welcome, ..Join::named("a") }).await?;
-    let handle = ctx.subscribe("a", json!({"room": room})).await?["handle"].clone();
-    let node = ctx.vars.find("node").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let key = ctx.target.api_keys.first().cloned();
-    let path = format!("/v1/nodes/{node}/drain");
-    let answer = ctx.http("POST", &path, key.as_deref(), &[], None).await?;
-    check(answer.status == 200 && answer.json()["complete"] == true, || {
-        format!("draining was answered with {} {}", answer.status, answer.body)
-    })?;
-    let pattern = json!({"id": 0, "goAway": {"reason": "GO_AWAY_REASON_DRAINING", "closesInMs": "$>0"}});
-    let said = ctx.expect("a", &pattern).await?.value;
-    ctx.publish_one("a", &room, "still served").await?;
-    ctx.events("a", &handle, "LANE_NORMAL", 1, 1).await?;
-    let closes_in = Duration::from_millis(said["goAway"]["closesInMs"].as_u64().unwrap_or(0));
-    ctx.fatal_within("a", 4204, closes_in + TOLERANCE).await?;
-    let listed = ctx.http("GET", "/v1/nodes", key.as_deref(), &[], None).await?.json();
-    let own = listed["nodes"].as_array().and_then(|nodes| nodes.iter().find(|known| known["id"] == *node));
-    check(own.is_some_and(|own| own["draining"] == true), || format!("the list of nodes is {listed}"))?;
-    let endpoint = ctx.target.endpoint.clone();
-    let mut socket = RawSocket::connect(&endpoint).await?;
-    let refused = socket.upgrade(&endpoint, ctx.encoding.subprotocol(), ctx.patience()).await.is_err();
-    check(refused, || "a node that was drained takes a new connection".into())?;
-    let target = ctx.target.clone();
-    target.control.drain().await?;
-    target.control.resume().await?;
-    ctx.forget_handles();
-    ctx.join_as("b").await.map(drop)
 }

@@ -5,6 +5,7 @@ mod batch;
 mod bytes;
 mod flow;
 mod life;
+mod operate;
 mod sse;
 
 use crate::case::Case;
@@ -15,6 +16,7 @@ pub(super) fn all() -> Vec<Case> {
     cases.extend(batch::cases());
     cases.extend(life::cases());
     cases.extend(flow::cases());
+    cases.extend(operate::cases());
     cases.extend(sse::cases());
     cases
 }

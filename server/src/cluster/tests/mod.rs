@@ -1,6 +1,7 @@
 //! Several nodes in one process.
 
 mod bus;
+mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;

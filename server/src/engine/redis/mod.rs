@@ -28,7 +28,7 @@ mod scripts;
 mod state;
 mod subscriber;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
