@@ -40,6 +40,9 @@ pub(super) async fn disconnect(
     require_control(&asker, &[CONNECTIONS])?;
     let asked: v1::DisconnectRequest = read(&node, "DisconnectRequest", request).await?;
     check_meant(&asked.user, &asked.device, &asked.connection)?;
+    // Who was sent away by whom is asked sooner or later.
+    let v1::DisconnectRequest { user, device, connection, reconnect } = &asked;
+    tracing::info!(user, device, connection, reconnect, by = &*asker.identity.service, "told to disconnect");
     let gathered = cluster::ask(&node, None, Deed::Disconnect(asked).into()).await?;
     Ok(encoding.answer("CommandResponse", &response(gathered)))
 }
@@ -55,6 +58,8 @@ pub(super) async fn unsubscribe(
     let room = room_name(&asked.room)?;
     require_control(&asker, &[&room, CONNECTIONS])?;
     check_meant(&asked.user, &asked.device, &asked.connection)?;
+    let v1::EndSubscriptionRequest { user, device, connection, .. } = &asked;
+    tracing::info!(user, device, connection, room = %room, by = &*asker.identity.service, "told to unsubscribe");
     let gathered = cluster::ask(&node, None, Deed::EndSubscription(asked).into()).await?;
     Ok(encoding.answer("CommandResponse", &response(gathered)))
 }
