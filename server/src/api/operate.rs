@@ -224,6 +224,36 @@ mod tests {
         assert_eq!((ids(&last), last.next.as_str()), (vec!["a", "c"], ""));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn page_after_page_lists_each_connection_once(
+            ids in proptest::collection::btree_set(0..1_000_u32, 0..60),
+            limit in 1..9_usize,
+            // A node may stop before the limit, since its message is full.
+            fits in proptest::collection::vec(1..9_usize, 3),
+        ) {
+            let ids: Vec<String> = ids.into_iter().map(|id| format!("{id:04}")).collect();
+            let node = |at: usize, cursor: &str| {
+                let mine: Vec<&str> = ids.iter().skip(at).step_by(3).map(String::as_str).filter(|id| *id > cursor).collect();
+                let length = limit.min(fits[at]).min(mine.len());
+                answer("n", &mine[..length], length < mine.len())
+            };
+            let (mut cursor, mut listed) = (String::new(), Vec::new());
+            loop {
+                let answers = (0..3).map(|at| node(at, &cursor)).collect();
+                let page = page(Gathered { answers, ..Gathered::default() }, limit);
+                proptest::prop_assert!(page.connections.len() <= limit);
+                listed.extend(page.connections.into_iter().map(|connection| connection.id));
+                if page.next.is_empty() {
+                    break;
+                }
+                proptest::prop_assert!(page.next > cursor, "each page goes on");
+                cursor = page.next;
+            }
+            proptest::prop_assert_eq!(listed, ids);
+        }
+    }
+
     #[test]
     fn a_command_names_a_user_or_a_connection() {
         for good in [("ann", "", ""), ("ann", "phone", ""), ("", "", "0a")] {
