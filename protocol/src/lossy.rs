@@ -78,19 +78,30 @@ impl TransientQueue {
         }
     }
 
-    /// A subscription begins anew at a count: what it says to be before the beginning is not sent any more.
-    pub fn begin(&mut self, handle: u64, count: u64) {
-        self.waiting.retain(|transient| transient.of.handle != handle || transient.count > count);
+    /// A subscription begins anew at a count: what was before the beginning is not sent any more. Unless the subscriber
+    /// is told otherwise how many it missed (`counted`), a gap of unknown count stands for it.
+    pub fn begin(&mut self, handle: u64, count: u64, counted: bool) {
+        let before = |transient: &Transient| transient.of.handle == handle && transient.count <= count;
+        let waited = self.waiting.iter().find(|transient| before(transient)).map(|transient| transient.of);
+        let left_out = self.left_out.iter().find(|(of, ..)| of.handle == handle).map(|(of, ..)| *of);
+        self.waiting.retain(|transient| !before(transient));
         self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
         self.left_out.retain(|(of, ..)| of.handle != handle);
+        if let Some(of) = waited.or(left_out).filter(|_| !counted) {
+            self.leave_out(of, v1::GapCause::Unknown, 0);
+        }
     }
 
-    /// The next record to send, with what takes its place if it expires in the session's queue.
-    pub fn pop(&mut self, lane: DurableLane) -> Option<(Bytes, Option<Expiry>)> {
-        if let Some((of, cause, count)) = self.left_out.pop_front() {
+    /// The next record to send, with what takes its place if it expires in the session's queue. What waits under the
+    /// handles in `withheld` stays: its subscriber does not know them yet.
+    pub fn pop(&mut self, lane: DurableLane, withheld: &[u64]) -> Option<(Bytes, Option<Expiry>)> {
+        let known = |of: &Under| !withheld.contains(&of.handle);
+        if let Some(at) = self.left_out.iter().position(|(of, ..)| known(of)) {
+            let (of, cause, count) = self.left_out.remove(at)?;
             return Some((transient_gap_record(of, lane, count, cause), None));
         }
-        let Transient { of, record, expires_at_ms, .. } = self.waiting.pop_front()?;
+        let at = self.waiting.iter().position(|transient| known(&transient.of))?;
+        let Transient { of, record, expires_at_ms, .. } = self.waiting.remove(at)?;
         self.bytes -= record.len();
         let expiry = (expires_at_ms != 0).then(|| Expiry {
             at_ms: expires_at_ms,
@@ -99,11 +110,13 @@ impl TransientQueue {
         Some((record, expiry))
     }
 
-    /// Forgets a subscription that ended.
-    pub fn forget(&mut self, handle: u64) {
+    /// Forgets a subscription that ended; returns whether anything of it waited.
+    pub fn forget(&mut self, handle: u64) -> bool {
+        let before = (self.waiting.len(), self.left_out.len());
         self.waiting.retain(|transient| transient.of.handle != handle);
         self.bytes = self.waiting.iter().map(|transient| transient.record.len()).sum();
         self.left_out.retain(|(of, ..)| of.handle != handle);
+        before != (self.waiting.len(), self.left_out.len())
     }
 
     /// Whether nothing waits.
@@ -171,10 +184,12 @@ impl SignalQueue {
         if full { Pushed::Dropped } else { Pushed::Beside }
     }
 
-    /// The next record to send that is alive at this time of the node's clock.
-    pub fn pop(&mut self, now_ms: u64) -> Option<(Bytes, Expiry)> {
+    /// The next record to send that is alive at this time of the node's clock, but for those under the handles in
+    /// `withheld`.
+    pub fn pop(&mut self, now_ms: u64, withheld: &[u64]) -> Option<(Bytes, Expiry)> {
         loop {
-            let (_, signal) = self.waiting.pop_front()?;
+            let at = self.waiting.iter().position(|(of, _)| !withheld.contains(of))?;
+            let (_, signal) = self.waiting.remove(at)?;
             if signal.expires_at_ms > now_ms {
                 return Some((signal.record, Expiry { at_ms: signal.expires_at_ms, instead: Bytes::new() }));
             }
@@ -212,11 +227,30 @@ mod tests {
         let dropped: u64 =
             (0..10).map(|at| queue.push(Under { handle: at % 2, epoch: 9 }, at, record.clone(), 0)).sum();
         assert_eq!(dropped, 6);
-        let (first, _) = queue.pop(DurableLane::Normal).unwrap();
-        let (second, _) = queue.pop(DurableLane::Normal).unwrap();
+        let (first, _) = queue.pop(DurableLane::Normal, &[]).unwrap();
+        let (second, _) = queue.pop(DurableLane::Normal, &[]).unwrap();
         assert_eq!([gap(&first), gap(&second)].map(|gap| (gap.handle, gap.epoch, gap.count)), [(0, 9, 3), (1, 9, 3)]);
-        assert_eq!(std::iter::from_fn(|| queue.pop(DurableLane::Normal)).count(), 4);
+        assert_eq!(std::iter::from_fn(|| queue.pop(DurableLane::Normal, &[])).count(), 4);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_a_subscriber_cannot_place_yet_waits() {
+        // LC-SUB-009, LC-SUB-020
+        let mut queue = TransientQueue::default();
+        let (old, new) = (Under { handle: 1, epoch: 9 }, Under { handle: 2, epoch: 10 });
+        queue.push(new, 1, Bytes::from_static(b"early"), 0);
+        queue.push(old, 7, Bytes::from_static(b"late"), 0);
+        queue.push(new, 2, Bytes::from_static(b"after"), 0);
+        assert_eq!(queue.pop(DurableLane::Normal, &[2]).unwrap().0, "late");
+        assert!(queue.pop(DurableLane::Normal, &[2]).is_none());
+        queue.begin(2, 1, false);
+        let (first, _) = queue.pop(DurableLane::Normal, &[]).unwrap();
+        assert_eq!((gap(&first).handle, gap(&first).count, gap(&first).cause), (2, 0, v1::GapCause::Unknown.into()));
+        assert_eq!(queue.pop(DurableLane::Normal, &[]).unwrap().0, "after");
+        queue.push(new, 3, Bytes::from_static(b"counted"), 0);
+        queue.begin(2, 3, true);
+        assert!(queue.is_empty(), "Subscribed said how many were missed");
     }
 
     #[test]
@@ -234,9 +268,9 @@ mod tests {
             assert_eq!(queue.push(1, signal(key, counter, text)), expected);
         }
         queue.push(2, signal("a", 1, "other room"));
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop(99)).map(|(record, _)| record).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(99, &[])).map(|(record, _)| record).collect();
         assert_eq!(order, ["a4", "b2", "other room"]);
         queue.push(1, signal("a", 9, "dead"));
-        assert!(queue.pop(100).is_none());
+        assert!(queue.pop(100, &[]).is_none());
     }
 }

@@ -40,6 +40,8 @@ struct Lossy {
 struct Inner {
     ready: Vec<(u64, PerLane<bool>)>,
     epochs: Vec<u64>,
+    /// Handles of new epochs that no Subscribed has named yet: what waits under them must not overtake it (LC-SUB-009).
+    withheld: Vec<u64>,
     /// Boxed and dropped when empty: most connections have none.
     lossy: Option<Box<Lossy>>,
 }
@@ -74,9 +76,25 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// Marks the end of an epoch.
-    pub(super) fn epoch(&self, handle: u64) {
-        self.inner.lock().epochs.push(handle);
+    /// Marks the end of an epoch. What comes under the new handle waits until [`Self::begin`].
+    pub(super) fn epoch(&self, former: u64, new: Under) {
+        let mut inner = self.inner.lock();
+        let Inner { epochs, withheld, lossy, .. } = &mut *inner;
+        epochs.push(former);
+        if let Some(at) = withheld.iter().position(|handle| *handle == former) {
+            // The epoch ended before the subscriber heard of it.
+            withheld.remove(at);
+            if let Some(lossy) = lossy {
+                lossy.signals.forget(former);
+                for lane in DurableLane::ALL {
+                    if lossy.transients[lane].forget(former) {
+                        lossy.transients[lane].leave_out(new, v1::GapCause::Unknown, 0);
+                    }
+                }
+            }
+        }
+        withheld.push(new.handle);
+        drop(inner);
         self.wake.notify_one();
     }
 
@@ -104,10 +122,13 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// A subscription begins anew at these counts of transients.
-    pub(super) fn begin(&self, handle: u64, counts: PerLane<u64>) {
-        if let Some(lossy) = &mut self.inner.lock().lossy {
-            DurableLane::ALL.into_iter().for_each(|lane| lossy.transients[lane].begin(handle, counts[lane]));
+    /// A subscription begins, or begins anew, at these counts of transients; `counted`: the subscriber is told how many
+    /// it missed.
+    pub(super) fn begin(&self, handle: u64, counts: PerLane<u64>, counted: bool) {
+        let mut inner = self.inner.lock();
+        inner.withheld.retain(|withheld| *withheld != handle);
+        if let Some(lossy) = &mut inner.lossy {
+            DurableLane::ALL.into_iter().for_each(|lane| lossy.transients[lane].begin(handle, counts[lane], counted));
         }
     }
 
@@ -151,16 +172,16 @@ impl Mailbox {
         mut send: impl FnMut(Lane, bytes::Bytes, Option<lanecast_protocol::outbox::Expiry>),
     ) {
         let mut inner = self.inner.lock();
-        let Some(lossy) = &mut inner.lossy else { return };
+        let Inner { lossy: Some(lossy), withheld, .. } = &mut *inner else { return };
         for lane in DurableLane::ALL {
             while has_room(lane.into())
-                && let Some((record, expiry)) = lossy.transients[lane].pop(lane)
+                && let Some((record, expiry)) = lossy.transients[lane].pop(lane, withheld)
             {
                 send(lane.into(), record, expiry);
             }
         }
         while has_room(Lane::Signal)
-            && let Some((record, expiry)) = lossy.signals.pop(now_ms)
+            && let Some((record, expiry)) = lossy.signals.pop(now_ms, withheld)
         {
             send(Lane::Signal, record, Some(expiry));
         }
@@ -173,9 +194,12 @@ impl Mailbox {
     pub fn forget(&self, handle: u64) {
         let mut inner = self.inner.lock();
         inner.ready.retain(|(of, _)| *of != handle);
+        inner.withheld.retain(|withheld| *withheld != handle);
         if let Some(lossy) = &mut inner.lossy {
             lossy.signals.forget(handle);
-            DurableLane::ALL.into_iter().for_each(|lane| lossy.transients[lane].forget(handle));
+            for lane in DurableLane::ALL {
+                lossy.transients[lane].forget(handle);
+            }
         }
     }
 }
@@ -192,7 +216,7 @@ mod tests {
             mailbox.ready(7, lane);
         }
         mailbox.ready(8, DurableLane::Bulk);
-        mailbox.epoch(9);
+        mailbox.epoch(9, Under { handle: 10, epoch: 2 });
         mailbox.forget(8);
         let lanes = PerLane([true, true, false]);
         assert_eq!(mailbox.take_marks(), [Mark::Epoch { handle: 9 }, Mark::Ready { handle: 7, lanes }]);

@@ -136,8 +136,9 @@ impl Room {
             subscriber.signals = interest.signals;
             subscriber.types = interest.types.clone();
             match std::mem::replace(&mut subscriber.stage, Stage::Live) {
-                Stage::Live => mailbox.begin(handle, counts),
+                Stage::Live => mailbox.begin(handle, counts, interest.transients.is_some()),
                 Stage::Opening { transients, lanes } => {
+                    mailbox.begin(handle, counts, true);
                     for lane in DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]) {
                         mailbox.ready(handle, lane);
                     }
@@ -229,8 +230,9 @@ impl Room {
         }
         let former = state.handle;
         state.begin_epoch(epoch, handle);
+        let new = state.under();
         for subscriber in &state.subscribers {
-            subscriber.mailbox.epoch(former);
+            subscriber.mailbox.epoch(former, new);
         }
     }
 }
@@ -365,5 +367,26 @@ mod tests {
         room.epoch_changed(10, 78);
         assert_eq!(mailbox.take_marks(), [Mark::Epoch { handle: 77 }]);
         assert!(matches!(room.cached(0, 77, DurableLane::Normal, 0, 100), Cached::EpochEnded));
+    }
+
+    #[test]
+    fn nothing_overtakes_the_frame_that_names_a_new_epochs_handle() {
+        // LC-SUB-009
+        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
+        room.enter(&mailbox);
+        admit(&room, &mailbox, 0);
+        let taken = || {
+            let mut taken = 0;
+            mailbox.take_lossy(0, |_| true, |_, _, _| taken += 1);
+            taken
+        };
+        for epoch in [10, 11] {
+            room.epoch_changed(epoch, epoch + 100);
+            room.transient(&transient(), 1);
+            assert_eq!(taken(), 0, "the subscriber does not know the handle");
+        }
+        let interest = Interest { start: Start::Live, transients: None, signals: false, types: TypeFilter::All };
+        room.admit(&mailbox, 11, &v1::TransientMark::default(), &interest, || 0);
+        assert_eq!(taken(), 2, "a gap of unknown count for what epoch 10 had, and the event of epoch 11");
     }
 }

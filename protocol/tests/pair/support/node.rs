@@ -297,13 +297,13 @@ impl Node {
         let Some(Conn { session, transients, signals, .. }) = self.conns.get_mut(&id) else { return busy };
         for lane in DurableLane::ALL {
             while session.has_room(lane.into())
-                && let Some((record, expiry)) = transients[lane].pop(lane)
+                && let Some((record, expiry)) = transients[lane].pop(lane, &[])
             {
                 session.send(lane.into(), record, expiry);
             }
         }
         while session.has_room(Lane::Signal)
-            && let Some((record, expiry)) = signals.pop(now.wall_ms)
+            && let Some((record, expiry)) = signals.pop(now.wall_ms, &[])
         {
             session.send(Lane::Signal, record, Some(expiry));
         }
@@ -350,7 +350,9 @@ impl Node {
                 if let Some(conn) = self.conns.get_mut(&id) {
                     conn.subscriptions.retain(|known| known.handle != handle);
                     conn.signals.forget(handle);
-                    DurableLane::ALL.into_iter().for_each(|lane| conn.transients[lane].forget(handle));
+                    for lane in DurableLane::ALL {
+                        conn.transients[lane].forget(handle);
+                    }
                 }
             }
             Request::Publish { .. } if !self.answers_publishes => self.waiting.push((id, request)),
@@ -415,7 +417,7 @@ impl Node {
         conn.subscriptions.retain(|known| known.room != subscribe.room);
         conn.subscriptions.push(Subscription { room: subscribe.room, handle, signals: subscribe.signals });
         for lane in DurableLane::ALL {
-            conn.transients[lane].begin(handle, counts[lane]);
+            conn.transients[lane].begin(handle, counts[lane], true);
         }
         conn.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
         for signal in live {
