@@ -36,8 +36,10 @@ pub enum Fault {
     /// SIGSTOP of Redis for 5 s.
     RedisStop,
     /// kill -9 of Redis, and a restart from its append-only file after 2 s.
+    #[value(name = "redis-restart-2s")]
     RedisRestart2s,
     /// The same after 15 s.
+    #[value(name = "redis-restart-15s")]
     RedisRestart15s,
     /// FLUSHALL.
     Flushall,
