@@ -4,12 +4,13 @@
 //! the rules of `protocol/spec`, from histories that anyone can read again (`--check`). It refuses to call a round good
 //! whose fault took no effect.
 //!
-//! In reading order: [`history`] what is recorded; [`check`] the judge, a pure function; `client` the clients;
+//! In reading order: [`history`] what is recorded, `files` where; [`check`] the judge, a pure function; `client` the clients;
 //! `cluster`, `redis` what is tested; [`schedule`] the faults; `round` one run of them; `table` what people see.
 
 pub mod check;
 mod client;
 mod cluster;
+mod files;
 pub mod history;
 mod redis;
 mod round;
@@ -76,8 +77,8 @@ pub struct Faults {
     /// Rooms.
     #[arg(long, default_value_t = 20)]
     rooms: usize,
-    /// Rooms of each subscriber.
-    #[arg(long, default_value_t = 5)]
+    /// Rooms of each subscriber; fewer than all are spread so that each room has subscribers on different nodes.
+    #[arg(long, default_value_t = 20)]
     rooms_each: usize,
     /// Durable events per second and room.
     #[arg(long, default_value_t = 100.0)]
