@@ -50,7 +50,7 @@ struct Transient {
 pub struct TransientQueue {
     waiting: VecDeque<Transient>,
     bytes: usize,
-    /// Left out and not reported: whose, cause and count. Bounded by the rooms of the connection.
+    /// Left out and not reported: whose, cause and count (0: unknown). Bounded by the rooms of the connection.
     left_out: VecDeque<(Under, v1::GapCause, u64)>,
 }
 
@@ -70,9 +70,13 @@ impl TransientQueue {
         pushed_out
     }
 
-    /// Counts events that are not delivered.
+    /// Counts events that are not delivered; 0 is an unknown number, and stays one: added to a known number it would
+    /// pass for none.
     pub fn leave_out(&mut self, of: Under, cause: v1::GapCause, events: u64) {
-        match self.left_out.iter_mut().find(|(whose, why, _)| *whose == of && *why == cause) {
+        let same = |whose: &Under, why: &v1::GapCause, count: u64| {
+            *whose == of && *why == cause && (count == 0) == (events == 0)
+        };
+        match self.left_out.iter_mut().find(|(whose, why, count)| same(whose, why, *count)) {
             Some((.., count)) => *count += events,
             None => self.left_out.push_back((of, cause, events)),
         }
@@ -196,6 +200,11 @@ impl SignalQueue {
         }
     }
 
+    /// What waits and is alive at this time of the node's clock, with its handle, oldest first.
+    pub fn drain(self, now_ms: u64) -> impl Iterator<Item = (u64, LiveSignal)> {
+        self.waiting.into_iter().filter(move |(_, signal)| signal.expires_at_ms > now_ms)
+    }
+
     /// Forgets a subscription that ended.
     pub fn forget(&mut self, handle: u64) {
         self.waiting.retain(|(of, _)| *of != handle);
@@ -251,6 +260,18 @@ mod tests {
         queue.push(new, 3, Bytes::from_static(b"counted"), 0);
         queue.begin(2, 3, true);
         assert!(queue.is_empty(), "Subscribed said how many were missed");
+    }
+
+    #[test]
+    fn an_unknown_number_is_not_added_to_a_known_one() {
+        // LC-SUB-020
+        let (mut queue, of) = (TransientQueue::default(), Under { handle: 1, epoch: 9 });
+        for events in [2, 0, 3, 0] {
+            queue.leave_out(of, v1::GapCause::Unknown, events);
+        }
+        let gaps: Vec<_> =
+            std::iter::from_fn(|| queue.pop(DurableLane::Normal, &[])).map(|(it, _)| gap(&it).count).collect();
+        assert_eq!(gaps, [5, 0]);
     }
 
     #[test]

@@ -203,6 +203,11 @@ impl Tracker {
         self.handle != 0
     }
 
+    /// The handle of the subscription on the present connection; 0: there is none.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
     /// Whether frames under this handle are, or still count as, this room's.
     pub fn knows(&self, handle: u64) -> bool {
         handle != 0 && (handle == self.handle || self.former.iter().any(|former| former.handle == handle))

@@ -156,9 +156,13 @@ fn answer(rng: &mut SmallRng, session: &mut Session, at: Now, handle: &mut u64) 
                 session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
             }
             Request::Unsubscribed { .. } => {}
-            Request::Publish { id, .. } if refuses => session.refuse_publish(id, refusal),
+            Request::Publish { id, publish, .. } if refuses => {
+                session.refuse_publish(id, refusal.in_room(publish.room));
+            }
             // Some stay unanswered.
-            Request::Publish { id, .. } if rng.random_bool(0.8) => session.published(id, v1::Published::default()),
+            Request::Publish { id, publish, .. } if rng.random_bool(0.8) => {
+                session.published(id, &publish.room, v1::Published::default());
+            }
             Request::Publish { .. } => {}
             Request::Signal { id, .. } => session.done(id),
             Request::History { id, .. } => session.history_page(id, v1::HistoryPage::default()),

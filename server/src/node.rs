@@ -112,6 +112,11 @@ impl Node {
         self.session.limits
     }
 
+    /// Tells the connections of a store that is away, for as long as the node lives.
+    pub async fn watch_store(&self) {
+        self.hub.watch_store(|| self.registry.wake_all()).await;
+    }
+
     /// What has to be done every few seconds for as long as the node lives.
     pub async fn housekeep(&self) {
         self.hub.sweep().await;

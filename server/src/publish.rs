@@ -19,7 +19,7 @@ use lanecast_protocol::v1;
 use crate::auth::Identity;
 use crate::auth::rights::{PublishVerdict, Verb};
 use crate::config::DeliveryDefault;
-use crate::engine::{EngineError, Signal, Signalled, Transient};
+use crate::engine::{EngineError, Signal, Transient};
 use crate::node::Node;
 use crate::policy::Policy;
 use crate::telemetry::labels::{EngineCall, PublishResult};
@@ -214,17 +214,17 @@ pub fn engine_refusal(error: EngineError) -> Refusal {
     Refusal::new(error.code(), error.to_string()).retry_after(error.retry_after_ms())
 }
 
-/// Checks a signal and hands it to the engine.
+/// Checks a signal and makes it ready for the engine.
 ///
 /// # Errors
-/// MESSAGE_TOO_LARGE, FORBIDDEN, or what the engine says.
-pub async fn signal(
+/// MESSAGE_TOO_LARGE or FORBIDDEN.
+pub fn signal(
     node: &Node,
     identity: &Identity,
     instance: &str,
     signal: v1::Signal,
     envelope: &v1::Envelope,
-) -> Result<Signalled, Refusal> {
+) -> Result<Signal, Refusal> {
     let policy = node.config.policies.of(&signal.room);
     check_size(policy, envelope)?;
     if !identity.allows_type(Verb::Signal, &signal.room, &envelope.r#type) {
@@ -242,13 +242,12 @@ pub async fn signal(
         key: envelope.key.as_str().into(),
     };
     let frame = v1::Signal { expires_at_ms, from: Some(identity.sender(instance)), ..signal };
-    let live = Signal {
+    Ok(Signal {
         key,
         start: frame.start,
         counter: frame.counter,
         expires_at_ms,
         clear: frame.clear,
         tail: codec::signal_tail(&frame),
-    };
-    node.hub.engine().signal(&frame.room, live).await.map_err(engine_refusal)
+    })
 }

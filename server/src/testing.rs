@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::engine::probe::Probe;
+use crate::engine::{Engine, EngineSink};
 use crate::http::listener::Listener;
 use crate::node::Node;
 use crate::{cluster, http};
@@ -47,13 +49,29 @@ impl Running {
         let mut config = Config { dev: true, ..Config::default() };
         config.listen.address = "127.0.0.1:0".parse().unwrap();
         change(&mut config);
-        let node = Arc::new(Node::new(config, clock));
+        Self::on(Node::new(config, clock), others).await
+    }
+
+    /// The same with an engine that the test turns.
+    pub(crate) async fn probed(clock: Clock, others: Router<Arc<Node>>) -> (Self, Arc<Probe>) {
+        let mut config = Config { dev: true, ..Config::default() };
+        config.listen.address = "127.0.0.1:0".parse().unwrap();
+        let node = Node::without_engine(config, clock.clone());
+        let probe = Arc::new(Probe::new(clock, Arc::clone(&node.hub) as Arc<dyn EngineSink>));
+        node.hub.connect(Arc::clone(&probe) as Arc<dyn Engine>);
+        (Self::on(node, others).await, probe)
+    }
+
+    async fn on(node: Node, others: Router<Arc<Node>>) -> Self {
+        let node = Arc::new(node);
         let listener = Listener::bind(node.clone()).await.unwrap();
         let address = listener.address().unwrap();
         let router = http::router(node.clone(), others);
         drop(tokio::spawn(listener.serve(router)));
         node.cluster.listens_at(address);
         drop(tokio::spawn(cluster::run(node.clone())));
+        let watching = node.clone();
+        drop(tokio::spawn(async move { watching.watch_store().await }));
         Self { node, address }
     }
 

@@ -120,7 +120,7 @@ fn a_queued_gap_that_crosses_the_fork_is_cut_at_it() {
     // LC-RES-010, LC-SUB-010
     use lanecast_protocol::place::Batch;
     use lanecast_protocol::position::{PerLane, Position};
-    use lanecast_protocol::session::server::{Opened, Read};
+    use lanecast_protocol::session::server::Opened;
     let mut raw = crate::raw::Raw::open();
     let position = |epoch, normal| Position::new(epoch, PerLane([0, normal, 0]));
     let opened = |handle, position, head| Opened {
@@ -136,7 +136,8 @@ fn a_queued_gap_that_crosses_the_fork_is_cut_at_it() {
         degraded: false,
     };
     raw.session.subscribed(2, opened(1, position(7, 4), position(7, 10)), v1::SubscribedCause::Unspecified);
-    let read = Read { room: "r".into(), handle: 1, epoch: 7, lane: Normal, after: 4, bytes: 1000 };
+    let read = raw.session.next_read().unwrap();
+    assert_eq!((read.lane, read.after), (Normal, 4));
     raw.session.deliver(raw.now, &read, Batch { first: 11, events: Vec::new() }, false, |_| true);
     raw.session.subscribed(0, opened(2, position(8, 7), position(8, 7)), v1::SubscribedCause::Epoch);
     let gaps: Vec<_> = raw

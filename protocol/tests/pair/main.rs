@@ -9,6 +9,7 @@ mod forks;
 mod handshake;
 mod life;
 mod lossy;
+mod order;
 mod publish;
 mod raw;
 mod resume;

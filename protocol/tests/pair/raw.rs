@@ -14,6 +14,8 @@ pub struct Raw {
     pub now: Now,
     /// Whether Authenticate is answered.
     pub authenticates: bool,
+    /// Whether Subscribe is answered.
+    pub opens: bool,
     /// Requests that were not answered.
     pub requests: Vec<Request>,
 }
@@ -22,7 +24,7 @@ impl Raw {
     pub fn new() -> Self {
         let now = Now { monotonic_ms: 1_000, wall_ms: 1_700_000_000_000 };
         let session = Session::new(Node::new().config.clone(), now);
-        Self { session, now, authenticates: true, requests: Vec::new() }
+        Self { session, now, authenticates: true, opens: true, requests: Vec::new() }
     }
 
     /// One that was welcomed.
@@ -50,6 +52,10 @@ impl Raw {
                 Err(fault) => self.session.handle_fault(fault),
             }
         }
+        self.handle_requests();
+    }
+
+    pub fn handle_requests(&mut self) {
         while let Some(request) = self.session.poll_request() {
             self.answer(request);
         }
@@ -61,7 +67,7 @@ impl Raw {
                 let accepted = Accepted { connection_id: "c".into(), user: hello.token.clone(), ..Accepted::default() };
                 self.session.accept(self.now, accepted);
             }
-            Request::Subscribe { asked, subscribe } => {
+            Request::Subscribe { asked, subscribe } if self.opens => {
                 let opened = self.opened(&subscribe.room);
                 self.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
             }
@@ -70,7 +76,7 @@ impl Raw {
         }
     }
 
-    fn opened(&self, room: &str) -> Opened {
+    pub fn opened(&self, room: &str) -> Opened {
         let position = lanecast_protocol::position::Position { epoch: 7, ..Default::default() };
         Opened {
             room: room.into(),

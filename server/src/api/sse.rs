@@ -30,7 +30,7 @@ use crate::auth::rights::Verb;
 use crate::engine::EngineError;
 use crate::history::rolled_back;
 use crate::http::error::Refused;
-use crate::hub::{Interest, Mark, Subscription, live_signal};
+use crate::hub::{Interest, Mark, Subscription};
 use crate::node::Node;
 use crate::publish::{engine_refusal, forbidden};
 use crate::session::{Command, Entry, Owner};
@@ -57,7 +57,7 @@ pub(super) async fn stream(
         return Err(Refused::new(Code::GoingAway, "The node shuts down.").retry_after(node.config.drain.spread_ms));
     }
     let types = caller.identity.subscribe_filter(&caller.room);
-    let interest = Interest { start, transients: None, signals, types };
+    let interest = Interest { start, transients: None, signals, types, live: signals };
     let expires_at_ms = caller.identity.expires_at_ms;
     let joined = join(node, caller, interest).await?;
     let mut stream = Stream::new(joined, expires_at_ms);
@@ -160,15 +160,10 @@ impl Stream {
         if !self.joined.interest.signals {
             return;
         }
-        let handle = self.joined.subscription.handle;
-        match self.node().hub.engine().live_signals(&self.joined.name).await {
-            Ok(live) => {
-                for signal in live.iter().filter(|signal| self.joined.interest.types.passes(&signal.key.kind)) {
-                    self.joined.entry.mailbox.signal(handle, live_signal(handle, signal));
-                }
-            }
+        let Joined { node, entry, subscription, .. } = &self.joined;
+        if let Err(error) = node.hub.enliven(&subscription.room, &entry.mailbox).await {
             // Signals may be lost; the subscription is worth more.
-            Err(error) => self.node().metrics.engine_failed(EngineCall::Follow, &self.joined.name, &error),
+            node.metrics.engine_failed(EngineCall::Follow, &self.joined.name, &error);
         }
     }
 
@@ -278,7 +273,7 @@ impl Stream {
     /// The room's epoch ended: goes on in the new one, from where this stream is (LC-API-024).
     async fn reopen(&mut self) -> Result<(), EngineError> {
         let start = Start::Position(self.place.position());
-        let interest = Interest { start, ..self.joined.interest.clone() };
+        let interest = Interest { start, live: false, ..self.joined.interest.clone() };
         let hub = Arc::clone(&self.joined.node.hub);
         let subscribed = hub.subscribe(&self.joined.name, interest, &self.joined.entry.mailbox).await;
         self.joined.subscription = subscribed.inspect_err(|error| {

@@ -14,7 +14,7 @@ use super::*;
 use crate::auth::token::{Claims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, PolicyOptions, Secret};
-use crate::engine::{EngineSink as _, Signal};
+use crate::engine::Signal;
 use crate::policy::Policies;
 use crate::testing::{Answer, Running, Stream, read_to_end};
 
@@ -302,14 +302,14 @@ async fn transients_and_signals_have_no_id() {
 #[tokio::test]
 async fn a_new_epoch_is_a_new_subscription() {
     // LC-API-024
-    let node = start().await;
+    let (node, engine) = Running::probed(Clock::system(), routes()).await;
     let epoch: u64 = text(&node, "LANE_NORMAL", "1").await["epoch"].as_str().unwrap().parse().unwrap();
     let (mut stream, _) = open(&node, "from=beginning", &[]).await;
     stream.expect("event").await;
-    node.node.hub.epoch_changed(&"chat".into(), epoch + 1);
+    engine.renew("chat").await;
     let subscribed = stream.expect("subscribed").await;
     assert_eq!(subscribed.data["cause"], "SUBSCRIBED_CAUSE_EPOCH");
-    assert_eq!(subscribed.id, Some(format!("{epoch}-0-1-0")));
+    assert_eq!(subscribed.id, Some(format!("{}-0-1-0", epoch + 1)));
 }
 
 #[tokio::test]

@@ -101,6 +101,8 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     let accepting = tokio::spawn(listener.serve(router));
     let housekeeping = tokio::spawn(housekeep(node.clone()));
     let in_cluster = tokio::spawn(cluster::run(node.clone()));
+    let watched = node.clone();
+    let watching = tokio::spawn(async move { watched.watch_store().await });
     node.health.set_started();
     announce(&node, address);
 
@@ -118,6 +120,7 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     accepting.await?;
     housekeeping.abort();
     in_cluster.abort();
+    watching.abort();
     // Ends with the abort: nothing renews the lease any more.
     let _ = in_cluster.await;
     cluster::retire(&node).await;

@@ -9,6 +9,8 @@ mod contract;
 #[cfg(test)]
 mod faulty;
 mod memory;
+#[cfg(test)]
+pub(crate) mod probe;
 pub(crate) mod redis;
 mod signals;
 
@@ -168,7 +170,7 @@ pub struct EngineStats {
 }
 
 /// How many transients lie between a mark that was asked about and the present one (E32).
-fn missed_since(present: v1::TransientMark, asked: Option<v1::TransientMark>) -> v1::MissedTransients {
+pub(crate) fn missed_since(present: v1::TransientMark, asked: Option<v1::TransientMark>) -> v1::MissedTransients {
     let answer = |knowledge: v1::MissedKnowledge, count| v1::MissedTransients { knowledge: knowledge.into(), count };
     let Some(asked) = asked else { return answer(v1::MissedKnowledge::Unspecified, 0) };
     if asked.source != present.source {

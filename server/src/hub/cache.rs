@@ -95,6 +95,22 @@ impl Cache {
         Some(Hit { events: events_out, oldest_ms, more })
     }
 
+    /// Whether it has everything after a seq up to the head, and the log would still give all of it.
+    pub(super) fn reaches(&self, now_ms: u64, lane: DurableLane, seq: u64, head: u64) -> bool {
+        let events = &self.lanes[lane].events;
+        let (Some(first), Some(newest)) = (events.front(), events.back()) else { return false };
+        let Some(skip) = (seq + 1).checked_sub(first.event.seq).and_then(|skip| usize::try_from(skip).ok()) else {
+            return false;
+        };
+        let Some(oldest) = events.get(skip) else { return false };
+        newest.event.seq >= head && now_ms.saturating_sub(oldest.time_ms) <= self.kept.age_ms_max
+    }
+
+    /// Forgets a lane: the log went on without it.
+    pub(super) fn clear_lane(&mut self, lane: DurableLane) {
+        self.lanes[lane] = LaneCache::default();
+    }
+
     /// Forgets everything: the handle in the records has ended.
     pub(super) fn clear(&mut self) {
         self.lanes = PerLane::default();
@@ -127,6 +143,10 @@ mod tests {
         let hit = cache.after(0, Normal, 7, 1).unwrap();
         assert_eq!((seqs(&hit), hit.more), (vec![8], true));
         assert!(cache.after(0, Normal, 9, 100).is_none());
+        assert!(cache.reaches(0, Normal, 4, 9) && cache.reaches(0, Normal, 8, 9));
+        assert!(!cache.reaches(0, Normal, 3, 9), "not all of it");
+        assert!(!cache.reaches(0, Normal, 4, 10), "not the newest");
+        assert!(!cache.reaches(0, Normal, 9, 9), "nothing of it");
         cache.push(Normal, event(12, 10), 0);
         assert!(cache.after(0, Normal, 9, 100).is_none(), "10 and 11 are missing");
     }
@@ -141,6 +161,7 @@ mod tests {
         assert!(cache.after(100, Normal, 2, 100).is_none(), "seq 3 is trimmed from the log");
         assert_eq!(seqs(&cache.after(100, Normal, 3, 100).unwrap()), [4, 5]);
         assert!(cache.after(101, Normal, 3, 100).is_none(), "4 and 5 are too old");
+        assert!(cache.reaches(100, Normal, 3, 5) && !cache.reaches(101, Normal, 3, 5));
     }
 
     #[test]

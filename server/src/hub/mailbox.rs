@@ -76,6 +76,11 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
+    /// Marks lanes of a subscription.
+    pub(super) fn ready_lanes(&self, handle: u64, lanes: PerLane<bool>) {
+        DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]).for_each(|lane| self.ready(handle, lane));
+    }
+
     /// Marks the end of an epoch. What comes under the new handle waits until [`Self::begin`].
     pub(super) fn epoch(&self, former: u64, new: Under) {
         let mut inner = self.inner.lock();

@@ -13,12 +13,19 @@
 
 mod cache;
 mod mailbox;
+mod open;
+mod pages;
+mod read;
 mod room;
+mod shared;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use lanecast_protocol::codec::{self, EventFront};
@@ -29,14 +36,16 @@ use lanecast_protocol::place::{Batch, Stored};
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use self::cache::Kept;
 pub use self::mailbox::{Mailbox, Mark};
-pub use self::room::{Room, live_signal};
+use self::pages::Budget;
+pub use self::room::Room;
 use crate::auth::rights::TypeFilter;
 use crate::clock::Clock;
 use crate::cluster::Inbox;
-use crate::engine::{Engine, EngineError, EngineSink, Opened, Signal, Transient};
+use crate::engine::{Engine, EngineSink, Opened, Signal, Transient};
 use crate::health::Health;
 use crate::policy::Policies;
 use crate::telemetry::Metrics;
@@ -73,6 +82,8 @@ pub struct Interest {
     pub signals: bool,
     /// The types that its right covers.
     pub types: TypeFilter,
+    /// Whether [`Hub::enliven`] follows: signals that come before it wait for the live ones.
+    pub live: bool,
 }
 
 /// Something was read for a place.
@@ -95,8 +106,15 @@ pub struct Hub {
     hasher: RandomState,
     handles: AtomicU64,
     lingering: Mutex<VecDeque<(u64, Arc<Room>)>>,
+    /// Rooms with pages of their logs.
+    paged: Mutex<Vec<Weak<Room>>>,
+    page_budget: Arc<Budget>,
     engine: OnceLock<Arc<dyn Engine>>,
     inbox: Inbox,
+    /// Whether the store can be reached, as the engine says.
+    store: watch::Sender<bool>,
+    /// Whether clients are told that it is not.
+    degraded: AtomicBool,
     clock: Clock,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -111,6 +129,10 @@ impl Hub {
             hasher: RandomState::new(),
             handles: AtomicU64::new(0),
             lingering: Mutex::default(),
+            paged: Mutex::default(),
+            page_budget: Arc::default(),
+            store: watch::Sender::new(true),
+            degraded: AtomicBool::new(false),
             engine: OnceLock::new(),
             inbox: Inbox::default(),
             clock,
@@ -158,44 +180,6 @@ impl Hub {
         self.handles.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Subscribes a mailbox to a room; one that is subscribed begins anew.
-    ///
-    /// Cancel safety: if the future is dropped the mailbox stays subscribed; call [`Self::leave`].
-    ///
-    /// # Errors
-    /// Whatever the engine says; the mailbox is not subscribed then, if it was not before.
-    pub async fn subscribe(
-        &self,
-        name: &str,
-        interest: Interest,
-        mailbox: &Arc<Mailbox>,
-    ) -> Result<Subscription, EngineError> {
-        let room = self.enter(name, mailbox);
-        match self.open(&room, interest, mailbox).await {
-            Ok(subscription) => Ok(subscription),
-            Err(error) => {
-                if !room.is_live(mailbox) {
-                    self.leave(&room, mailbox);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn open(
-        &self,
-        room: &Arc<Room>,
-        interest: Interest,
-        mailbox: &Arc<Mailbox>,
-    ) -> Result<Subscription, EngineError> {
-        // The sink is attached before the log is read: what is stored in between is marked, and waits in the mailbox.
-        self.engine().subscribe(room.name()).await?;
-        let opened = self.engine().open(room.name(), interest.start, interest.transients).await?;
-        let epoch = opened.log.head.epoch;
-        let handle = room.admit(mailbox, epoch, &opened.transients, &interest, || self.next_handle());
-        Ok(Subscription { room: Arc::clone(room), handle, opened })
-    }
-
     fn enter(&self, name: &str, mailbox: &Arc<Mailbox>) -> Arc<Room> {
         let mut shard = self.shard(name).lock();
         let room =
@@ -217,6 +201,7 @@ impl Hub {
 
     /// Drops rooms that had no subscriber for a while. Call it every few seconds.
     pub async fn sweep(&self) {
+        self.sweep_pages();
         let now_ms = self.clock.now_ms();
         loop {
             let due = {
@@ -227,44 +212,8 @@ impl Hub {
                 }
             };
             let Some((_, room)) = due else { return };
-            let removed = {
-                let mut shard = self.shard(room.name()).lock();
-                let gone = room.is_empty() && shard.get(room.name()).is_some_and(|known| Arc::ptr_eq(known, &room));
-                if gone {
-                    shard.remove(room.name());
-                }
-                gone
-            };
-            if removed && let Err(error) = self.engine().unsubscribe(room.name()).await {
-                tracing::warn!(room = &**room.name(), %error, "the engine did not let a room go");
-            }
+            self.forget(&room).await;
         }
-    }
-
-    /// Reads what comes after a place. An epoch that has ended reads as nothing: its end is on the way as a mark.
-    ///
-    /// # Errors
-    /// Whatever the engine says.
-    pub async fn read(
-        &self,
-        room: &Room,
-        handle: u64,
-        lane: DurableLane,
-        after: u64,
-        bytes_max: usize,
-    ) -> Result<ReadOut, EngineError> {
-        match room.cached(self.clock.now_ms(), handle, lane, after, bytes_max) {
-            room::Cached::Hit(read) => return Ok(read),
-            room::Cached::EpochEnded => return Ok(ReadOut::default()),
-            room::Cached::Miss => {}
-        }
-        let read = self.engine().read(room.name(), lane, after, READ_EVENTS_MAX, bytes_max).await?;
-        if !room.is_current(handle, read.epoch) {
-            return Ok(ReadOut::default());
-        }
-        let last = read.records.last().map_or(after.max(read.first - 1), |record| record.seq);
-        let events = read.records.iter().map(|record| stored(handle, record)).collect();
-        Ok(ReadOut { batch: Batch { first: read.first, events }, more: last < read.head, cached_since_ms: None })
     }
 
     /// Rooms with a subscriber, or that had one a moment ago.
@@ -281,8 +230,10 @@ impl std::fmt::Debug for Hub {
 
 impl EngineSink for Hub {
     fn appended(&self, room: &Arc<str>, epoch: u64, record: &log::Record) {
-        if let Some(room) = self.find(room) {
-            room.appended(epoch, record);
+        if let Some(room) = self.find(room)
+            && room.appended(epoch, record)
+        {
+            Self::mark_rest(room);
         }
     }
 
@@ -324,14 +275,17 @@ impl EngineSink for Hub {
     }
 
     fn jumped(&self, room: &Arc<str>, lane: DurableLane) {
-        if let Some(room) = self.find(room) {
-            room.jumped(lane);
+        if let Some(room) = self.find(room)
+            && room.jumped(lane)
+        {
+            Self::mark_rest(room);
         }
     }
 
     fn reachable(&self, reachable: bool) {
         tracing::info!(reachable, "the engine's store");
         self.health.set_reachable(reachable);
+        self.store.send_replace(reachable);
     }
 
     fn following(&self, following: bool) {

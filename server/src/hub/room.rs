@@ -1,24 +1,30 @@
 //! One room on this node.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use lanecast_protocol::codec::{self, EventFront};
-use lanecast_protocol::log::Record;
-use lanecast_protocol::lossy::{LiveSignal, Pushed, Under};
+use lanecast_protocol::log::{Record, Start};
+use lanecast_protocol::lossy::{LiveSignal, Pushed, SignalQueue, Under};
 use lanecast_protocol::place::Batch;
-use lanecast_protocol::position::{DurableLane, PerLane};
+use lanecast_protocol::position::{DurableLane, PerLane, Position};
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
 
 use super::cache::{Cache, Kept};
+use super::pages::Pages;
+use super::shared::Shared;
 use super::{Mailbox, ReadOut, stored};
 use crate::auth::rights::TypeFilter;
-use crate::engine::{Signal, Transient};
+use crate::engine::{Opened, Signal, Transient};
 
 /// Transients kept for a subscriber whose opening is under way; beyond it the oldest are reported as dropped.
 const PENDING_MAX: usize = 64;
+/// Subscribers that are marked while the engine tells of an event; those of a larger room are marked by a task of its own,
+/// so that no other room waits for it.
+pub(super) const MARKED_AT_ONCE_MAX: usize = 256;
 
 #[derive(Debug)]
 enum Stage {
@@ -27,6 +33,8 @@ enum Stage {
     Opening {
         transients: VecDeque<(u64, Transient)>,
         lanes: PerLane<bool>,
+        /// Lanes of which transients never came here. Whether before or after the moment of the opening is not known.
+        missed: PerLane<bool>,
     },
     Live,
 }
@@ -37,6 +45,18 @@ struct Subscriber {
     stage: Stage,
     signals: bool,
     types: TypeFilter,
+    /// Signals that came while the live ones were asked for, which are older and must not come behind them.
+    held: Option<Box<SignalQueue>>,
+}
+
+/// The marking of a large room's subscribers: many events in one round.
+#[derive(Debug)]
+struct Round {
+    /// How many of the subscribers were marked.
+    marked: usize,
+    lanes: PerLane<bool>,
+    /// What came since: a further round.
+    next: PerLane<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +64,11 @@ struct State {
     /// 0 until the log was read once.
     epoch: u64,
     handle: u64,
+    /// The newest seqs that the node knows of in this epoch.
+    newest: PerLane<u64>,
     cache: Cache,
     subscribers: Vec<Subscriber>,
+    round: Option<Round>,
 }
 
 /// One room on this node: its subscribers and its newest events.
@@ -53,6 +76,14 @@ struct State {
 pub struct Room {
     name: Arc<str>,
     state: Mutex<State>,
+    /// What its log keeps.
+    pub(super) kept: Kept,
+    /// Whether the engine tells what happens in it.
+    pub(super) followed: AtomicBool,
+    /// Openings that the engine is asked for.
+    pub(super) openings: Shared<Start, Opened>,
+    /// Made at the first read of the log.
+    pages: OnceLock<Box<PerLane<Pages>>>,
 }
 
 /// What the cache says to a read.
@@ -65,7 +96,8 @@ pub(super) enum Cached {
 impl Room {
     pub(super) fn new(name: Arc<str>, kept: Kept) -> Self {
         let state = State { cache: Cache::new(kept), ..State::default() };
-        Self { name, state: Mutex::new(state) }
+        let (followed, openings) = (AtomicBool::new(false), Shared::new());
+        Self { name, state: Mutex::new(state), kept, followed, openings, pages: OnceLock::new() }
     }
 
     /// Its name.
@@ -73,7 +105,8 @@ impl Room {
         &self.name
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether it has no subscriber.
+    pub fn is_empty(&self) -> bool {
         self.state.lock().subscribers.is_empty()
     }
 
@@ -101,9 +134,14 @@ impl Room {
         if !state.subscribers.iter().any(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
             state.subscribers.push(Subscriber {
                 mailbox: Arc::clone(mailbox),
-                stage: Stage::Opening { transients: VecDeque::new(), lanes: PerLane::default() },
+                stage: Stage::Opening {
+                    transients: VecDeque::new(),
+                    lanes: PerLane::default(),
+                    missed: PerLane::default(),
+                },
                 signals: false,
                 types: TypeFilter::All,
+                held: None,
             });
         }
     }
@@ -111,42 +149,88 @@ impl Room {
     /// Removes a subscriber; says the handle, and whether it was the last one.
     pub(super) fn leave(&self, mailbox: &Arc<Mailbox>) -> (u64, bool) {
         let mut state = self.state.lock();
-        let before = state.subscribers.len();
-        state.subscribers.retain(|known| !Arc::ptr_eq(&known.mailbox, mailbox));
-        (state.handle, before > 0 && state.subscribers.is_empty())
+        let Some(at) = state.subscribers.iter().position(|known| Arc::ptr_eq(&known.mailbox, mailbox)) else {
+            return (state.handle, false);
+        };
+        state.subscribers.remove(at);
+        if let Some(round) = &mut state.round {
+            round.marked -= usize::from(at < round.marked);
+        }
+        (state.handle, state.subscribers.is_empty())
     }
 
-    /// Makes a subscriber live from the moment of its opening: transients after `mark` are left for it. Returns the
-    /// handle of the epoch.
+    /// Makes a subscriber live from the moment of its opening: transients after its mark are left for it. Returns the
+    /// handle of the epoch; `None` if the room has a newer one by now and has to be opened again.
     pub(super) fn admit(
         &self,
         mailbox: &Arc<Mailbox>,
-        epoch: u64,
-        mark: &v1::TransientMark,
+        opened: &Opened,
         interest: &super::Interest,
         next_handle: impl FnOnce() -> u64,
-    ) -> u64 {
+    ) -> Option<u64> {
+        let (head, mark) = (opened.log.head, &opened.transients);
         let mut state = self.state.lock();
-        if state.epoch < epoch {
-            state.begin_epoch(epoch, next_handle());
+        if state.epoch < head.epoch {
+            // The others learn of it here, if the engine has not told yet.
+            state.begin_epoch(head.epoch, next_handle());
+        }
+        if state.epoch > head.epoch {
+            return None;
+        }
+        for lane in DurableLane::ALL {
+            state.newest[lane] = state.newest[lane].max(head.seq(lane));
         }
         let (handle, under) = (state.handle, state.under());
         let counts = PerLane([mark.urgent, mark.normal, mark.bulk]);
         if let Some(subscriber) = state.subscribers.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
             subscriber.signals = interest.signals;
             subscriber.types = interest.types.clone();
+            subscriber.held = interest.live.then(Box::default);
             match std::mem::replace(&mut subscriber.stage, Stage::Live) {
                 Stage::Live => mailbox.begin(handle, counts, interest.transients.is_some()),
-                Stage::Opening { transients, lanes } => {
+                Stage::Opening { transients, lanes, missed } => {
                     mailbox.begin(handle, counts, true);
                     for lane in DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]) {
                         mailbox.ready(handle, lane);
                     }
                     subscriber.catch_up(under, counts, transients);
+                    for lane in DurableLane::ALL.into_iter().filter(|lane| missed[*lane]) {
+                        mailbox.leave_out(under, lane, v1::GapCause::Unknown, 0);
+                    }
                 }
             }
         }
-        handle
+        Some(handle)
+    }
+
+    /// Whether all that a subscriber at a position misses is here, which makes its resume complete (LC-RES-002).
+    pub(super) fn covers(&self, now_ms: u64, asked: Position, head: Position) -> bool {
+        let state = self.state.lock();
+        let covers = |lane| {
+            let (asked, head) = (asked.seq(lane), head.seq(lane));
+            asked == head || asked < head && state.cache.reaches(now_ms, lane, asked, head)
+        };
+        state.epoch == head.epoch && asked.epoch == head.epoch && DurableLane::ALL.into_iter().all(covers)
+    }
+
+    /// The newest seq of a lane that the node knows of.
+    pub(super) fn newest(&self, lane: DurableLane) -> u64 {
+        self.state.lock().newest[lane]
+    }
+
+    /// The pages of a lane; `made` runs when they are made.
+    pub(super) fn pages(&self, lane: DurableLane, made: impl FnOnce()) -> &Pages {
+        &self.pages.get_or_init(|| {
+            made();
+            Box::default()
+        })[lane]
+    }
+
+    /// Drops pages that are too old.
+    pub(super) fn sweep_pages(&self, now_ms: u64) {
+        if let Some(pages) = self.pages.get() {
+            DurableLane::ALL.into_iter().for_each(|lane| pages[lane].sweep(now_ms));
+        }
     }
 
     pub(super) fn cached(&self, now_ms: u64, handle: u64, lane: DurableLane, after: u64, bytes_max: usize) -> Cached {
@@ -164,20 +248,35 @@ impl Room {
         }
     }
 
-    /// The log has a new event.
-    pub(super) fn appended(&self, epoch: u64, record: &Record) {
+    /// The log has a new event. Returns whether the caller has to see to it that [`Self::mark_some`] is called until
+    /// all subscribers are marked.
+    pub(super) fn appended(&self, epoch: u64, record: &Record) -> bool {
         let mut state = self.state.lock();
-        let State { epoch: present, handle, cache, subscribers } = &mut *state;
+        let State { epoch: present, handle, newest, cache, .. } = &mut *state;
         if *present == epoch {
+            newest[record.lane] = newest[record.lane].max(record.seq);
             cache.push(record.lane, stored(*handle, record), record.time_ms);
         }
-        for subscriber in subscribers {
-            match &mut subscriber.stage {
-                Stage::Opening { lanes, .. } => lanes[record.lane] = true,
-                // A former epoch's subscribers are told of the new one before its first event.
-                Stage::Live => subscriber.mailbox.ready(*handle, record.lane),
-            }
+        state.begin_round(PerLane::from_fn(|lane| lane == record.lane))
+    }
+
+    /// Marks the next subscribers of a large room; returns whether there are more.
+    pub(super) fn mark_some(&self) -> bool {
+        let mut state = self.state.lock();
+        let State { handle, subscribers, round: rounds, .. } = &mut *state;
+        let Some(round) = rounds else { return false };
+        let end = subscribers.len().min(round.marked + MARKED_AT_ONCE_MAX);
+        for subscriber in subscribers.iter_mut().take(end).skip(round.marked) {
+            subscriber.mark(*handle, round.lanes);
         }
+        round.marked = end;
+        if end < subscribers.len() {
+            return true;
+        }
+        let next = std::mem::take(&mut round.next);
+        let again = next != PerLane::default();
+        *rounds = again.then_some(Round { marked: 0, lanes: next, next: PerLane::default() });
+        again
     }
 
     /// A transient event passes, the `count`th of its lane. Returns how many older ones it pushed out of mailboxes.
@@ -188,16 +287,12 @@ impl Room {
         state.subscribers.iter_mut().map(|known| known.transient(under, count, transient, &record)).sum()
     }
 
-    /// A lane's head moved over events that are only in the log.
-    pub(super) fn jumped(&self, lane: DurableLane) {
+    /// A lane's head moved over events that are only in the log: what is known of the lane ends before it. Returns as
+    /// [`Self::appended`].
+    pub(super) fn jumped(&self, lane: DurableLane) -> bool {
         let mut state = self.state.lock();
-        let handle = state.handle;
-        for subscriber in &mut state.subscribers {
-            match &mut subscriber.stage {
-                Stage::Opening { lanes, .. } => lanes[lane] = true,
-                Stage::Live => subscriber.mailbox.ready(handle, lane),
-            }
-        }
+        state.cache.clear_lane(lane);
+        state.begin_round(PerLane::from_fn(|other| other == lane))
     }
 
     /// Transients of a lane were published and never came here.
@@ -206,8 +301,7 @@ impl Room {
         let under = state.under();
         for subscriber in &mut state.subscribers {
             match &mut subscriber.stage {
-                // Its opening says what it missed.
-                Stage::Opening { .. } => {}
+                Stage::Opening { missed, .. } => missed[lane] = true,
                 Stage::Live => subscriber.mailbox.leave_out(under, lane, v1::GapCause::Unknown, count.unwrap_or(0)),
             }
         }
@@ -215,25 +309,40 @@ impl Room {
 
     /// A signal passes. Says of each mailbox what it did to the signals that waited there.
     pub(super) fn signal(&self, signal: &Signal, mut pushed: impl FnMut(Pushed)) {
-        let state = self.state.lock();
-        let live = live_signal(state.handle, signal);
-        for known in state.subscribers.iter().filter(|known| known.is_live() && known.wants(signal)) {
-            pushed(known.mailbox.signal(state.handle, live.clone()));
+        let mut state = self.state.lock();
+        let handle = state.handle;
+        let live = live_signal(handle, signal);
+        for known in state.subscribers.iter_mut().filter(|known| known.is_live() && known.wants(signal)) {
+            pushed(match &mut known.held {
+                Some(held) => held.push(handle, live.clone()),
+                None => known.mailbox.signal(handle, live.clone()),
+            });
         }
     }
 
-    /// The log has a new epoch: the handle ends, and every subscriber has to open the room again.
+    /// Leaves the live signals for a subscriber that entered, and what came since they were asked for.
+    pub(super) fn enliven(&self, mailbox: &Arc<Mailbox>, now_ms: u64, live: &[Signal]) {
+        let mut state = self.state.lock();
+        let handle = state.handle;
+        let Some(known) = state.subscribers.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) else {
+            return;
+        };
+        let Some(held) = known.held.take() else { return };
+        for signal in live.iter().filter(|signal| known.wants(signal)) {
+            mailbox.signal(handle, live_signal(handle, signal));
+        }
+        for (handle, signal) in held.drain(now_ms) {
+            mailbox.signal(handle, signal);
+        }
+    }
+
+    /// The log has a new epoch.
     pub(super) fn epoch_changed(&self, epoch: u64, handle: u64) {
         let mut state = self.state.lock();
         if state.epoch == 0 || state.epoch >= epoch {
             return;
         }
-        let former = state.handle;
         state.begin_epoch(epoch, handle);
-        let new = state.under();
-        for subscriber in &state.subscribers {
-            subscriber.mailbox.epoch(former, new);
-        }
     }
 }
 
@@ -242,16 +351,48 @@ impl State {
         Under { handle: self.handle, epoch: self.epoch }
     }
 
+    /// Marks lanes for all subscribers; returns whether the room is so large that it is left to a round, and that has to
+    /// be driven.
+    fn begin_round(&mut self, lanes: PerLane<bool>) -> bool {
+        if let Some(round) = &mut self.round {
+            DurableLane::ALL.into_iter().for_each(|lane| round.next[lane] |= lanes[lane]);
+            return false;
+        }
+        if self.subscribers.len() > MARKED_AT_ONCE_MAX {
+            self.round = Some(Round { marked: 0, lanes, next: PerLane::default() });
+            return true;
+        }
+        let handle = self.handle;
+        self.subscribers.iter_mut().for_each(|subscriber| subscriber.mark(handle, lanes));
+        false
+    }
+
+    /// The handle ends, and every subscriber has to open the room again.
     fn begin_epoch(&mut self, epoch: u64, handle: u64) {
+        let former = std::mem::replace(&mut self.handle, handle);
         self.epoch = epoch;
-        self.handle = handle;
+        self.newest = PerLane::default();
         self.cache.clear();
+        let new = self.under();
+        for subscriber in self.subscribers.iter().filter(|known| known.is_live()) {
+            subscriber.mailbox.epoch(former, new);
+        }
     }
 }
 
 impl Subscriber {
     fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live)
+    }
+
+    fn mark(&mut self, handle: u64, ready: PerLane<bool>) {
+        match &mut self.stage {
+            Stage::Opening { lanes, .. } => {
+                DurableLane::ALL.into_iter().for_each(|lane| lanes[lane] |= ready[lane]);
+            }
+            // A former epoch's subscribers are told of the new one before its first event.
+            Stage::Live => self.mailbox.ready_lanes(handle, ready),
+        }
     }
 
     fn wants(&self, signal: &Signal) -> bool {
@@ -300,93 +441,10 @@ fn transient_record(under: Under, transient: &Transient) -> Bytes {
 }
 
 /// A signal as a subscriber's mailbox keeps it.
-pub fn live_signal(handle: u64, signal: &Signal) -> LiveSignal {
+fn live_signal(handle: u64, signal: &Signal) -> LiveSignal {
     let record = codec::signal_record(handle, &signal.tail);
     LiveSignal { key: signal.key.clone(), age: signal.age(), expires_at_ms: signal.expires_at_ms, record }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hub::{Interest, Mark};
-    use lanecast_protocol::log::Start;
-
-    fn record(seq: u64) -> Record {
-        Record {
-            lane: DurableLane::Normal,
-            seq,
-            order: seq,
-            time_ms: 0,
-            expires_at_ms: 0,
-            event_type: "t".into(),
-            tail: Bytes::new(),
-        }
-    }
-
-    fn transient() -> Transient {
-        Transient { lane: DurableLane::Normal, expires_at_ms: 0, event_type: "t".into(), tail: Bytes::new() }
-    }
-
-    fn admit(room: &Room, mailbox: &Arc<Mailbox>, transients: u64) -> u64 {
-        let interest = Interest { start: Start::Live, transients: None, signals: false, types: TypeFilter::All };
-        let mark = v1::TransientMark { normal: transients, ..Default::default() };
-        room.admit(mailbox, 9, &mark, &interest, || 77)
-    }
-
-    #[test]
-    fn an_event_stored_while_the_room_opens_is_not_slept_through() {
-        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
-        room.enter(&mailbox);
-        room.appended(9, &record(1));
-        assert_eq!(mailbox.take_marks(), []);
-        assert_eq!(admit(&room, &mailbox, 0), 77);
-        let lanes = PerLane([false, true, false]);
-        assert_eq!(mailbox.take_marks(), [Mark::Ready { handle: 77, lanes }]);
-    }
-
-    #[test]
-    fn transients_are_sent_from_the_moment_of_the_opening() {
-        // LC-SUB-021
-        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
-        room.enter(&mailbox);
-        for count in 1..=3 {
-            room.transient(&transient(), count);
-        }
-        admit(&room, &mailbox, 2);
-        room.transient(&transient(), 4);
-        let mut sent = 0;
-        mailbox.take_lossy(0, |_| true, |_, _, _| sent += 1);
-        assert_eq!(sent, 2, "the third and the fourth");
-    }
-
-    #[test]
-    fn a_new_epoch_ends_the_handle_for_everyone() {
-        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
-        room.enter(&mailbox);
-        admit(&room, &mailbox, 0);
-        room.epoch_changed(10, 78);
-        assert_eq!(mailbox.take_marks(), [Mark::Epoch { handle: 77 }]);
-        assert!(matches!(room.cached(0, 77, DurableLane::Normal, 0, 100), Cached::EpochEnded));
-    }
-
-    #[test]
-    fn nothing_overtakes_the_frame_that_names_a_new_epochs_handle() {
-        // LC-SUB-009
-        let (room, mailbox) = (Room::new("r".into(), Kept::default()), Arc::new(Mailbox::default()));
-        room.enter(&mailbox);
-        admit(&room, &mailbox, 0);
-        let taken = || {
-            let mut taken = 0;
-            mailbox.take_lossy(0, |_| true, |_, _, _| taken += 1);
-            taken
-        };
-        for epoch in [10, 11] {
-            room.epoch_changed(epoch, epoch + 100);
-            room.transient(&transient(), 1);
-            assert_eq!(taken(), 0, "the subscriber does not know the handle");
-        }
-        let interest = Interest { start: Start::Live, transients: None, signals: false, types: TypeFilter::All };
-        room.admit(&mailbox, 11, &v1::TransientMark::default(), &interest, || 0);
-        assert_eq!(taken(), 2, "a gap of unknown count for what epoch 10 had, and the event of epoch 11");
-    }
-}
+mod tests;

@@ -8,11 +8,15 @@
 //! ```
 //!
 //! After every input the task drains requests, marks, reads, what may be lost, and then outputs: all that is ready
-//! leaves in one write, without a timer. While a write is under way the task goes on reading, so a slow client still
+//! leaves in one write, without a timer. It never waits for a room: what the engine is asked for are futures that the
+//! connection owns, bounded by kind, and polled beside input and output. While a write is under way the task goes on reading, so a slow client still
 //! gets its requests handled; what it does not take stays in the log, or waits in the mailbox under its bound.
 
+mod pending;
 mod registry;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -21,20 +25,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lane;
+use lanecast_protocol::log::Start;
 use lanecast_protocol::place::Stored;
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::session::Now;
-use lanecast_protocol::session::server::{Request, Session};
+use lanecast_protocol::session::server::{Read, Request, Session};
 use lanecast_protocol::v1;
 
+use self::pending::{Again, Done, Pending, READ_BYTES_MAX, READS_MAX, Task, Why};
 pub use self::registry::{Command, Entry, Owner, Registry};
-use self::requests::{Bucket, PendingPublish};
+use self::requests::Bucket;
 use crate::auth::Identity;
 use crate::auth::rights::TypeFilter;
-use crate::hub::{Hub, Mark, Room};
+use crate::engine::EngineError;
+use crate::hub::{Hub, Interest, Mark, ReadOut, Room};
 use crate::node::Node;
 use crate::telemetry::labels;
 use crate::transport::{Gone, Received, Transport};
@@ -68,8 +74,8 @@ pub struct Connection<T> {
     instance: Box<str>,
     joined: Vec<Joined>,
     signals: Bucket,
-    /// Publishes that the engine has not answered at once; made when there is one.
-    publishes: Option<Box<FuturesUnordered<PendingPublish>>>,
+    /// What waits; made when something does.
+    pending: Option<Box<Pending>>,
     /// Queued bytes by lane as the node's gauges know them.
     counted_bytes: [u32; 5],
     /// Whether input is looked at before output in the next wait.
@@ -84,7 +90,7 @@ pub struct Connection<T> {
 enum Wake {
     Flushed(Result<(), Gone>),
     Received(Received),
-    Published(requests::Answer),
+    Done(Done),
     /// The mailbox, or a deadline.
     Other,
 }
@@ -108,7 +114,7 @@ impl<T: Transport> Connection<T> {
             instance: Box::default(),
             joined: Vec::new(),
             signals,
-            publishes: None,
+            pending: None,
             counted_bytes: [0; 5],
             input_first: true,
             writing: false,
@@ -119,7 +125,7 @@ impl<T: Transport> Connection<T> {
     /// Runs the connection to its end.
     pub async fn run(mut self) {
         loop {
-            self.work().await;
+            self.work();
             self.start_write();
             if self.session.closing().is_some() && !self.writing && !self.session.has_output() {
                 break Box::pin(self.close()).await;
@@ -131,11 +137,11 @@ impl<T: Transport> Connection<T> {
                 }
                 Wake::Flushed(Err(Gone)) | Wake::Received(Received::Closed) => break,
                 Wake::Received(received) => {
-                    if !self.receive_all(received).await {
+                    if !self.receive_all(received) {
                         break;
                     }
                 }
-                Wake::Published(answer) => self.answer_publish(answer),
+                Wake::Done(done) => self.finish(done),
                 Wake::Other => self.session.handle_timeout(self.now()),
             }
         }
@@ -152,7 +158,7 @@ impl<T: Transport> Connection<T> {
     // Input.
 
     /// Handles what came, and what else is there already. Returns false if the peer is gone.
-    async fn receive_all(&mut self, first: Received) -> bool {
+    fn receive_all(&mut self, first: Received) -> bool {
         let mut received = first;
         for left in (0..RECEIVED_PER_TURN).rev() {
             match received {
@@ -168,7 +174,7 @@ impl<T: Transport> Connection<T> {
                             }
                             Err(fault) => self.session.handle_fault(fault),
                         }
-                        self.handle_requests().await;
+                        self.handle_requests();
                     }
                 }
             }
@@ -192,7 +198,8 @@ impl<T: Transport> Connection<T> {
     async fn wait(&mut self) -> Wake {
         let now_ms = self.now().monotonic_ms;
         let throttled = (self.session.has_output() && !self.writing).then_some(self.write_at_ms);
-        let deadline = [self.session.poll_timeout(), throttled].into_iter().flatten().min();
+        let again = self.pending.as_ref().and_then(|pending| pending.due_at_ms());
+        let deadline = [self.session.poll_timeout(), throttled, again].into_iter().flatten().min();
         let sleep = Duration::from_millis(deadline.map_or(u64::from(u32::MAX), |at| at.saturating_sub(now_ms)));
         let entry = Arc::clone(&self.entry);
         let mut woken = pin!(entry.mailbox.woken());
@@ -216,10 +223,10 @@ impl<T: Transport> Connection<T> {
                     return Poll::Ready(Wake::Flushed(flushed));
                 }
             }
-            if let Some(publishes) = &mut self.publishes
-                && let Poll::Ready(Some(answer)) = publishes.poll_next_unpin(cx)
+            if let Some(pending) = &mut self.pending
+                && let Poll::Ready(done) = pending.poll(cx)
             {
-                return Poll::Ready(Wake::Published(answer));
+                return Poll::Ready(Wake::Done(done));
             }
             if woken.as_mut().poll(cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Wake::Other);
@@ -231,9 +238,9 @@ impl<T: Transport> Connection<T> {
 
     // Work.
 
-    async fn work(&mut self) {
-        self.handle_requests().await;
-        self.obey().await;
+    fn work(&mut self) {
+        self.handle_requests();
+        self.obey();
         for mark in self.entry.mailbox.take_marks() {
             match mark {
                 Mark::Ready { handle, lanes } => {
@@ -241,25 +248,62 @@ impl<T: Transport> Connection<T> {
                         self.session.mark_ready(handle, lane);
                     }
                 }
-                Mark::Epoch { handle } => Box::pin(self.reopen(handle)).await,
+                Mark::Epoch { handle } => {
+                    // The place stands still until the room was opened again, whatever is being read of it.
+                    if self.session.suspend(handle).is_some() {
+                        self.pending().open(handle);
+                    }
+                }
             }
         }
-        self.read_rooms().await;
+        self.try_again();
+        self.session.tell_degraded(self.hub().is_degraded());
+        self.read_rooms();
         if !self.writing {
             // While a write is under way they wait where they can still be conflated or dropped (LC-SIG-009).
             self.take_lossy();
         }
+        self.pending.take_if(|pending| pending.is_empty());
+    }
+
+    fn pending(&mut self) -> &mut Pending {
+        self.pending.get_or_insert_default()
+    }
+
+    /// Begins what may take long, and finishes it if it did not.
+    fn begin(&mut self, task: Task) {
+        if let Some(done) = self.pending().begin(task) {
+            self.finish(done);
+        }
+    }
+
+    fn try_again(&mut self) {
+        let now_ms = self.now().monotonic_ms;
+        let Some(pending) = &mut self.pending else { return };
+        for (what, failed) in pending.due(now_ms) {
+            let call = match what {
+                Again::Read(read) => {
+                    self.session.read_again(&read);
+                    labels::EngineCall::Read
+                }
+                Again::Open(handle) => {
+                    self.reopen(now_ms, handle);
+                    labels::EngineCall::Follow
+                }
+            };
+            self.node.metrics.retries.of(call).inc_by(failed.into());
+        }
     }
 
     /// Does what others told the connection to do.
-    async fn obey(&mut self) {
+    fn obey(&mut self) {
         for command in self.entry.take_commands() {
             match command {
                 Command::GoAway(go_away) => self.session.go_away(self.now(), go_away),
                 Command::Close(refusal) => self.session.close(refusal),
                 Command::Unsubscribe(room) => {
                     self.session.unsubscribed(&room, v1::UnsubscribedCause::Server, None);
-                    self.handle_requests().await;
+                    self.handle_requests();
                 }
             }
         }
@@ -275,72 +319,86 @@ impl<T: Transport> Connection<T> {
         );
     }
 
-    /// The futures of rare requests are boxed: what they hold while they wait would else be part of every idle
-    /// connection.
-    async fn handle_requests(&mut self) {
+    fn handle_requests(&mut self) {
         while let Some(request) = self.session.poll_request() {
             match request {
                 Request::Authenticate(hello) => self.authenticate(&hello),
-                Request::Subscribe { asked, subscribe } => Box::pin(self.subscribe(asked, subscribe)).await,
+                Request::Subscribe { asked, subscribe } => self.subscribe(asked, subscribe),
                 Request::Unsubscribed { handle } => self.leave(handle),
                 Request::Publish { id, publish, envelope } => self.publish(id, publish, &envelope),
-                Request::Signal { id, signal, envelope } => Box::pin(self.signal(id, signal, &envelope)).await,
-                Request::History { id, history } => Box::pin(self.history(id, history)).await,
+                Request::Signal { id, signal, envelope } => self.signal(id, signal, &envelope),
+                Request::History { id, history } => self.history(id, history),
             }
         }
     }
 
-    /// Reads what rooms have, while the lanes have room.
-    async fn read_rooms(&mut self) {
+    /// Reads what rooms have, while the lanes have room. What the node has of a room is read at once; the log is asked
+    /// for by futures, and a slow one delays only its own lane of its own room.
+    fn read_rooms(&mut self) {
+        let mut waits = Vec::new();
         while let Some(read) = self.session.next_read() {
-            let Some(joined) = self.joined.iter().find(|joined| joined.handle == read.handle) else { break };
-            let (room, types) = (Arc::clone(&joined.room), joined.types.clone());
-            let metrics = &self.node.metrics;
-            match self.node.hub.read(&room, read.handle, read.lane, read.after, read.bytes).await {
-                Ok(out) => {
-                    if let Some(since_ms) = out.cached_since_ms {
-                        let age_ms = self.node.clock.now_ms().saturating_sub(since_ms);
-                        metrics.publish_to_deliver.of(read.lane.into()).observe(age_ms as f64 / 1000.0);
-                    }
-                    let wanted = |event: &Stored| types.passes(&event.event_type);
-                    for cause in self.session.deliver(now(&self.node), &read, out.batch, out.more, wanted) {
-                        metrics.gaps.of((labels::GapCause::of(cause), read.lane.into())).inc();
-                    }
-                }
-                Err(error) => {
-                    metrics.engine_failed(labels::EngineCall::Read, room.name(), &error);
-                    // The room stays ready; the next mark, or the next drain of the lane, asks again.
-                    break;
-                }
+            let Some(joined) = self.joined.iter().find(|joined| joined.handle == read.handle) else { continue };
+            let room = Arc::clone(&joined.room);
+            if let Some(out) = self.hub().read_cached(&room, read.handle, read.lane, read.after, read.bytes) {
+                self.deliver(&read, out);
+            } else if self.pending().reads < READS_MAX {
+                self.pending().reads += 1;
+                let hub = Arc::clone(self.hub());
+                self.begin(Box::pin(async move {
+                    let bytes_max = read.bytes.min(READ_BYTES_MAX);
+                    let result = hub.read_log(&room, read.handle, read.lane, read.after, bytes_max).await;
+                    Done::Read { read, result }
+                }));
+            } else {
+                waits.push(read);
+            }
+        }
+        waits.iter().for_each(|read| self.session.read_again(read));
+    }
+
+    fn deliver(&mut self, read: &Read, out: ReadOut) {
+        let Some(joined) = self.joined.iter().find(|joined| joined.handle == read.handle) else { return };
+        let metrics = &self.node.metrics;
+        if let Some(since_ms) = out.cached_since_ms {
+            let age_ms = self.node.clock.now_ms().saturating_sub(since_ms);
+            metrics.publish_to_deliver.of(read.lane.into()).observe(age_ms as f64 / 1000.0);
+        }
+        let wanted = |event: &Stored| joined.types.passes(&event.event_type);
+        for cause in self.session.deliver(now(&self.node), read, out.batch, out.more, wanted) {
+            metrics.gaps.of((labels::GapCause::of(cause), read.lane.into())).inc();
+        }
+    }
+
+    fn finish_read(&mut self, read: Read, result: Result<ReadOut, EngineError>) {
+        self.pending().reads -= 1;
+        match result {
+            Ok(out) => self.deliver(&read, out),
+            Err(error) => {
+                self.node.metrics.engine_failed(labels::EngineCall::Read, &read.room, &error);
+                let now_ms = self.now().monotonic_ms;
+                self.pending().retry(now_ms, Again::Read(read));
             }
         }
     }
 
     /// A room's epoch ended: go on in the new one, from where this connection is.
-    async fn reopen(&mut self, handle: u64) {
+    fn reopen(&mut self, now_ms: u64, handle: u64) {
+        // The client may have left, or moved, since.
         let Some(position) = self.session.position(handle) else { return };
-        let Some(at) = self.joined.iter().position(|joined| joined.handle == handle) else { return };
-        let interest = crate::hub::Interest {
-            start: lanecast_protocol::log::Start::Position(position),
-            transients: None,
-            signals: self.joined[at].signals,
-            types: self.joined[at].types.clone(),
-        };
-        let name = Arc::clone(self.joined[at].room.name());
-        match self.node.hub.subscribe(&name, interest, &self.entry.mailbox).await {
-            Ok(subscription) => {
-                self.joined[at].handle = subscription.handle;
-                self.joined[at].room = Arc::clone(&subscription.room);
-                let opened = requests::opened(name, subscription);
-                self.count_rolled_back(&opened.rolled_back);
-                self.session.subscribed(0, opened, v1::SubscribedCause::Epoch);
-            }
-            Err(error) => {
-                self.node.metrics.engine_failed(labels::EngineCall::Head, &name, &error);
-                let cause = v1::UnsubscribedCause::Server;
-                self.session.unsubscribed(&name, cause, Some(Code::Unavailable));
-            }
+        let Some(joined) = self.joined.iter().find(|joined| joined.handle == handle) else { return };
+        let name = Arc::clone(joined.room.name());
+        if self.session.is_held(&name) || !self.session.may_open() {
+            return self.pending().block(now_ms, Again::Open(handle));
         }
+        let interest = Interest {
+            start: Start::Position(position),
+            transients: None,
+            signals: joined.signals,
+            types: joined.types.clone(),
+            live: false,
+        };
+        self.session.hold(&name);
+        self.open(Why::Epoch(handle), name, interest);
     }
 
     fn count_rolled_back(&self, gaps: &[v1::Gap]) {
@@ -438,36 +496,4 @@ impl<T> Drop for Connection<T> {
 
 fn now(node: &Node) -> Now {
     Now { monotonic_ms: node.clock.elapsed().as_millis() as u64, wall_ms: node.clock.now_ms() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-    use crate::config::Config;
-    use lanecast_protocol::outbox::Output;
-
-    struct Silent;
-
-    impl Transport for Silent {
-        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Received> {
-            Poll::Pending
-        }
-        fn send(&mut self, _: usize, _: &mut dyn FnMut() -> Option<Output>) -> usize {
-            0
-        }
-        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-            Poll::Ready(Ok(()))
-        }
-        fn start_close(&mut self, _: Code) {}
-    }
-
-    #[test]
-    fn an_idle_connection_is_small() {
-        let node = Arc::new(Node::new(Config::default(), Clock::manual(0)));
-        let labels = (labels::Transport::WebSocket, labels::Encoding::Binary);
-        let connection = Connection::new(node, Silent, labels, ([127, 0, 0, 1], 0).into());
-        let (state, future) = (size_of_val(&connection), size_of_val(&connection.run()));
-        assert!(state <= 1024 && future <= 2560, "the connection has {state} bytes, its task {future}");
-    }
 }

@@ -204,6 +204,11 @@ impl Registry {
         (some, all)
     }
 
+    /// Wakes every connection for something that it finds elsewhere.
+    pub fn wake_all(&self) {
+        self.tables.lock().by_id.values().for_each(|entry| entry.mailbox.wake());
+    }
+
     /// Connections now.
     pub fn len(&self) -> usize {
         self.tables.lock().by_id.len()

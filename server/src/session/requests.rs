@@ -1,11 +1,7 @@
 //! What a connection does with the requests of its session.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
-use futures_util::stream::FuturesUnordered;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::log::{Origin, Outcome, Publisher, Start};
 use lanecast_protocol::position::Position;
@@ -13,25 +9,19 @@ use lanecast_protocol::session::Refusal;
 use lanecast_protocol::session::server::{Accepted, Asked, Opened, check_numbers};
 use lanecast_protocol::v1;
 
+use super::pending::{self, Again, Done, Published, SIGNALS_MAX, Task, Why};
 use super::{Connection, Joined, Owner};
 use crate::auth::Identity;
 use crate::auth::rights::Verb;
 use crate::engine::EngineError;
 use crate::history;
-use crate::hub::{Interest, Subscription, live_signal};
+use crate::hub::{Interest, Room, Subscription};
 use crate::publish::{self, Intent, Level, engine_refusal, forbidden};
 use crate::telemetry::labels::{EngineCall, PublishResult, ReplayOutcome};
 use crate::transport::Transport;
 
-/// What the engine said to a publish, or why it was refused.
-pub(super) struct Answer {
-    id: u32,
-    room: Box<str>,
-    result: Result<v1::Published, Refusal>,
-}
-
-/// A publish that waits for the engine.
-pub(super) type PendingPublish = Pin<Box<dyn Future<Output = Answer> + Send>>;
+/// When a signal may come again while too many are under way, ms.
+const SIGNALS_WAIT_MS: u32 = 250;
 
 /// A token bucket on the node's monotonic clock.
 #[derive(Debug)]
@@ -102,47 +92,108 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    pub(super) async fn subscribe(&mut self, asked: Asked, subscribe: v1::Subscribe) {
-        let room = subscribe.room.clone();
-        if let Err(refusal) = self.open_room(asked, subscribe).await {
-            self.session.refuse_subscribe(asked, refusal.in_room(room));
+    pub(super) fn subscribe(&mut self, asked: Asked, subscribe: v1::Subscribe) {
+        let allowed = self.identity.as_ref().filter(|identity| identity.allows(Verb::Subscribe, &subscribe.room));
+        let Some(identity) = allowed else {
+            return self.session.refuse_subscribe(asked, forbidden().in_room(subscribe.room));
+        };
+        let interest = Interest {
+            start: start(subscribe.start.as_ref()),
+            transients: subscribe.transients,
+            signals: subscribe.signals,
+            types: identity.subscribe_filter(&subscribe.room),
+            live: subscribe.signals,
+        };
+        self.open(Why::Asked(asked), subscribe.room.into(), interest);
+    }
+
+    /// Opens a room. The session holds back what else is asked about it until it was answered.
+    pub(super) fn open(&mut self, why: Why, room: Arc<str>, interest: Interest) {
+        let (hub, mailbox) = (Arc::clone(self.hub()), Arc::clone(&self.entry.mailbox));
+        self.begin(Box::pin(async move {
+            let Interest { start, signals, .. } = interest;
+            let types = interest.types.clone();
+            let result = hub.subscribe(&room, interest, &mailbox).await;
+            Done::Opened(Box::new(pending::Opened { why, room, start, signals, types, result }))
+        }));
+    }
+
+    pub(super) fn finish(&mut self, done: Done) {
+        match done {
+            Done::Published(published) => self.answer_publish(published),
+            Done::Signalled { id, room, result } => {
+                self.pending().signals -= 1;
+                match result {
+                    Ok(()) => self.session.done(id),
+                    Err(refusal) => self.session.refuse(id, refusal.in_room(room)),
+                }
+            }
+            Done::Paged { id, room, result } => match result {
+                Ok(page) => self.session.history_page(id, page),
+                Err(refusal) => self.session.refuse_history(id, refusal.in_room(room)),
+            },
+            Done::Opened(opened) => self.finish_open(*opened),
+            Done::Enlivened => {}
+            Done::Read { read, result } => self.finish_read(read, result),
         }
     }
 
-    async fn open_room(&mut self, asked: Asked, subscribe: v1::Subscribe) -> Result<(), Refusal> {
-        let name = subscribe.room.as_str();
-        let identity = self.identity.as_ref().ok_or_else(forbidden)?;
-        if !identity.allows(Verb::Subscribe, name) {
-            return Err(forbidden());
-        }
-        let types = identity.subscribe_filter(name);
-        let start = start(subscribe.start.as_ref());
-        let signals = subscribe.signals;
-        let interest = Interest { start, transients: subscribe.transients, signals, types: types.clone() };
-        let subscription = self.node.hub.subscribe(name, interest, &self.entry.mailbox).await.map_err(|error| {
-            self.node.metrics.engine_failed(EngineCall::Follow, name, &error);
-            engine_refusal(error)
-        })?;
+    fn finish_open(&mut self, opened: pending::Opened) {
+        let pending::Opened { why, room, start, signals, types, result } = opened;
+        self.pending().unblock();
+        let subscription = match result {
+            Ok(subscription) => subscription,
+            Err(error) => {
+                self.node.metrics.engine_failed(EngineCall::Follow, &room, &error);
+                return match why {
+                    Why::Asked(asked) => self.session.refuse_subscribe(asked, engine_refusal(error).in_room(&*room)),
+                    Why::Epoch(handle) => {
+                        // The place stands where it stood; the client learns nothing until the room is open again.
+                        self.session.release(&room);
+                        let now_ms = self.now().monotonic_ms;
+                        self.pending().retry(now_ms, Again::Open(handle));
+                    }
+                };
+            }
+        };
         if let Start::Position(position) = start {
             self.count_replay(position, &subscription);
         }
         let (handle, hub_room) = (subscription.handle, Arc::clone(&subscription.room));
-        let live = if signals { self.node.hub.engine().live_signals(name).await } else { Ok(Vec::new()) };
-        self.joined.retain(|joined| joined.room.name() != hub_room.name());
-        self.joined.push(Joined { handle, room: hub_room, signals, types: types.clone() });
-        let opened = opened(name.into(), subscription);
+        let degraded = self.hub().is_degraded();
+        let opened = Opened { degraded, ..opened_room(Arc::clone(&room), subscription) };
         self.count_rolled_back(&opened.rolled_back);
-        self.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
-        match live {
-            Ok(live) => {
-                for signal in live.iter().filter(|signal| types.passes(&signal.key.kind)) {
-                    self.entry.mailbox.signal(handle, live_signal(handle, signal));
+        match why {
+            Why::Epoch(former) => {
+                let Some(joined) = self.joined.iter_mut().find(|joined| joined.handle == former) else {
+                    // It was left meanwhile, for a reason that no request says.
+                    self.session.release(&room);
+                    return self.hub().leave(&hub_room, &self.entry.mailbox);
+                };
+                (joined.handle, joined.room) = (handle, hub_room);
+                self.session.subscribed(0, opened, v1::SubscribedCause::Epoch);
+            }
+            Why::Asked(asked) => {
+                self.joined.retain(|joined| joined.room.name() != hub_room.name());
+                self.joined.push(Joined { handle, room: Arc::clone(&hub_room), signals, types });
+                self.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
+                if signals {
+                    self.enliven(hub_room);
                 }
             }
-            // Signals may be lost; the subscription is worth more.
-            Err(error) => self.node.metrics.engine_failed(EngineCall::Follow, name, &error),
         }
-        Ok(())
+    }
+
+    /// Asks for the live signals of a room that was entered.
+    fn enliven(&mut self, room: Arc<Room>) {
+        let (node, mailbox) = (Arc::clone(&self.node), Arc::clone(&self.entry.mailbox));
+        self.begin(Box::pin(async move {
+            if let Err(error) = node.hub.enliven(&room, &mailbox).await {
+                // Signals may be lost; the subscription is worth more.
+                node.metrics.engine_failed(EngineCall::Follow, room.name(), &error);
+            }
+            Done::Enlivened
+        }));
     }
 
     fn count_replay(&self, asked: Position, subscription: &Subscription) {
@@ -158,13 +209,7 @@ impl<T: Transport> Connection<T> {
 
     pub(super) fn publish(&mut self, id: u32, publish: v1::Publish, decoded: &v1::Envelope) {
         match self.begin_publish(id, publish, decoded) {
-            Ok(mut pending) => match pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                // The usual case of an engine in memory; no queue, no wake-up.
-                Poll::Ready(answer) => self.answer_publish(answer),
-                Poll::Pending => {
-                    self.publishes.get_or_insert_with(|| Box::new(FuturesUnordered::new())).push(pending);
-                }
-            },
+            Ok(task) => self.begin(task),
             Err((room, refusal)) => {
                 self.node.metrics.publishes.of(PublishResult::Refused).inc();
                 self.session.refuse_publish(id, refusal.in_room(room));
@@ -174,12 +219,7 @@ impl<T: Transport> Connection<T> {
 
     /// Makes the publish ready. Its call of the engine begins with the first poll, which comes at once, so publishes of
     /// one connection reach the engine in the order in which they came (LC-PUB-025).
-    fn begin_publish(
-        &self,
-        id: u32,
-        publish: v1::Publish,
-        decoded: &v1::Envelope,
-    ) -> Result<PendingPublish, (String, Refusal)> {
+    fn begin_publish(&self, id: u32, publish: v1::Publish, decoded: &v1::Envelope) -> Result<Task, (String, Refusal)> {
         let Some(identity) = &self.identity else { return Err((publish.room, forbidden())) };
         let intent = Intent {
             identity,
@@ -210,45 +250,55 @@ impl<T: Transport> Connection<T> {
                 }
                 Box::pin(async move {
                     let outcome = publish::store(&node, &room, retention, level, append).await;
-                    Answer { id, room, result: answer(outcome) }
+                    Done::Published(Published { id, room, result: answer(outcome) })
                 })
             }
             Err(transient) => Box::pin(async move {
                 let lane = v1::Lane::from(transient.lane).into();
                 let passed = publish::pass_on(&node, &room, transient).await;
                 let result = passed.map(|()| v1::Published { lane, ..Default::default() }).map_err(engine_refusal);
-                Answer { id, room, result }
+                Done::Published(Published { id, room, result })
             }),
         })
     }
 
-    pub(super) fn answer_publish(&mut self, answer: Answer) {
+    fn answer_publish(&mut self, answer: Published) {
         match answer.result {
-            Ok(published) => self.session.published(answer.id, published),
+            Ok(published) => self.session.published(answer.id, &answer.room, published),
             Err(refusal) => self.session.refuse_publish(answer.id, refusal.in_room(answer.room)),
         }
     }
 
-    pub(super) async fn signal(&mut self, id: u32, signal: v1::Signal, envelope: &v1::Envelope) {
-        let room = signal.room.clone();
-        let result = match (&self.identity, self.signals.take(self.now().monotonic_ms)) {
+    pub(super) fn signal(&mut self, id: u32, signal: v1::Signal, envelope: &v1::Envelope) {
+        let room: Box<str> = signal.room.as_str().into();
+        let under_way = self.pending.as_ref().map_or(0, |pending| pending.signals);
+        let ready = match (&self.identity, self.signals.take(self.now().monotonic_ms)) {
             (_, Err(wait_ms)) => Err(Refusal::new(Code::RateLimited, "too many signals").retry_after(wait_ms)),
+            (_, Ok(())) if under_way >= SIGNALS_MAX => {
+                Err(Refusal::new(Code::RateLimited, "too many signals under way").retry_after(SIGNALS_WAIT_MS))
+            }
             (None, _) => Err(forbidden()),
-            (Some(identity), Ok(())) => publish::signal(&self.node, identity, &self.instance, signal, envelope).await,
+            (Some(identity), Ok(())) => publish::signal(&self.node, identity, &self.instance, signal, envelope),
         };
-        match result {
-            Ok(_) => self.session.done(id),
-            Err(refusal) => self.session.refuse(id, refusal.in_room(room)),
-        }
+        let live = match ready {
+            Ok(live) => live,
+            Err(refusal) => return self.session.refuse(id, refusal.in_room(room)),
+        };
+        self.pending().signals += 1;
+        let hub = Arc::clone(self.hub());
+        self.begin(Box::pin(async move {
+            let result = hub.engine().signal(&room, live).await.map(drop).map_err(engine_refusal);
+            Done::Signalled { id, room, result }
+        }));
     }
 
-    pub(super) async fn history(&mut self, id: u32, asked: v1::History) {
-        let room = asked.room.clone();
-        let Some(identity) = &self.identity else { return };
-        match history::read(&self.node, identity, asked).await {
-            Ok(page) => self.session.history_page(id, page),
-            Err(refusal) => self.session.refuse(id, refusal.in_room(room)),
-        }
+    pub(super) fn history(&mut self, id: u32, asked: v1::History) {
+        let Some(identity) = self.identity.clone() else { return };
+        let (node, room) = (Arc::clone(&self.node), asked.room.as_str().into());
+        self.begin(Box::pin(async move {
+            let result = history::read(&node, &identity, asked).await;
+            Done::Paged { id, room, result }
+        }));
     }
 }
 
@@ -282,7 +332,7 @@ pub(crate) fn start(start: Option<&v1::Start>) -> Start {
 }
 
 /// What a session is told about a room that was opened.
-pub(super) fn opened(room: Arc<str>, subscription: Subscription) -> Opened {
+fn opened_room(room: Arc<str>, subscription: Subscription) -> Opened {
     let crate::engine::Opened { log, transients, missed_transients } = subscription.opened;
     Opened {
         room,

@@ -148,6 +148,17 @@ label! {
 }
 
 label! {
+    /// Where what a subscriber asked for was found.
+    Source, "source":
+    /// In what the node keeps of the room.
+    Cache = "cache",
+    /// In the answer to somebody else who asked at that time.
+    Shared = "shared",
+    /// In the engine.
+    Engine = "engine",
+}
+
+label! {
     /// The route of an HTTP request.
     Route, "route":
     /// The page and its assets.
@@ -297,6 +308,7 @@ mod tests {
         check::<PublishResult>();
         check::<EngineCall>();
         check::<NodeMessage>();
+        check::<Source>();
     }
 
     #[test]

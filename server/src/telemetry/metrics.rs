@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::labels::{
-    DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, ReplayOutcome, Route, StatusClass,
+    DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, ReplayOutcome, Route, Source, StatusClass,
     Transport,
 };
 use super::series::Series;
@@ -51,6 +51,14 @@ pub struct Metrics {
     pub engine_errors: Series<EngineCall, Counter>,
     /// Messages of other nodes.
     pub node_messages: Series<NodeMessage, Counter>,
+    /// Openings of rooms for subscribers.
+    pub room_opens: Series<Source, Counter>,
+    /// Reads of rooms for subscribers.
+    pub room_reads: Series<Source, Counter>,
+    /// Calls of the engine that were made again after a failure.
+    pub retries: Series<EngineCall, Counter>,
+    /// 1 while clients are told that the store cannot be reached.
+    pub degraded: Gauge,
     /// HTTP requests answered.
     pub http_requests: Series<(Route, StatusClass), Counter>,
 }
@@ -85,6 +93,10 @@ impl Metrics {
             publishes: Series::register(r, "publishes", "Publishes", counter),
             engine_errors: Series::register(r, "engine_errors", "Calls of the engine that failed", counter),
             node_messages: Series::register(r, "node_messages", "Messages of other nodes", counter),
+            room_opens: Series::register(r, "room_opens", "Openings of rooms for subscribers", counter),
+            room_reads: Series::register(r, "room_reads", "Reads of rooms for subscribers", counter),
+            retries: Series::register(r, "retries", "Calls of the engine that were made again", counter),
+            degraded: registered(r, "degraded", "1 while clients are told that the store cannot be reached"),
             http_requests: Series::register(r, "http_requests", "HTTP requests answered", counter),
             registry,
         }
@@ -144,6 +156,9 @@ mod tests {
             "lanecast_drops_total{lane=\"signal\",reason=\"conflated\"} 0",
             "lanecast_gaps_total{cause=\"unknown\",lane=\"urgent\"} 0",
             "lanecast_handshakes_refused_total{code=\"ORIGIN\"} 0",
+            "lanecast_room_reads_total{source=\"shared\"} 0",
+            "lanecast_retries_total{call=\"read\"} 0",
+            "lanecast_degraded 0",
             "lanecast_writes_total 0",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");

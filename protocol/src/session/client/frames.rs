@@ -86,6 +86,10 @@ impl Client {
             // from the position that was asked from, so nothing may change the epoch of the position meanwhile.
             return;
         }
+        if frame.cause == v1::SubscribedCause::Degraded as i32 {
+            let effect = room.degraded(&frame);
+            return self.report(&name, effect);
+        }
         let handle = frame.handle;
         if let Link::Open(open) = &mut self.link
             && open.held.dropped.remove(&handle)

@@ -69,6 +69,8 @@ pub(super) struct Room {
     /// Something of this subscription was dropped before its answer came, which streams let happen.
     pub(super) hole_unseen: bool,
     head: Option<Position>,
+    /// What the last answer said of the resume, for when the log is back.
+    standing: Option<(bool, Option<v1::MissedTransients>)>,
 }
 
 /// What a frame did to a room.
@@ -103,6 +105,7 @@ impl Room {
             last_again_ms: None,
             hole_unseen: false,
             head: None,
+            standing: None,
         }
     }
 
@@ -137,6 +140,22 @@ impl Room {
         }
     }
 
+    /// Takes a Subscribed that says only whether the node reaches the log (LC-SUB-024).
+    pub(super) fn degraded(&mut self, frame: &v1::Subscribed) -> Effect {
+        if self.tracker.handle() != frame.handle || matches!(self.state, RoomState::Ended { .. }) {
+            return Effect::default();
+        }
+        let before = self.state.clone();
+        if frame.degraded {
+            self.state = RoomState::Degraded;
+        } else if self.state == RoomState::Degraded {
+            let (recovered, missed_transients) = self.standing.unwrap_or_default();
+            self.state = RoomState::CatchingUp { recovered, missed_transients };
+            self.caught_up();
+        }
+        Effect { state: self.state != before, items: false }
+    }
+
     pub(super) fn subscribed(&mut self, now_ms: u64, frame: v1::Subscribed) -> Result<Effect, Misbehaviour> {
         let first = self.tracker.position().is_none();
         let change = self.tracker.subscribed(&frame)?;
@@ -156,6 +175,7 @@ impl Room {
         self.asked = None;
         self.again_at_ms = None;
         let (recovered, missed_transients) = (frame.recovered, frame.missed_transients);
+        self.standing = Some((recovered, missed_transients));
         self.state = match frame.degraded {
             true => RoomState::Degraded,
             false => RoomState::CatchingUp { recovered, missed_transients },

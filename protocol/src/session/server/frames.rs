@@ -1,7 +1,7 @@
 //! What a session does with each frame of a client.
 
 use super::check::{check_hello, check_history, check_publish, check_room, check_signal, check_subscribe};
-use super::{Asked, HISTORIES_MAX, REQUESTS_MAX, Request, Session, State, Waiting};
+use super::{Asked, REQUESTS_MAX, Request, Session, State, Waiting};
 use crate::codec;
 use crate::codes::Code;
 use crate::lane::Lane;
@@ -45,8 +45,7 @@ impl Session {
                 Err(refusal) => self.refuse(id, refusal.in_room(signal.room)),
             },
             Body::History(history) => match check_history(&history) {
-                Ok(()) if self.histories.len() < HISTORIES_MAX => self.histories.push_back((id, history)),
-                Ok(()) => self.close(Refusal::new(Code::ControlOverflow, "too many requests at once")),
+                Ok(()) => self.wait(Waiting::History { id, history }),
                 Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
             },
             Body::RefreshToken(_) | Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {

@@ -23,8 +23,10 @@
 //! that, whatever the room's rate.
 
 mod check;
+mod delivery;
 mod frames;
 mod request;
+mod rooms;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,14 +35,15 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use self::check::{TOKEN_BYTES_MAX, body_len, check_envelope, check_numbers, check_subscribe};
+pub use self::delivery::gap_record;
 pub use self::request::{Accepted, Asked, Config, Opened, Read, Request};
 use super::{Now, Refusal};
 use crate::codec::{self, CodecError};
 use crate::codes::Code;
 use crate::lane::Lane;
-use crate::outbox::{CONTROL_BYTES_MAX, Expiry, Outbox, Output};
-use crate::place::{Batch, Place, Step, Stored};
-use crate::position::{DurableLane, PerLane, Position};
+use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output};
+use crate::place::Place;
+use crate::position::{PerLane, Position};
 use crate::v1;
 use crate::v1::frame::Body;
 
@@ -54,18 +57,43 @@ const REQUESTS_MAX: usize = 1024;
 const HISTORIES_MAX: usize = 256;
 /// Bytes of a room name that are repeated in a refusal: more than any valid name has.
 const ECHO_BYTES_MAX: usize = 1024;
+/// Pages of history that are read at once.
+const PAGES_IN_FLIGHT_MAX: u32 = 4;
 /// Control bytes beyond which no further Subscribe is taken up, so that answers are made as control drains.
 const CONTROL_BYTES_BUSY: usize = CONTROL_BYTES_MAX / 2;
 /// Bytes of signals that wait in the session at most.
 const SIGNAL_BYTES_MAX: usize = 4 * 1024;
 /// The only version of the protocol.
 pub const VERSION: u32 = 1;
+/// Rooms that are being opened at once; further Subscribes wait their turn.
+const OPENINGS_MAX: usize = 32;
+
+/// Whether a lane of a room has something after the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ready {
+    No,
+    Yes,
+    /// The driver reads it.
+    Reading,
+    /// The driver reads it, and something came since it was asked to.
+    ReadingAgain,
+    /// The epoch ended: nothing is read until the room was opened again.
+    Suspended,
+}
+
 #[derive(Debug)]
 struct Subscription {
     room: Arc<str>,
     handle: u64,
+    /// Which opening of the connection began it: what was read for an earlier one is not delivered.
+    opening: u32,
     place: Place,
-    ready: PerLane<bool>,
+    ready: PerLane<Ready>,
+    /// The head and its order when it was opened.
+    head: Position,
+    head_order: u64,
+    /// What the client was told last of the log (LC-SUB-018).
+    degraded: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +117,17 @@ enum State {
 struct Open {
     subscriptions: Vec<Subscription>,
     publishes_in_flight: u32,
+    /// Publishes that the driver has, by room. What depends on their effect waits (LC-FRM-015).
+    publishing: Vec<(Box<str>, u32)>,
+    /// Rooms that are being opened: requests about them wait. At most [`OPENINGS_MAX`].
+    held: Vec<Arc<str>>,
+    /// Counts openings.
+    openings: u32,
+    /// Pages of history that the driver reads.
+    pages_in_flight: u32,
+    /// What clients are told of the log, and whether some subscription was told otherwise.
+    degraded: bool,
+    untold: bool,
     /// Whose turn it is in each lane, so that a long replay of one room does not delay the others (LC-LANE-004).
     turn: PerLane<u32>,
     /// A GoAway was sent; the connection closes then.
@@ -102,6 +141,21 @@ struct Open {
 enum Waiting {
     Request(Request),
     Unsubscribe { id: u32, room: String },
+    History { id: u32, history: v1::History },
+}
+
+impl Waiting {
+    /// The room, and whether it depends on the publishes before it.
+    fn room(&self) -> Option<(&str, bool)> {
+        match self {
+            Self::Request(Request::Subscribe { subscribe, .. }) => Some((&subscribe.room, true)),
+            Self::Unsubscribe { room, .. } => Some((room, true)),
+            Self::History { history, .. } => Some((&history.room, true)),
+            Self::Request(Request::Publish { publish, .. }) => Some((&publish.room, false)),
+            Self::Request(Request::Signal { signal, .. }) => Some((&signal.room, false)),
+            Self::Request(_) => None,
+        }
+    }
 }
 
 /// The node's side of one connection.
@@ -253,147 +307,45 @@ impl Session {
         self.control(id, Body::Error(error(refusal, false)));
     }
 
-    /// Answers a Publish.
-    pub fn published(&mut self, id: u32, published: v1::Published) {
-        self.publish_settled();
+    /// Answers a Publish to that room.
+    pub fn published(&mut self, id: u32, room: &str, published: v1::Published) {
+        self.publish_settled(room);
         if id != 0 {
             self.control(id, Body::Published(published));
         }
     }
 
-    /// Refuses a Publish.
+    /// Refuses a Publish; the refusal names its room.
     pub fn refuse_publish(&mut self, id: u32, refusal: Refusal) {
-        self.publish_settled();
+        self.publish_settled(&refusal.room);
         self.refuse(id, refusal);
     }
 
-    fn publish_settled(&mut self) {
+    fn publish_settled(&mut self, room: &str) {
         if let State::Open(open) = &mut self.state {
             open.publishes_in_flight = open.publishes_in_flight.saturating_sub(1);
-        }
-    }
-
-    /// Refuses a Subscribe.
-    pub fn refuse_subscribe(&mut self, asked: Asked, refusal: Refusal) {
-        if let Asked::Frame(id) = asked {
-            return self.refuse(id, refusal);
-        }
-        let cause = v1::UnsubscribedCause::Refused.into();
-        let code = refusal.code.number().into();
-        self.control(0, Body::Unsubscribed(v1::Unsubscribed { room: refusal.room, cause, code }));
-    }
-
-    /// Begins a subscription, or moves the place of one, and answers it. With a cause it comes unasked: the room
-    /// has a new epoch, and `opened.position` is where the place stands in it.
-    pub fn subscribed(&mut self, id: u32, opened: Opened, cause: v1::SubscribedCause) {
-        let State::Open(open) = &mut self.state else { return };
-        let place = Place::at(opened.position);
-        // A position below the head has something to read, be it only the gap of a trimmed log.
-        let ready = PerLane::from_fn(|lane| opened.head.seq(lane) > opened.position.seq(lane));
-        let subscription = Subscription { room: opened.room.clone(), handle: opened.handle, place, ready };
-        match open.subscriptions.iter_mut().find(|known| known.room == opened.room) {
-            Some(known) => {
-                let former = std::mem::replace(known, subscription).handle;
-                // What waits of the former place would come behind this answer, from before or beyond the new place.
-                let unasked = cause != v1::SubscribedCause::Unspecified;
-                self.forget_queued(former, unasked.then_some(opened.position));
+            if let Some(at) = open.publishing.iter().position(|(of, _)| **of == *room) {
+                open.publishing[at].1 -= 1;
+                if open.publishing[at].1 == 0 {
+                    open.publishing.swap_remove(at);
+                }
             }
-            None => open.subscriptions.push(subscription),
         }
-        let frame = v1::Subscribed {
-            room: opened.room.to_string(),
-            handle: opened.handle,
-            position: Some(opened.position.into()),
-            head: Some(opened.head.into()),
-            head_order: opened.head_order,
-            recovered: opened.recovered,
-            rolled_back: opened.rolled_back,
-            missed_transients: opened.missed_transients,
-            transients: opened.transients,
-            cause: cause.into(),
-            degraded: opened.degraded,
-        };
-        self.control(id, Body::Subscribed(frame));
-    }
-
-    /// Ends a subscription unasked.
-    pub fn unsubscribed(&mut self, room: &str, cause: v1::UnsubscribedCause, code: Option<Code>) {
-        let State::Open(open) = &mut self.state else { return };
-        let Some(at) = open.subscriptions.iter().position(|known| &*known.room == room) else { return };
-        let gone = open.subscriptions.remove(at);
-        self.forget_queued(gone.handle, None);
-        self.requests.push_back(Waiting::Request(Request::Unsubscribed { handle: gone.handle }));
-        let code = code.map_or(0, |code| code.number().into());
-        self.control(0, Body::Unsubscribed(v1::Unsubscribed { room: room.to_owned(), cause: cause.into(), code }));
     }
 
     /// Sends a page of history; it rides bulk.
     pub fn history_page(&mut self, id: u32, page: v1::HistoryPage) {
-        if !self.is_open() {
-            return;
-        }
+        let State::Open(open) = &mut self.state else { return };
+        open.pages_in_flight = open.pages_in_flight.saturating_sub(1);
         self.outbox.push(Lane::Bulk, codec::encode_body(id, Body::HistoryPage(page)));
     }
 
-    /// Says that a lane of a room has something after the place.
-    pub fn mark_ready(&mut self, handle: u64, lane: DurableLane) {
-        if let State::Open(open) = &mut self.state
-            && let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == handle)
-        {
-            subscription.ready[lane] = true;
+    /// Refuses a page of history.
+    pub fn refuse_history(&mut self, id: u32, refusal: Refusal) {
+        if let State::Open(open) = &mut self.state {
+            open.pages_in_flight = open.pages_in_flight.saturating_sub(1);
         }
-    }
-
-    /// Hands over what was read; returns the gaps that it led to. `more` says that the log has further events after the
-    /// batch.
-    pub fn deliver(
-        &mut self,
-        now: Now,
-        read: &Read,
-        batch: Batch,
-        more: bool,
-        wanted: impl Fn(&Stored) -> bool,
-    ) -> Vec<v1::GapCause> {
-        let mut gaps = Vec::new();
-        let State::Open(open) = &mut self.state else { return gaps };
-        let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == read.handle) else {
-            return gaps;
-        };
-        if subscription.place.sent(read.lane) != read.after {
-            // A Subscribe moved the place while the log was being read.
-            return gaps;
-        }
-        subscription.ready[read.lane] = more;
-        self.outbox.set_now(now.wall_ms);
-        let epoch = subscription.place.epoch;
-        let gap = |from, to, cause| gap_record(read.handle, read.lane, epoch, from, to, cause);
-        let lane = Lane::from(read.lane);
-        for step in subscription.place.advance(read.lane, batch, now.wall_ms, wanted) {
-            match step {
-                Step::Gap { from, to, cause } => {
-                    gaps.push(cause);
-                    self.outbox.push(lane, gap(from, to, cause));
-                }
-                Step::Event { expires_at_ms: 0, record, .. } => self.outbox.push(lane, record),
-                Step::Event { seq, expires_at_ms, record } => {
-                    let instead = gap(seq, seq, v1::GapCause::Expired);
-                    self.outbox.push_expiring(lane, record, Expiry { at_ms: expires_at_ms, instead });
-                }
-            }
-        }
-        gaps
-    }
-
-    /// Queues a record that the log does not hold: a transient event, a gap of transients or a signal. Ask
-    /// [`Self::has_room`] first; beyond it they wait, and are dropped, in the connection's mailbox.
-    pub fn send(&mut self, lane: Lane, record: Bytes, expiry: Option<Expiry>) {
-        if !self.is_open() {
-            return;
-        }
-        match expiry {
-            None => self.outbox.push(lane, record),
-            Some(expiry) => self.outbox.push_expiring(lane, record, expiry),
-        }
+        self.refuse(id, refusal);
     }
 
     /// Tells the client to connect elsewhere; the connection closes after `closes_in_ms`.
@@ -420,26 +372,63 @@ impl Session {
 
     // Outputs.
 
-    /// The next request to the driver.
+    /// The next request to the driver. One that is about a room whose opening is not answered waits, and so does one
+    /// that depends on publishes to its room which are not; requests about other rooms pass it (LC-FRM-015).
     pub fn poll_request(&mut self) -> Option<Request> {
         loop {
-            let busy = self.outbox.bytes(Lane::Control) > CONTROL_BYTES_BUSY;
-            let waiting = match self.requests.front() {
-                None => return self.next_history(),
-                Some(Waiting::Request(Request::Subscribe { .. })) if busy => return self.next_history(),
-                Some(_) => self.requests.pop_front()?,
-            };
+            let Some(waiting) = self.next_waiting() else { return self.next_history() };
             match waiting {
                 Waiting::Request(Request::Subscribe { asked, subscribe }) => match self.admit(&subscribe) {
-                    Ok(()) => return Some(Request::Subscribe { asked, subscribe }),
+                    Ok(()) => {
+                        self.hold(&subscribe.room.as_str().into());
+                        return Some(Request::Subscribe { asked, subscribe });
+                    }
                     Err(refusal) => self.refuse_subscribe(asked, refusal.in_room(subscribe.room)),
                 },
+                Waiting::Request(Request::Publish { id, publish, envelope }) => {
+                    self.publishing(&publish.room);
+                    return Some(Request::Publish { id, publish, envelope });
+                }
                 Waiting::Request(request) => return Some(request),
                 Waiting::Unsubscribe { id, room } => {
                     if let Some(handle) = self.end(id, &room) {
                         return Some(Request::Unsubscribed { handle });
                     }
                 }
+                Waiting::History { id, history } if self.histories.len() < HISTORIES_MAX => {
+                    self.histories.push_back((id, history));
+                }
+                Waiting::History { .. } => {
+                    self.close(Refusal::new(Code::ControlOverflow, "too many requests at once"));
+                }
+            }
+        }
+    }
+
+    /// The first request that need not wait.
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        let State::Open(open) = &self.state else { return self.requests.pop_front() };
+        let may_open = self.may_open();
+        let mut passed: Vec<&str> = Vec::new();
+        let at = self.requests.iter().position(|waiting| {
+            let Some((room, depends)) = waiting.room() else { return true };
+            let waits = open.held.iter().any(|held| **held == *room)
+                || depends && open.publishing.iter().any(|(of, _)| **of == *room)
+                || !may_open && matches!(waiting, Waiting::Request(Request::Subscribe { .. }))
+                || passed.contains(&room);
+            if waits && !passed.contains(&room) {
+                passed.push(room);
+            }
+            !waits
+        })?;
+        self.requests.remove(at)
+    }
+
+    fn publishing(&mut self, room: &str) {
+        if let State::Open(open) = &mut self.state {
+            match open.publishing.iter_mut().find(|(of, _)| **of == *room) {
+                Some((_, count)) => *count += 1,
+                None => open.publishing.push((room.into(), 1)),
             }
         }
     }
@@ -449,66 +438,13 @@ impl Session {
         if self.outbox.bytes(Lane::Bulk) >= self.config.lane_bytes {
             return None;
         }
-        let (id, history) = self.histories.pop_front()?;
-        Some(Request::History { id, history })
-    }
-
-    /// Drops what waits of a handle, or what of it lies beyond a position.
-    fn forget_queued(&mut self, handle: u64, through: Option<Position>) {
-        for lane in [Lane::Urgent, Lane::Normal, Lane::Signal, Lane::Bulk] {
-            self.outbox.revise(lane, |record| still_due(record, handle, through));
-        }
-    }
-
-    fn admit(&self, subscribe: &v1::Subscribe) -> Result<(), Refusal> {
-        check_subscribe(subscribe)?;
-        let limit = self.config.limits.rooms as usize;
-        let State::Open(open) = &self.state else { return Ok(()) };
-        let known = open.subscriptions.iter().any(|known| *known.room == *subscribe.room);
-        if !known && open.subscriptions.len() >= limit {
-            return Err(Refusal::new(Code::TooManyRooms, format!("at most {limit} rooms")));
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, id: u32, room: &str) -> Option<u64> {
         let State::Open(open) = &mut self.state else { return None };
-        let Some(at) = open.subscriptions.iter().position(|known| &*known.room == room) else {
-            self.refuse(id, Refusal::new(Code::NotSubscribed, "not subscribed").in_room(room));
+        if open.pages_in_flight == PAGES_IN_FLIGHT_MAX {
             return None;
-        };
-        let gone = open.subscriptions.remove(at);
-        self.forget_queued(gone.handle, None);
-        self.control(id, Body::Unsubscribed(v1::Unsubscribed { room: room.to_owned(), cause: 0, code: 0 }));
-        Some(gone.handle)
-    }
-
-    /// The next read of a room's log, while its lane has room here.
-    pub fn next_read(&mut self) -> Option<Read> {
-        let State::Open(open) = &mut self.state else { return None };
-        let count = open.subscriptions.len();
-        for lane in DurableLane::ALL {
-            let queued = self.outbox.bytes(lane.into());
-            if count == 0 || queued >= self.config.lane_bytes {
-                continue;
-            }
-            let turn = open.turn[lane] as usize;
-            let Some(at) = (0..count).map(|step| (turn + step) % count).find(|&at| open.subscriptions[at].ready[lane])
-            else {
-                continue;
-            };
-            open.turn[lane] = at as u32 + 1;
-            let subscription = &open.subscriptions[at];
-            return Some(Read {
-                room: subscription.room.clone(),
-                handle: subscription.handle,
-                epoch: subscription.place.epoch,
-                lane,
-                after: subscription.place.sent(lane),
-                bytes: self.config.lane_bytes - queued,
-            });
         }
-        None
+        let (id, history) = self.histories.pop_front()?;
+        open.pages_in_flight += 1;
+        Some(Request::History { id, history })
     }
 
     /// The next record to write. When it is `None` and [`Self::closing`] says a code, close the transport with it and
@@ -580,40 +516,11 @@ impl Session {
         !self.outbox.is_empty()
     }
 
-    /// The place of a subscription, in its epoch.
-    pub fn position(&self, handle: u64) -> Option<Position> {
-        let State::Open(open) = &self.state else { return None };
-        open.subscriptions.iter().find(|known| known.handle == handle).map(|known| known.place.position())
-    }
-
     /// The handle of a subscribed room.
     pub fn handle_of(&self, room: &str) -> Option<u64> {
         let State::Open(open) = &self.state else { return None };
         open.subscriptions.iter().find(|known| &*known.room == room).map(|known| known.handle)
     }
-}
-
-/// What becomes of a queued record when a subscription ends or moves; `None`: it is not sent any more. With a position
-/// only what lies beyond it goes (LC-RES-010).
-///
-/// Records are looked into instead of being labelled, since this is rare and queues are long-lived.
-fn still_due(record: &Bytes, handle: u64, through: Option<Position>) -> Option<Bytes> {
-    let frame = codec::records(record.clone(), usize::MAX).next().and_then(|frame| codec::decode(frame.ok()?).ok());
-    let through = |wire| Some(through?.seq(DurableLane::from_wire(wire)?));
-    let keep = match frame.and_then(|frame| frame.body) {
-        Some(Body::Event(event)) if event.handle == handle => through(event.lane).is_some_and(|last| event.seq <= last),
-        Some(Body::Gap(gap)) if gap.handle == handle => match through(gap.lane) {
-            Some(last) if gap.to > last => {
-                let lane = DurableLane::from_wire(gap.lane)?;
-                let cause = v1::GapCause::try_from(gap.cause).ok()?;
-                return (gap.from <= last).then(|| gap_record(handle, lane, gap.epoch, gap.from, last, cause));
-            }
-            last => last.is_some(),
-        },
-        Some(Body::Signal(signal)) if signal.handle == handle => through(v1::Lane::Normal.into()).is_some(),
-        _ => true,
-    };
-    keep.then(|| record.clone())
 }
 
 fn error(mut refusal: Refusal, closing: bool) -> v1::Error {
@@ -628,19 +535,4 @@ fn error(mut refusal: Refusal, closing: bool) -> v1::Error {
         retry_after_ms: refusal.retry_after_ms,
         closing,
     }
-}
-
-/// The record of a durable gap.
-pub fn gap_record(handle: u64, lane: DurableLane, epoch: u64, from: u64, to: u64, cause: v1::GapCause) -> Bytes {
-    let gap = v1::Gap {
-        handle,
-        lane: v1::Lane::from(lane).into(),
-        epoch,
-        from,
-        to,
-        count: 0,
-        cause: cause.into(),
-        refillable: cause == v1::GapCause::Unknown,
-    };
-    codec::encode_body(0, Body::Gap(gap))
 }

@@ -75,7 +75,7 @@ pub enum Request {
         /// The envelope, decoded.
         envelope: Box<v1::Envelope>,
     },
-    /// Read a page: [`super::Session::history_page`] or [`super::Session::refuse`].
+    /// Read a page: [`super::Session::history_page`] or [`super::Session::refuse_history`].
     History {
         /// Id for the answer.
         id: u32,
@@ -103,13 +103,16 @@ impl Asked {
     }
 }
 
-/// What to read from a room for this connection: answer with [`super::Session::deliver`].
+/// What to read from a room for this connection: answer with [`super::Session::deliver`] or
+/// [`super::Session::read_again`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// The room.
     pub room: Arc<str>,
     /// The subscription.
     pub handle: u64,
+    /// Which opening of the connection it is read for.
+    pub(super) opening: u32,
     /// The epoch of the place.
     pub epoch: u64,
     /// The lane.

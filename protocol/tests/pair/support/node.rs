@@ -342,6 +342,11 @@ impl Node {
         }
     }
 
+    /// The log is away for this node, or is back.
+    pub fn tell_degraded(&mut self, degraded: bool) {
+        self.conns.values_mut().for_each(|conn| conn.session.tell_degraded(degraded));
+    }
+
     fn handle(&mut self, now: Now, id: u64, request: Request) {
         match request {
             Request::Authenticate(hello) => self.authenticate(now, id, &hello),
@@ -357,11 +362,12 @@ impl Node {
             }
             Request::Publish { .. } if !self.answers_publishes => self.waiting.push((id, request)),
             Request::Publish { id: request, publish, .. } => {
+                let room = publish.room.clone();
                 let result = self.take_publish(now, id, publish);
                 let Some(conn) = self.conns.get_mut(&id) else { return };
                 match result {
-                    Ok(published) => conn.session.published(request, published),
-                    Err(refusal) => conn.session.refuse_publish(request, refusal),
+                    Ok(published) => conn.session.published(request, &room, published),
+                    Err(refusal) => conn.session.refuse_publish(request, refusal.in_room(room)),
                 }
             }
             Request::Signal { id: request, signal, envelope } => {

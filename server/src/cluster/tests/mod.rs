@@ -33,7 +33,8 @@ fn connect(node: &Node, user: &str, device: &str) -> Arc<Entry> {
 }
 
 async fn subscribe(node: &Node, entry: &Entry, room: &str) {
-    let interest = Interest { start: Start::Live, transients: None, signals: false, types: TypeFilter::All };
+    let interest =
+        Interest { start: Start::Live, transients: None, signals: false, types: TypeFilter::All, live: false };
     node.hub.subscribe(room, interest, &entry.mailbox).await.unwrap();
 }
 

@@ -1,0 +1,137 @@
+//! How what rooms have reaches the outbox: durable events by pull, what the log does not hold by push.
+
+use bytes::Bytes;
+
+use super::{Read, Ready, Session, State};
+use crate::codec;
+use crate::lane::Lane;
+use crate::outbox::Expiry;
+use crate::place::{Batch, Step, Stored};
+use crate::position::DurableLane;
+use crate::session::Now;
+use crate::v1;
+use crate::v1::frame::Body;
+
+impl Session {
+    /// Says that a lane of a room has something after the place.
+    pub fn mark_ready(&mut self, handle: u64, lane: DurableLane) {
+        if let State::Open(open) = &mut self.state
+            && let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.handle == handle)
+        {
+            let ready = &mut subscription.ready[lane];
+            *ready = match *ready {
+                Ready::No | Ready::Yes => Ready::Yes,
+                Ready::Reading | Ready::ReadingAgain => Ready::ReadingAgain,
+                Ready::Suspended => Ready::Suspended,
+            };
+        }
+    }
+
+    /// Hands over what was read; returns the gaps that it led to. `more` says that the log has further events after the
+    /// batch.
+    pub fn deliver(
+        &mut self,
+        now: Now,
+        read: &Read,
+        batch: Batch,
+        more: bool,
+        wanted: impl Fn(&Stored) -> bool,
+    ) -> Vec<v1::GapCause> {
+        let mut gaps = Vec::new();
+        let State::Open(open) = &mut self.state else { return gaps };
+        // Unless a Subscribe moved the place while the log was being read, or its epoch ended.
+        let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.opening == read.opening) else {
+            return gaps;
+        };
+        // What was marked meanwhile may have come after what was read.
+        let again = more || subscription.ready[read.lane] == Ready::ReadingAgain;
+        subscription.ready[read.lane] = if again { Ready::Yes } else { Ready::No };
+        self.outbox.set_now(now.wall_ms);
+        let epoch = subscription.place.epoch;
+        let gap = |from, to, cause| gap_record(read.handle, read.lane, epoch, from, to, cause);
+        let lane = Lane::from(read.lane);
+        for step in subscription.place.advance(read.lane, batch, now.wall_ms, wanted) {
+            match step {
+                Step::Gap { from, to, cause } => {
+                    gaps.push(cause);
+                    self.outbox.push(lane, gap(from, to, cause));
+                }
+                Step::Event { expires_at_ms: 0, record, .. } => self.outbox.push(lane, record),
+                Step::Event { seq, expires_at_ms, record } => {
+                    let instead = gap(seq, seq, v1::GapCause::Expired);
+                    self.outbox.push_expiring(lane, record, Expiry { at_ms: expires_at_ms, instead });
+                }
+            }
+        }
+        gaps
+    }
+
+    /// What was asked for was not read: it will be asked for again. Nothing is lost, the place stands where it stood.
+    pub fn read_again(&mut self, read: &Read) {
+        if let State::Open(open) = &mut self.state
+            && let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.opening == read.opening)
+        {
+            subscription.ready[read.lane] = Ready::Yes;
+        }
+    }
+
+    /// Queues a record that the log does not hold: a transient event, a gap of transients or a signal. Ask
+    /// [`Self::has_room`] first; beyond it they wait, and are dropped, in the connection's mailbox.
+    pub fn send(&mut self, lane: Lane, record: Bytes, expiry: Option<Expiry>) {
+        if !self.is_open() {
+            return;
+        }
+        match expiry {
+            None => self.outbox.push(lane, record),
+            Some(expiry) => self.outbox.push_expiring(lane, record, expiry),
+        }
+    }
+
+    /// The next read of a room's log, while its lane has room here. A lane of a room is not asked for again before its
+    /// read was answered, by [`Self::deliver`] or [`Self::read_again`], which may be much later; the others go on.
+    pub fn next_read(&mut self) -> Option<Read> {
+        let State::Open(open) = &mut self.state else { return None };
+        let count = open.subscriptions.len();
+        for lane in DurableLane::ALL {
+            let queued = self.outbox.bytes(lane.into());
+            if count == 0 || queued >= self.config.lane_bytes {
+                continue;
+            }
+            let turn = open.turn[lane] as usize;
+            let Some(at) = (0..count)
+                .map(|step| (turn + step) % count)
+                .find(|&at| open.subscriptions[at].ready[lane] == Ready::Yes)
+            else {
+                continue;
+            };
+            open.turn[lane] = at as u32 + 1;
+            let subscription = &mut open.subscriptions[at];
+            subscription.ready[lane] = Ready::Reading;
+            return Some(Read {
+                room: subscription.room.clone(),
+                handle: subscription.handle,
+                opening: subscription.opening,
+                epoch: subscription.place.epoch,
+                lane,
+                after: subscription.place.sent(lane),
+                bytes: self.config.lane_bytes - queued,
+            });
+        }
+        None
+    }
+}
+
+/// The record of a durable gap.
+pub fn gap_record(handle: u64, lane: DurableLane, epoch: u64, from: u64, to: u64, cause: v1::GapCause) -> Bytes {
+    let gap = v1::Gap {
+        handle,
+        lane: v1::Lane::from(lane).into(),
+        epoch,
+        from,
+        to,
+        count: 0,
+        cause: cause.into(),
+        refillable: cause == v1::GapCause::Unknown,
+    };
+    codec::encode_body(0, Body::Gap(gap))
+}

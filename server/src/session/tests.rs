@@ -1,0 +1,299 @@
+//! Connections over a transport of the test's own.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use lanecast_protocol::codec;
+use lanecast_protocol::log::{Append, Origin, Retention};
+use lanecast_protocol::outbox::Output;
+use lanecast_protocol::v1::frame::Body;
+use prost::Message as _;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::probe::Probe;
+use crate::engine::{Engine, EngineSink};
+
+struct Silent;
+
+impl Transport for Silent {
+    fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Received> {
+        Poll::Pending
+    }
+    fn send(&mut self, _: usize, _: &mut dyn FnMut() -> Option<Output>) -> usize {
+        0
+    }
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        Poll::Ready(Ok(()))
+    }
+    fn start_close(&mut self, _: Code) {}
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    let node = Arc::new(Node::new(Config::default(), Clock::manual(0)));
+    let labels = (labels::Transport::WebSocket, labels::Encoding::Binary);
+    let connection = Connection::new(node, Silent, labels, ([127, 0, 0, 1], 0).into());
+    let (state, future) = (size_of_val(&connection), size_of_val(&connection.run()));
+    assert!(state <= 1024 && future <= 2560, "the connection has {state} bytes, its task {future}");
+}
+
+/// A pipe to a client that the test plays.
+struct Pipe {
+    records: mpsc::UnboundedReceiver<Bytes>,
+    frames: mpsc::UnboundedSender<v1::Frame>,
+}
+
+impl Transport for Pipe {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        self.records.poll_recv(cx).map(|packet| match packet {
+            Some(packet) => Received::Records(codec::records(packet, usize::MAX)),
+            None => Received::Closed,
+        })
+    }
+
+    fn send(&mut self, _: usize, next: &mut dyn FnMut() -> Option<Output>) -> usize {
+        let mut bytes = 0;
+        while let Some(output) = next() {
+            bytes += output.record.len();
+            for record in codec::records(output.record, usize::MAX) {
+                let _ = self.frames.send(codec::decode(record.unwrap()).unwrap());
+            }
+        }
+        bytes
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_close(&mut self, _: Code) {}
+}
+
+/// A client of a node whose engine the test turns.
+struct Peer {
+    node: Arc<Node>,
+    engine: Arc<Probe>,
+    clock: Clock,
+    packets: mpsc::UnboundedSender<Bytes>,
+    frames: mpsc::UnboundedReceiver<v1::Frame>,
+}
+
+impl Peer {
+    async fn open() -> Self {
+        let clock = Clock::manual(1_800_000_000_000);
+        let config = Config { dev: true, ..Config::default() };
+        let node = Arc::new(Node::without_engine(config, clock.clone()));
+        let engine = Arc::new(Probe::new(clock.clone(), Arc::clone(&node.hub) as Arc<dyn EngineSink>));
+        node.hub.connect(Arc::clone(&engine) as Arc<dyn Engine>);
+        let (packets, records) = mpsc::unbounded_channel();
+        let (sent, frames) = mpsc::unbounded_channel();
+        let labels = (labels::Transport::WebSocket, labels::Encoding::Binary);
+        let pipe = Pipe { records, frames: sent };
+        let connection = Connection::new(Arc::clone(&node), pipe, labels, ([127, 0, 0, 1], 0).into());
+        drop(tokio::spawn(connection.run()));
+        let watching = Arc::clone(&node);
+        drop(tokio::spawn(async move { watching.watch_store().await }));
+        let mut peer = Self { node, engine, clock, packets, frames };
+        let hello = v1::Hello {
+            version_min: 1,
+            version_max: 1,
+            token: "dev:ann".into(),
+            instance: "i".into(),
+            ..Default::default()
+        };
+        peer.send(1, Body::Hello(hello));
+        assert!(matches!(peer.next(10).await, Some((1, Body::Welcome(_)))));
+        peer
+    }
+
+    fn send(&self, id: u32, body: Body) {
+        let frame = v1::Frame { id, body: Some(body) };
+        self.packets.send(codec::encode(&frame)).unwrap();
+    }
+
+    fn subscribe(&self, id: u32, room: &str, at: Option<v1::start::At>) {
+        let start = at.map(|at| v1::Start { at: Some(at) });
+        self.send(id, Body::Subscribe(v1::Subscribe { room: room.into(), start, ..Default::default() }));
+    }
+
+    fn publish(&self, id: u32, room: &str, number: u64) {
+        let envelope = v1::Envelope { r#type: "t".into(), ..Default::default() }.encode_to_vec().into();
+        let publish = v1::Publish { room: room.into(), number, after: number - 1, envelope, ..Default::default() };
+        self.send(id, Body::Publish(publish));
+    }
+
+    /// Lets time pass, that of the runtime and that of the node.
+    async fn pass(&self, ms: u64) {
+        for _ in 0..ms.div_ceil(10) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.clock.advance(Duration::from_millis(10));
+        }
+    }
+
+    /// The next frame, if one comes within so many ms.
+    async fn next(&mut self, ms: u64) -> Option<(u32, Body)> {
+        for _ in 0..=ms.div_ceil(10) {
+            if let Ok(frame) = self.frames.try_recv() {
+                return Some((frame.id, frame.body.unwrap()));
+            }
+            self.pass(10).await;
+        }
+        None
+    }
+
+    /// The next frame must be Subscribed.
+    async fn subscribed(&mut self, ms: u64) -> v1::Subscribed {
+        match self.next(ms).await {
+            Some((_, Body::Subscribed(frame))) => frame,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The seq of the next frame, which must be an Event.
+    async fn event(&mut self, ms: u64) -> u64 {
+        match self.next(ms).await {
+            Some((_, Body::Event(event))) => event.seq,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn store(&self, room: &str, count: usize) {
+        let item = |_| Append {
+            lane: DurableLane::Normal,
+            origin: Origin::Unmarked,
+            time_ms: self.clock.now_ms(),
+            expires_at_ms: 0,
+            event_type: "t".into(),
+            tail: Bytes::new(),
+        };
+        let keep = Retention { events_max: 1_000, age_ms_max: u64::MAX };
+        self.engine.inner.append(room, keep, (0..count).map(item).collect()).await;
+    }
+}
+
+const BEGINNING: v1::start::At = v1::start::At::Beginning(v1::StartBeginning {});
+
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_log_hangs_delays_nothing_else() {
+    // LC-LANE-004, LC-FRM-015
+    let mut peer = Peer::open().await;
+    peer.store("hung", 5).await;
+    peer.subscribe(2, "other", None);
+    peer.subscribed(10).await;
+    peer.engine.dials.hang("hung");
+    peer.subscribe(3, "hung", Some(BEGINNING));
+    peer.send(4, Body::History(v1::History { room: "hung".into(), ..Default::default() }));
+    peer.send(5, Body::Ping(v1::Ping { stamp: 7 }));
+    peer.publish(6, "other", 1);
+    let mut got = Vec::new();
+    while let Some((id, body)) = peer.next(100).await {
+        got.push(match body {
+            Body::Pong(_) => format!("{id} pong"),
+            Body::Published(published) => format!("{id} published {}", published.seq),
+            Body::Event(event) => format!("{id} event {}", event.seq),
+            other => panic!("{other:?}"),
+        });
+    }
+    got.sort();
+    assert_eq!(got, ["0 event 1", "5 pong", "6 published 1"]);
+    // What was asked of the hung room is answered, in the order of the requests.
+    let mut refused = Vec::new();
+    while let Some((id, body)) = peer.next(5_000).await {
+        let Body::Error(error) = body else { panic!("{body:?}") };
+        refused.push((id, Code::from_number(error.code)));
+    }
+    assert_eq!(refused, [(3, Some(Code::Unavailable)), (4, Some(Code::Unavailable))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_read_fails_is_read_again_and_others_go_on() {
+    // LC-FLOW-003
+    let mut peer = Peer::open().await;
+    peer.store("r", 3).await;
+    peer.engine.dials.blind.store(true, Relaxed);
+    peer.subscribe(2, "other", None);
+    peer.subscribed(10).await;
+    peer.engine.dials.delay_ms.store(20, Relaxed);
+    peer.subscribe(3, "r", Some(BEGINNING));
+    peer.subscribed(100).await;
+    // The read is under way: it fails, and so does the next one.
+    peer.engine.dials.failures.store(2, Relaxed);
+    assert!(peer.next(200).await.is_none());
+    peer.engine.dials.delay_ms.store(0, Relaxed);
+    peer.store("other", 1).await;
+    assert_eq!(peer.event(50).await, 1, "of the other room");
+    for seq in 1..=3 {
+        assert_eq!(peer.event(2_100).await, seq, "no mark came since");
+    }
+    assert_eq!(peer.node.metrics.retries.of(labels::EngineCall::Read).get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_cannot_be_opened_in_its_new_epoch_keeps_its_place() {
+    // LC-RES-010
+    let mut peer = Peer::open().await;
+    peer.subscribe(2, "r", None);
+    let first = peer.subscribed(10).await;
+    peer.store("r", 2).await;
+    assert_eq!((peer.event(10).await, peer.event(10).await), (1, 2));
+    peer.engine.dials.failures.store(3, Relaxed);
+    peer.engine.renew("r").await;
+    peer.store("r", 1).await;
+    let again = peer.subscribed(5_000).await;
+    assert_eq!(again.cause(), v1::SubscribedCause::Epoch);
+    assert_ne!(again.handle, first.handle);
+    assert_eq!(again.position.unwrap().normal, 2, "where it stood");
+    peer.engine.dials.failures.store(0, Relaxed);
+    peer.store("r", 1).await;
+    assert_eq!(peer.event(10).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loss_of_the_store_is_told_once_for_each_room() {
+    // LC-SUB-018
+    let mut peer = Peer::open().await;
+    for (id, room) in [(2, "a"), (3, "b")] {
+        peer.subscribe(id, room, None);
+        peer.subscribed(10).await;
+    }
+    peer.store("a", 1).await;
+    peer.event(10).await;
+    peer.engine.set_away(true);
+    assert!(peer.next(900).await.is_none(), "a moment");
+    for degraded in [true, false] {
+        let mut told = [peer.subscribed(300).await, peer.subscribed(300).await];
+        told.sort_by(|one, other| one.room.cmp(&other.room));
+        for frame in &told {
+            assert_eq!((frame.cause(), frame.degraded), (v1::SubscribedCause::Degraded, degraded));
+        }
+        assert_eq!(told.map(|frame| frame.position.unwrap().normal), [1, 0]);
+        assert!(peer.next(3_000).await.is_none(), "once");
+        if degraded {
+            peer.subscribe(9, "c", None);
+            let Some((9, Body::Error(error))) = peer.next(100).await else { panic!() };
+            assert_eq!(Code::from_number(error.code), Some(Code::Unavailable));
+            peer.send(10, Body::Ping(v1::Ping { stamp: 7 }));
+            assert!(matches!(peer.next(10).await, Some((10, Body::Pong(_)))), "the connection stays");
+            peer.engine.set_away(false);
+        }
+    }
+    peer.store("a", 1).await;
+    assert_eq!(peer.event(10).await, 2, "the place stood");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_while_a_room_opens_leaves_it() {
+    let peer = Peer::open().await;
+    peer.engine.dials.hang("r");
+    peer.subscribe(2, "r", None);
+    peer.pass(50).await;
+    let Peer { node, packets, engine, .. } = peer;
+    drop(packets);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let room = node.hub.find("r").unwrap();
+    engine.dials.let_go("r");
+    assert!(room.is_empty());
+}
