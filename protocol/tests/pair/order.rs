@@ -75,6 +75,43 @@ fn requests_about_a_room_wait_for_its_opening_and_others_pass() {
 }
 
 #[test]
+fn entries_of_hello_are_answered_in_their_order_and_before_what_follows() {
+    // LC-HS-012, LC-HS-013
+    let mut raw = Raw::new();
+    raw.opens = false;
+    let room = |room: &str| v1::Subscribe { room: room.into(), ..Default::default() };
+    let hello = v1::Hello {
+        version_min: 1,
+        version_max: 1,
+        token: "t".into(),
+        instance: "i".into(),
+        subscriptions: vec![room("a"), room("bad..name"), room("b")],
+        ..Default::default()
+    };
+    raw.send(1, Body::Hello(hello));
+    raw.send(2, Body::Ping(v1::Ping { stamp: 3 }));
+    raw.send(3, subscribe("c"));
+    for (asked_for, next) in [("subscribe a", "a"), ("subscribe b", "b")] {
+        assert_eq!(asked(&mut raw), [asked_for]);
+        let opened = Opened { handle: 40 + next.len() as u64, ..raw.opened(next) };
+        raw.session.subscribed(0, opened, v1::SubscribedCause::Unspecified);
+        raw.handle_requests();
+    }
+    assert_eq!(asked(&mut raw), ["subscribe c"]);
+    let answers: Vec<_> = raw
+        .received()
+        .into_iter()
+        .filter_map(|frame| match frame.body? {
+            Body::Subscribed(frame) => Some(frame.room),
+            Body::Unsubscribed(frame) => Some(frame.room),
+            Body::Pong(_) => Some("pong".to_owned()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers, ["a", "bad..name", "b", "pong"]);
+}
+
+#[test]
 fn what_looks_at_a_room_waits_for_the_publishes_before_it() {
     // LC-FRM-015
     let mut raw = Raw::open();

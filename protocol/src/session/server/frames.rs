@@ -28,7 +28,10 @@ impl Session {
             Body::Hello(_) => self.close(Refusal::new(Code::SecondHello, "Hello comes once")),
             Body::Ping(ping) => {
                 let pong = v1::Pong { stamp: ping.stamp, server_time_ms: now.wall_ms };
-                self.control(id, Body::Pong(pong));
+                match &self.state {
+                    State::Open(open) if open.hello_left > 0 => self.wait(Waiting::Ping { id, pong }),
+                    _ => self.control(id, Body::Pong(pong)),
+                }
             }
             Body::Pong(_) | Body::Credit(_) => {}
             Body::Subscribe(subscribe) => match check_subscribe(&subscribe) {

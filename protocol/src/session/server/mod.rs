@@ -121,6 +121,10 @@ struct Open {
     publishing: Vec<(Box<str>, u32)>,
     /// Rooms that are being opened: requests about them wait. At most [`OPENINGS_MAX`].
     held: Vec<Arc<str>>,
+    /// Entries of Hello that are not answered: everything else waits for them (LC-HS-012, LC-HS-013).
+    hello_left: usize,
+    /// One of them is being opened.
+    hello_opens: bool,
     /// Counts openings.
     openings: u32,
     /// Pages of history that the driver reads.
@@ -140,8 +144,19 @@ struct Open {
 #[derive(Debug)]
 enum Waiting {
     Request(Request),
-    Unsubscribe { id: u32, room: String },
-    History { id: u32, history: v1::History },
+    Unsubscribe {
+        id: u32,
+        room: String,
+    },
+    History {
+        id: u32,
+        history: v1::History,
+    },
+    /// Came while entries of Hello were not answered.
+    Ping {
+        id: u32,
+        pong: v1::Pong,
+    },
 }
 
 impl Waiting {
@@ -153,7 +168,7 @@ impl Waiting {
             Self::History { history, .. } => Some((&history.room, true)),
             Self::Request(Request::Publish { publish, .. }) => Some((&publish.room, false)),
             Self::Request(Request::Signal { signal, .. }) => Some((&signal.room, false)),
-            Self::Request(_) => None,
+            Self::Request(_) | Self::Ping { .. } => None,
         }
     }
 }
@@ -269,12 +284,13 @@ impl Session {
     pub fn accept(&mut self, now: Now, accepted: Accepted) {
         let State::Authenticating { id, early, instance, subscriptions, .. } = &mut self.state else { return };
         let (id, early, instance) = (*id, std::mem::take(early), std::mem::take(instance));
+        let hello_left = subscriptions.len();
         let subscribes =
             subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
         self.requests.extend(subscribes.map(Waiting::Request));
         let expires_at_ms = (accepted.token_expires_at_ms != 0)
             .then(|| now.monotonic_ms + accepted.token_expires_at_ms.saturating_sub(now.wall_ms));
-        self.state = State::Open(Open { expires_at_ms, ..Open::default() });
+        self.state = State::Open(Open { expires_at_ms, hello_left, ..Open::default() });
         let welcome = v1::Welcome {
             version: VERSION,
             capabilities: self.config.capabilities.iter().map(|&capability| capability.into()).collect(),
@@ -381,6 +397,9 @@ impl Session {
                 Waiting::Request(Request::Subscribe { asked, subscribe }) => match self.admit(&subscribe) {
                     Ok(()) => {
                         self.hold(&subscribe.room.as_str().into());
+                        if let State::Open(open) = &mut self.state {
+                            open.hello_opens = asked == Asked::InHello;
+                        }
                         return Some(Request::Subscribe { asked, subscribe });
                     }
                     Err(refusal) => self.refuse_subscribe(asked, refusal.in_room(subscribe.room)),
@@ -395,6 +414,7 @@ impl Session {
                         return Some(Request::Unsubscribed { handle });
                     }
                 }
+                Waiting::Ping { id, pong } => self.control(id, Body::Pong(pong)),
                 Waiting::History { id, history } if self.histories.len() < HISTORIES_MAX => {
                     self.histories.push_back((id, history));
                 }
@@ -409,6 +429,10 @@ impl Session {
     fn next_waiting(&mut self) -> Option<Waiting> {
         let State::Open(open) = &self.state else { return self.requests.pop_front() };
         let may_open = self.may_open();
+        if open.hello_left > 0 {
+            let next = may_open && !open.hello_opens;
+            return if next { self.requests.pop_front() } else { None };
+        }
         let mut passed: Vec<&str> = Vec::new();
         let at = self.requests.iter().position(|waiting| {
             let Some((room, depends)) = waiting.room() else { return true };

@@ -20,6 +20,9 @@ impl Session {
     /// Refuses a Subscribe.
     pub fn refuse_subscribe(&mut self, asked: Asked, refusal: Refusal) {
         self.release(&refusal.room);
+        if asked == Asked::InHello {
+            self.hello_answered();
+        }
         if let Asked::Frame(id) = asked {
             return self.refuse(id, refusal);
         }
@@ -32,6 +35,9 @@ impl Session {
     /// has a new epoch, and `opened.position` is where the place stands in it.
     pub fn subscribed(&mut self, id: u32, opened: Opened, cause: v1::SubscribedCause) {
         self.release(&opened.room);
+        if id == 0 && cause == v1::SubscribedCause::Unspecified {
+            self.hello_answered();
+        }
         let State::Open(open) = &mut self.state else { return };
         open.openings = open.openings.wrapping_add(1);
         open.untold |= opened.degraded != open.degraded;
@@ -73,6 +79,13 @@ impl Session {
             degraded: opened.degraded,
         };
         self.control(id, Body::Subscribed(frame));
+    }
+
+    fn hello_answered(&mut self) {
+        if let State::Open(open) = &mut self.state {
+            open.hello_left = open.hello_left.saturating_sub(1);
+            open.hello_opens = false;
+        }
     }
 
     /// Says of every subscription whose client was last told otherwise that the log can, or cannot, be reached
