@@ -205,6 +205,12 @@ impl<T: Transport> Connection<T> {
         let mut woken = pin!(entry.mailbox.woken());
         let mut sleep = pin!(tokio::time::sleep(sleep));
         poll_fn(|cx| {
+            // First, whatever the client sends: what is under way may hold the turn of a room, for which others wait.
+            if let Some(pending) = &mut self.pending
+                && let Poll::Ready(done) = pending.poll(cx)
+            {
+                return Poll::Ready(Wake::Done(done));
+            }
             // Input and output take turns: neither a client that drains as fast as the node writes nor one that sends
             // without a pause keeps the other side waiting.
             for input in [self.input_first, !self.input_first] {
@@ -222,11 +228,6 @@ impl<T: Transport> Connection<T> {
                     self.input_first = true;
                     return Poll::Ready(Wake::Flushed(flushed));
                 }
-            }
-            if let Some(pending) = &mut self.pending
-                && let Poll::Ready(done) = pending.poll(cx)
-            {
-                return Poll::Ready(Wake::Done(done));
             }
             if woken.as_mut().poll(cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Wake::Other);
@@ -458,6 +459,8 @@ impl<T: Transport> Connection<T> {
 
     /// Says goodbye: the Error is out, the close frame follows, and the peer has a moment to answer.
     async fn close(&mut self) {
+        // Nothing drives it from here on, and it may hold the turn of a room.
+        self.pending = None;
         let code = self.session.closing().unwrap_or(Code::Normal);
         self.node.metrics.closes.of(code).inc();
         tracing::debug!(connection = &*self.entry.id, peer = %self.peer, %code, "closing");

@@ -136,7 +136,7 @@ async fn same_flight(ctx: &mut Ctx) -> Outcome {
     conn.send(&[json!({"id": 4, "ping": {"stamp": 1}})]).await?;
     ctx.next("a", &json!({"id": 1, "welcome": {}})).await?;
     ctx.next("a", &json!({"id": 0, "subscribed": {"room": first, "handle": "$=h"}})).await?;
-    ctx.next("a", &json!({"id": 2, "subscribed": {"room": second}})).await?;
+    ctx.expect("a", &json!({"id": 2, "subscribed": {"room": second}})).await?;
     ctx.expect("a", &json!({"id": 3, "published": {"seq": 1}})).await?;
     ctx.expect("a", &json!({"id": 4, "pong": {"stamp": 1}})).await?;
     let handle = ctx.vars.find("h").cloned().unwrap_or(Value::Null);
