@@ -84,7 +84,7 @@ export const SubscribedCause = {
   UNSPECIFIED: 0,
   /** The log has a new epoch. */
   EPOCH: 1,
-  /** The node lost or regained the log. */
+  /** The node lost or regained the log; only `degraded` counts. */
   DEGRADED: 2,
   /** The server subscribed the client. */
   SERVER: 3,
