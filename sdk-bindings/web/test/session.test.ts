@@ -145,6 +145,29 @@ test('a token that is about to expire is refreshed where the node takes it', () 
   assert.equal(refreshed, 'dev:newer');
 });
 
+test('LC-SUB-024: a log that is away for the node moves nothing, and the room is live again', () => {
+  const world = new World();
+  world.node.append('r', 'normal', text('one'));
+  const room = world.session.subscribe(world.now, 'r', BEGINNING);
+  world.connected();
+  world.run(() => room.state.name === 'live');
+  const { handle, mark, position } = room.tracker;
+  for (const degraded of [true, false]) {
+    // Beyond what the client has: the events may still be on their way.
+    const at = { ...position, normal: 5 };
+    const transients = { source: 9, normal: 3 };
+    const cause = wire.SubscribedCause.DEGRADED;
+    const value = { room: 'r', handle, position: at, head: at, transients, cause, degraded };
+    if (world.peer) world.node.send(world.peer, 0, { case: 'subscribed', value });
+    world.pass(100);
+    assert.equal(room.state.name, degraded ? 'degraded' : 'live');
+    assert.deepEqual([room.tracker.position, room.tracker.mark], [position, mark]);
+  }
+  world.node.append('r', 'normal', text('two'));
+  world.pass(100);
+  assert.deepEqual(short(drain(room)), ['n1', 'n2']);
+});
+
 test('LC-SDK-002: a hole is never passed over: the room is subscribed again from received, at most once a second', () => {
   const world = new World().connected();
   const room = world.session.subscribe(world.now, 'r', EVENTS);

@@ -122,6 +122,13 @@ export class RoomCore {
     this.stats.behind = frame.head ? LANES.reduce((sum, lane) => sum + this.missing(lane), 0) : 0;
   }
 
+  /** Takes a Subscribed with cause DEGRADED (LC-SUB-024); says whether it is about the present subscription. */
+  stands(frame: Subscribed): boolean {
+    const present = frame.handle === this.tracker.handle;
+    if (present) this.degraded = frame.degraded;
+    return present;
+  }
+
   private missed(count: number): void {
     this.stats.gaps++;
     this.inbox.transientGap(undefined, count, count ? 'dropped' : 'unknown');

@@ -543,6 +543,11 @@ export class Session {
     }
     // While an answer is outstanding only that counts, since it tells all (LC-RES-016).
     if (!asked && room.pending !== undefined) return;
+    if (frame.cause === wire.SubscribedCause.DEGRADED) {
+      // It says only whether the log can be reached: nothing moves, and nothing that was missed is less missed.
+      if (room.stands(frame)) this.setRoom(room, { name: room.progress() });
+      return;
+    }
     if (asked) room.pending = undefined;
     try {
       room.subscribed(frame);
