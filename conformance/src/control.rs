@@ -89,6 +89,18 @@ impl Control {
         }
     }
 
+    /// Cuts the server off from all its logs, or lets it reach them again.
+    pub async fn engine(&self, up: bool) -> Outcome {
+        match self {
+            Self::Reference(reference) => {
+                reference.engine(up);
+                Ok(())
+            }
+            Self::None | Self::Process(_) => Err(none()),
+            Self::Lines(_) | Self::Http(_) => self.command(if up { "engine_up" } else { "engine_down" }, "").await,
+        }
+    }
+
     async fn command(&self, verb: &str, room: &str) -> Outcome {
         let answer: Value = match self {
             Self::Lines(process) => process.lock().await.command(verb, room, TURN).await?,

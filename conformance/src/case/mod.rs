@@ -40,6 +40,8 @@ pub enum Need {
     Restart,
     /// The log of a room can be replaced by a new one while connections live.
     NewLog,
+    /// The server can be cut off from its logs while connections live. Such cases run alone.
+    EngineDown,
     /// The server can be told to stop. Such cases run alone.
     Drain,
 }
@@ -47,7 +49,7 @@ pub enum Need {
 impl Need {
     /// Whether cases that need it disturb others.
     pub fn is_exclusive(self) -> bool {
-        matches!(self, Self::Restart | Self::Drain)
+        matches!(self, Self::Restart | Self::Drain | Self::EngineDown)
     }
 }
 

@@ -121,6 +121,14 @@ impl Reference {
         }
     }
 
+    /// Loses or regains the logs and tells the subscribers.
+    pub fn engine(&self, up: bool) {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((shared, _)) = &*life {
+            shared.lock().engine(up);
+        }
+    }
+
     fn begin(&self, listener: TcpListener) {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(self.mutant)),

@@ -125,6 +125,8 @@ mutants! {
     ClearForgets breaks "LC-SIG-005";
     /// No limit on signals.
     SignalRateUnchecked breaks "LC-FLOW-001";
+    /// Does not say that the logs are away.
+    LossUntold breaks "LC-SUB-018";
     /// Errors do not name the room.
     ErrorWithoutRoom breaks "LC-ERR-007";
     /// Takes numbers of 2^53 and more.

@@ -229,6 +229,30 @@ impl State {
         }
     }
 
+    /// Tells every subscriber that the logs are away, or back (LC-SUB-018).
+    pub(super) fn engine(&mut self, up: bool) {
+        if self.is(Mutant::LossUntold) {
+            return;
+        }
+        for (name, room) in &self.rooms {
+            let at = room.position(room.heads);
+            for subscriber in &room.subscribers {
+                let body = v1::Subscribed {
+                    room: name.clone(),
+                    handle: subscriber.handle,
+                    position: Some(at),
+                    head: Some(at),
+                    cause: v1::SubscribedCause::Degraded as i32,
+                    degraded: !up,
+                    ..v1::Subscribed::default()
+                };
+                if let Some(outbox) = self.outboxes.get(&subscriber.connection) {
+                    answer(outbox, 0, Body::Subscribed(body));
+                }
+            }
+        }
+    }
+
     pub(super) fn unsubscribe(&mut self, asker: &Asker<'_>, id: u32, ask: &v1::Unsubscribe) -> Result<(), Refusal> {
         self.check_room(&ask.room)?;
         let goes_on = self.is(Mutant::UnsubscribeIgnored);
