@@ -40,6 +40,9 @@ pub(super) async fn disconnect(
     require_control(&asker, &[CONNECTIONS])?;
     let asked: v1::DisconnectRequest = read(&node, "DisconnectRequest", request).await?;
     check_meant(&asked.user, &asked.device, &asked.connection)?;
+    // Who was sent away by whom is asked sooner or later.
+    let v1::DisconnectRequest { user, device, connection, reconnect } = &asked;
+    tracing::info!(user, device, connection, reconnect, by = &*asker.identity.service, "told to disconnect");
     let gathered = cluster::ask(&node, None, Deed::Disconnect(asked).into()).await?;
     Ok(encoding.answer("CommandResponse", &response(gathered)))
 }
@@ -55,6 +58,8 @@ pub(super) async fn unsubscribe(
     let room = room_name(&asked.room)?;
     require_control(&asker, &[&room, CONNECTIONS])?;
     check_meant(&asked.user, &asked.device, &asked.connection)?;
+    let v1::EndSubscriptionRequest { user, device, connection, .. } = &asked;
+    tracing::info!(user, device, connection, room = %room, by = &*asker.identity.service, "told to unsubscribe");
     let gathered = cluster::ask(&node, None, Deed::EndSubscription(asked).into()).await?;
     Ok(encoding.answer("CommandResponse", &response(gathered)))
 }
@@ -217,6 +222,36 @@ mod tests {
         assert_eq!((ids(&full), full.next.as_str()), (vec!["a", "b"], "b"));
         let last = page(gathered(vec![answer("1", &["a", "c"], false), answer("2", &[], false)]), 2);
         assert_eq!((ids(&last), last.next.as_str()), (vec!["a", "c"], ""));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn page_after_page_lists_each_connection_once(
+            ids in proptest::collection::btree_set(0..1_000_u32, 0..60),
+            limit in 1..9_usize,
+            // A node may stop before the limit, since its message is full.
+            fits in proptest::collection::vec(1..9_usize, 3),
+        ) {
+            let ids: Vec<String> = ids.into_iter().map(|id| format!("{id:04}")).collect();
+            let node = |at: usize, cursor: &str| {
+                let mine: Vec<&str> = ids.iter().skip(at).step_by(3).map(String::as_str).filter(|id| *id > cursor).collect();
+                let length = limit.min(fits[at]).min(mine.len());
+                answer("n", &mine[..length], length < mine.len())
+            };
+            let (mut cursor, mut listed) = (String::new(), Vec::new());
+            loop {
+                let answers = (0..3).map(|at| node(at, &cursor)).collect();
+                let page = page(Gathered { answers, ..Gathered::default() }, limit);
+                proptest::prop_assert!(page.connections.len() <= limit);
+                listed.extend(page.connections.into_iter().map(|connection| connection.id));
+                if page.next.is_empty() {
+                    break;
+                }
+                proptest::prop_assert!(page.next > cursor, "each page goes on");
+                cursor = page.next;
+            }
+            proptest::prop_assert_eq!(listed, ids);
+        }
     }
 
     #[test]

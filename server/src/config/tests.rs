@@ -129,3 +129,15 @@ fn a_secret_is_not_printed_and_loses_its_line_end() {
     let config = Config::parse("t", "[tokens]\nhs256_secret = \"0123456789abcdef0123456789abcdef\"\n").unwrap();
     assert!(!format!("{config:?}").contains("0123"));
 }
+
+#[test]
+fn an_advertised_address_is_a_host_and_a_port() {
+    for good in ["node-1.internal:8080", "10.0.0.7:80", "[fd00::7]:8080"] {
+        let config = Config::parse("t", &format!("[listen]\nadvertised = {good:?}\n")).unwrap();
+        assert_eq!(config.listen.advertised.as_deref(), Some(good));
+    }
+    for bad in ["node-1", ":8080", "node-1:0", "node-1:http", "http://node-1:8080", "node 1:80"] {
+        let found = mistakes(&format!("[listen]\nadvertised = {bad:?}\n"));
+        assert!(found[0].contains("listen.advertised: expected a host and a port"), "{bad}: {found:?}");
+    }
+}

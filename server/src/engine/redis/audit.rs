@@ -188,7 +188,7 @@ impl Inner {
     }
 
     /// Lets the store count what only this node's clients got, so that those of other nodes learn that they missed it.
-    async fn settle(&self, room: &Room, lane: DurableLane, count: u64) {
+    async fn settle(self: &Arc<Self>, room: &Room, lane: DurableLane, count: u64) {
         let answer = self.count_transients(&room.name, lane, &[], count).await;
         room.told.lock().settle(lane, count, answer.ok());
     }

@@ -24,8 +24,22 @@ const NODES_MAX: usize = 10_000;
 #[derive(Default)]
 pub(super) struct Cluster {
     node: Mutex<Option<String>>,
+    /// The nodes that had a lease when this one was renewed last.
+    peers: Mutex<Vec<String>>,
     /// A channel of the node went on.
     pub(super) changed: Notify,
+}
+
+impl Cluster {
+    /// What this node is called; `None`: it did not announce itself.
+    pub(super) fn name(&self) -> Option<String> {
+        self.node.lock().clone()
+    }
+
+    /// The nodes that are likely to be there.
+    pub(super) fn peers(&self) -> Vec<String> {
+        self.peers.lock().clone()
+    }
 }
 
 impl Inner {
@@ -39,8 +53,13 @@ impl Inner {
         pipeline.atomic();
         pipeline.cmd("ZADD").arg(&leases).arg(now_ms + LEASE_MS).arg(&lease.node).ignore();
         pipeline.cmd("HSET").arg(&texts).arg(&lease.node).arg(json).ignore();
+        let living = format!("({now_ms}");
+        pipeline.cmd("ZRANGEBYSCORE").arg(&leases).arg(living).arg("+inf").arg("LIMIT").arg(0).arg(NODES_MAX);
         pipeline.cmd("ZRANGEBYSCORE").arg(&leases).arg("-inf").arg(now_ms).arg("LIMIT").arg(0).arg(REMOVED_AT_ONCE);
         let mut answer = self.link.call_all(&up, &pipeline).await.map_err(CallError::into_engine)?;
+        if let [Value::Array(living), _] = &answer[..] {
+            *self.cluster.peers.lock() = living.iter().filter_map(text).map(str::to_owned).collect();
+        }
         match answer.pop() {
             Some(Value::Array(dead)) if !dead.is_empty() => {
                 let dead: Vec<&str> = dead.iter().filter_map(text).collect();

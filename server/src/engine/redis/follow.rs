@@ -81,7 +81,10 @@ impl Told {
     /// What the node saw, for scripts to compare with what the store has.
     pub(super) fn seen(&self) -> Seen {
         match self.live {
-            true => Seen { epoch: self.epoch, first: self.first, heads: self.head },
+            true => {
+                let heads = PerLane::from_fn(|lane| self.head[lane].max(self.stored[lane]));
+                Seen { epoch: self.epoch, first: self.first, heads }
+            }
             false => Seen::default(),
         }
     }
@@ -120,9 +123,9 @@ impl Told {
     }
 
     /// What the store has, read anew. A new epoch is told; whoever has a place in the room opens it again.
-    pub(super) fn update(&mut self, sink: &dyn EngineSink, room: &Arc<str>, state: &State) {
+    pub(super) fn update(&mut self, sink: &dyn EngineSink, room: &Arc<str>, state: &State) -> Need {
         if !self.live || state.epoch <= self.epoch {
-            return;
+            return Need::Nothing;
         }
         let ended = state.transients_of(self.epoch);
         for lane in DurableLane::ALL {
@@ -137,12 +140,14 @@ impl Told {
         }
         self.epoch = state.epoch;
         self.first = state.epoch_first();
-        self.head = state.heads;
-        self.order = state.order;
+        // What the new epoch has already is told as what comes.
+        self.head = PerLane::from_fn(|lane| self.first[lane] - 1);
+        self.order = state.epoch_first_order() - 1;
         self.transients = PerLane::default();
         self.stored = PerLane::default();
         self.verified = 0;
         sink.epoch_changed(room, state.epoch);
+        if state.heads == self.head { Need::Nothing } else { Need::Read }
     }
 
     /// Takes in a message.
@@ -262,11 +267,10 @@ impl Told {
     }
 
     /// This node was acknowledged something as stored.
-    pub(super) fn acknowledged(&mut self, epoch: u64, lane: DurableLane, seq: u64) -> Need {
+    pub(super) fn acknowledged(&mut self, epoch: u64, lane: DurableLane, seq: u64) {
         if epoch == self.epoch {
             self.stored[lane] = self.stored[lane].max(seq);
         }
-        if self.live && epoch > self.epoch { Need::Read } else { Need::Nothing }
     }
 
     /// Compares what the store had with what was told. To be called when everything that was published before the audit

@@ -12,7 +12,8 @@
 //! | `lc:{p17}:forks:<room>` | list | how epochs began |
 //! | `lc:{p17}:keys:<room>`, `…:keyages:<room>` | hash, zset | idempotency keys |
 //! | `lc:{p17}:live:<room>` | hash | live signals |
-//! | `lc:{nodes}:leases` | zset, hash | the nodes |
+//! | `lc:{nodes}:leases`, `…:lease` | zset, hash | the nodes |
+//! | `lc:{nodes}:witnesses:<replication id>` | set | the nodes that said what they saw before a restart |
 //!
 //! Channels: `lc:{p17}:events:<room>`, `lc:{p17}:signals:<room>`, `lc:{nodes}:all`, `lc:{nodes}:node:<id>`,
 //! `lc:{nodes}:probe:<id>:<kind>`.
@@ -114,6 +115,11 @@ impl Keys {
     /// The leases of the nodes: when they run out, and what they say.
     pub(super) fn leases(&self) -> [String; 2] {
         [format!("{}:{{nodes}}:leases", self.prefix), format!("{}:{{nodes}}:lease", self.prefix)]
+    }
+
+    /// The nodes that said what they saw of the data's former life.
+    pub(super) fn witnesses(&self, replication_id: &str) -> String {
+        format!("{}:{{nodes}}:witnesses:{replication_id}", self.prefix)
     }
 
     pub(super) fn channel(&self, kind: Kind, room: &str) -> String {

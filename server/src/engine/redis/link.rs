@@ -4,7 +4,7 @@
 //!            connect, check                   broken, or no answer
 //! down ─────────────────────────▶ up ─────────────────────────────▶ down
 //!   ▲                              │ PING every second
-//!   └── full jitter up to 2 s ─────┘
+//!   └── full jitter up to 1 s ─────┘
 //! ```
 //!
 //! While it is down a call fails at once, so that nobody waits for a Redis that is known to be away. A Redis that stands
@@ -30,8 +30,8 @@ use crate::engine::EngineError;
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How often an idle connection is tried.
 const PING_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait between two attempts to connect, ms.
-const RETRY_MS_MAX: u64 = 2_000;
+/// Longest wait between two attempts to connect, ms. Nodes wait for one another when they come back.
+const RETRY_MS_MAX: u64 = 1_000;
 /// When a client may try again what needs the store.
 pub(super) const UNAVAILABLE: EngineError = EngineError::Unavailable { retry_after_ms: 1_000 };
 /// When an append may be tried again that found the memory full.
@@ -168,30 +168,20 @@ impl Link {
         }
     }
 
-    /// Connects once, with all checks.
+    /// Connects once, with all checks. The link is up with [`raise`](Self::raise).
     pub(super) async fn connect(&self) -> Result<Up, Problem> {
         let up = self.try_connect().await?;
-        *self.up.write() = Some(up.clone());
         self.told.lock().clear();
         Ok(up)
     }
 
-    /// Keeps the link up for ever: says when it is up and when it is not.
-    pub(super) async fn keep(&self, on_change: impl Fn(Option<&Up>)) {
-        loop {
-            match self.up() {
-                Some(up) => {
-                    on_change(Some(&up));
-                    self.watch(&up).await;
-                    on_change(None);
-                }
-                None => self.reconnect().await,
-            }
-        }
+    /// From now on everybody may call.
+    pub(super) fn raise(&self, up: Up) {
+        *self.up.write() = Some(up);
     }
 
     /// Returns when the connection is broken.
-    async fn watch(&self, up: &Up) {
+    pub(super) async fn watch(&self, up: &Up) {
         while self.generation() == up.generation {
             // Woken by a break, or by a doubt: then it is tried at once.
             let _ = tokio::time::timeout(PING_EVERY, self.broken.notified()).await;
@@ -202,9 +192,14 @@ impl Link {
         }
     }
 
-    async fn reconnect(&self) {
+    /// Connects, however long that takes.
+    pub(super) async fn reconnect(&self) -> Up {
         let mut window_ms = 50;
-        while let Err(problem) = self.connect().await {
+        loop {
+            let problem = match self.connect().await {
+                Ok(up) => return up,
+                Err(problem) => problem,
+            };
             self.tell(format!("{}: {}", self.options.shown_url(), problem.sentence()));
             tokio::time::sleep(Duration::from_millis(rand::random_range(0..=window_ms))).await;
             window_ms = (window_ms * 2).min(RETRY_MS_MAX);

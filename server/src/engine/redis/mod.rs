@@ -10,6 +10,7 @@
 //! - `lua/`: one script each; all of a room's keys are in one slot. `open.lua` is the only place where an epoch begins.
 //! - `group`: publishes of a room and lane that wait together are stored in one call.
 //! - `subscriber`: a connection for events and one for signals; `follow`: how far each room was told.
+//! - `witness`: after a restart of Redis nodes say what they saw, before anybody goes on.
 //! - `audit`: every room's head is compared within ten seconds, which is also the probe of the subscriber.
 //!
 //! Bounds: what waits for a room and lane (`group`), messages while a room is opened (`follow`), reads of missed events at
@@ -29,9 +30,10 @@ mod state;
 mod subscriber;
 #[cfg(test)]
 pub(crate) mod tests;
+mod witness;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -57,6 +59,7 @@ use self::record::Message;
 use self::replicate::Replicator;
 use self::state::{Excerpt, State, Verdict};
 use self::subscriber::{Listener, Subscriber};
+use self::witness::Witnesses;
 use super::{
     Engine, EngineError, EngineSink, EngineStats, Glance, Lease, Opened, Signal, Signalled, Transient, missed_since,
 };
@@ -155,9 +158,8 @@ struct Inner {
     probes: Probes,
     cluster: Cluster,
     replicator: Replicator,
+    witnesses: Witnesses,
     reads: Semaphore,
-    /// Whether the store was there when the sink was told last.
-    reachable: AtomicBool,
     refused: AtomicU64,
     watermarks_evicted: AtomicU64,
     append_calls: AtomicU64,
@@ -180,10 +182,10 @@ impl RedisEngine {
             groups: Groups::new(options.group_events_max),
             replicator: Replicator::new(Arc::clone(&options)),
             rooms: Rooms::default(),
+            witnesses: Witnesses::default(),
             probes: Probes::new(),
             cluster: Cluster::default(),
             reads: Semaphore::new(READS_MAX),
-            reachable: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             watermarks_evicted: AtomicU64::new(0),
             append_calls: AtomicU64::new(0),
@@ -225,7 +227,12 @@ impl Inner {
     /// The first connection, with the rights tried out.
     async fn begin(&self) -> Result<(), String> {
         let tried = match self.link.connect().await {
-            Ok(up) => self.link.try_rights(&up).await,
+            Ok(up) => {
+                let tried = self.link.try_rights(&up).await;
+                self.witnesses.begin(&up);
+                self.link.raise(up);
+                tried
+            }
             Err(problem) => Err(problem),
         };
         for kind in Kind::ALL {
@@ -243,19 +250,29 @@ impl Inner {
 
     async fn run(self: &Arc<Self>, task: Task) {
         match task {
-            Task::Link => {
-                self.link
-                    .keep(|up| {
-                        self.reachable.store(up.is_some(), Ordering::Relaxed);
-                        self.sink.reachable(up.is_some());
-                        // What the store has may be another past.
-                        self.probes.hurry();
-                    })
-                    .await;
-            }
+            Task::Link => self.keep_link().await,
             Task::Events => self.events.run(&Ears(Arc::clone(self))).await,
             Task::Signals => self.signals.run(&Ears(Arc::clone(self))).await,
             Task::Audit => self.audit_for_ever().await,
+        }
+    }
+
+    async fn keep_link(&self) {
+        loop {
+            match self.link.up() {
+                Some(up) => {
+                    self.sink.reachable(true);
+                    // What the store has may be another past.
+                    self.probes.hurry();
+                    self.link.watch(&up).await;
+                    self.sink.reachable(false);
+                }
+                None => {
+                    let up = self.link.reconnect().await;
+                    self.testify(&up).await;
+                    self.link.raise(up);
+                }
+            }
         }
     }
 
@@ -271,7 +288,7 @@ impl Inner {
     }
 
     /// Calls a script on a room; if that must be opened anew first it is, and the script called again.
-    async fn on_room(&self, room: &str, make: impl Fn(&Up) -> Cmd) -> Result<Value, EngineError> {
+    async fn on_room(self: &Arc<Self>, room: &str, make: impl Fn(&Up) -> Cmd) -> Result<Value, EngineError> {
         for _ in 0..OPENINGS_MAX {
             let up = self.up()?;
             let value = self.link.call(&up, &make(&up)).await.map_err(CallError::into_engine)?;
@@ -283,15 +300,27 @@ impl Inner {
         Err(UNAVAILABLE)
     }
 
+    /// What this node saw of a room: as its follower, or because it was acknowledged something as stored.
     fn seen(&self, room: &str) -> Seen {
-        self.rooms.find(room).map_or_else(Seen::default, |room| room.told.lock().seen())
+        let followed = self.rooms.find(room).map(|room| room.told.lock().seen());
+        followed.filter(|seen| seen.epoch > 0).unwrap_or_else(|| self.witnesses.seen(room))
     }
 
     /// What a room has; a new epoch begins if the store may have lost a part of it.
-    async fn state(&self, room: &str, start: Start) -> Result<State, EngineError> {
+    async fn state(self: &Arc<Self>, room: &str, start: Start) -> Result<State, EngineError> {
         let up = self.up()?;
-        let followed = self.rooms.find(room);
-        let seen = followed.as_ref().map_or_else(Seen::default, |room| room.told.lock().seen());
+        let cmd = self.open_command(&up, room, start);
+        let value = self.link.call(&up, &cmd).await.map_err(CallError::into_engine)?;
+        let state = State::parse(value).ok_or_else(|| unreadable(room))?;
+        if let Some(followed) = self.rooms.find(room) {
+            let need = followed.told.lock().update(&*self.sink, &followed.name, &state);
+            self.serve(followed, need);
+        }
+        Ok(state)
+    }
+
+    fn open_command(&self, up: &Up, room: &str, start: Start) -> Cmd {
+        let seen = self.seen(room);
         let [urgent, normal, bulk] = DurableLane::ALL.map(|lane| self.keys.log(room, lane));
         let mut cmd = up.script(scripts::OPEN, &[self.keys.meta(room), self.keys.forks(room), urgent, normal, bulk]);
         let now_ms = self.clock.now_ms();
@@ -307,16 +336,11 @@ impl Inner {
             Start::Duration(ms) => cmd.arg("time").arg(now_ms.saturating_sub(ms)),
             Start::Live | Start::Beginning | Start::Position(_) => cmd.arg("live").arg(0),
         };
-        let value = self.link.call(&up, &cmd).await.map_err(CallError::into_engine)?;
-        let state = State::parse(value).ok_or_else(|| unreadable(room))?;
-        if let Some(followed) = followed {
-            followed.told.lock().update(&*self.sink, &followed.name, &state);
-        }
-        Ok(state)
+        cmd
     }
 
     async fn read_lane(
-        &self,
+        self: &Arc<Self>,
         room: &str,
         lane: DurableLane,
         after: u64,
@@ -337,7 +361,7 @@ impl Inner {
     // Appending.
 
     /// Stores groups of a room and lane until none waits.
-    async fn lead(&self, name: (Arc<str>, DurableLane)) {
+    async fn lead(self: &Arc<Self>, name: (Arc<str>, DurableLane)) {
         while let Some((retention, group)) = self.groups.next(&name) {
             let (room, lane) = (&*name.0, name.1);
             let (waiting, answers): (Vec<Append>, Vec<_>) =
@@ -351,7 +375,7 @@ impl Inner {
     }
 
     async fn store(
-        &self,
+        self: &Arc<Self>,
         room: &str,
         lane: DurableLane,
         retention: Retention,
@@ -393,7 +417,7 @@ impl Inner {
 
     /// What the script's answer means to each item.
     async fn outcomes(
-        &self,
+        self: &Arc<Self>,
         room: &str,
         lane: DurableLane,
         items: &[Append],
@@ -412,10 +436,11 @@ impl Inner {
         self.append_calls.fetch_add(1, Ordering::Relaxed);
         self.appended.fetch_add(items.len() as u64, Ordering::Relaxed);
         self.watermarks_evicted.fetch_add(answer.evicted, Ordering::Relaxed);
-        if answer.newest > 0
-            && let Some(followed) = self.rooms.find(room)
-        {
-            followed.told.lock().acknowledged(answer.epoch, lane, answer.newest);
+        if answer.newest > 0 {
+            match self.rooms.find(room) {
+                Some(followed) => followed.told.lock().acknowledged(answer.epoch, lane, answer.newest),
+                None => self.witnesses.acknowledged(room, answer.epoch, lane, answer.newest),
+            }
         }
         let mut outcomes = Vec::with_capacity(items.len());
         for (item, verdict) in items.iter().zip(answer.verdicts) {
@@ -428,7 +453,7 @@ impl Inner {
     }
 
     /// Where a publish that was used before stands: looked up in the newest part of the log, since that is rare.
-    async fn first_of(&self, room: &str, item: &Append) -> Option<Numbers> {
+    async fn first_of(self: &Arc<Self>, room: &str, item: &Append) -> Option<Numbers> {
         let Origin::Numbered { publisher, number, .. } = &item.origin else { return None };
         let wanted = (record::publisher(publisher), *number);
         let up = self.link.up()?;
@@ -506,7 +531,7 @@ impl Inner {
     }
 
     /// Reads what was missed until nothing is. What fails here the next audit finds.
-    async fn read_missed(&self, room: &Room) {
+    async fn read_missed(self: &Arc<Self>, room: &Room) {
         let Ok(_permit) = self.reads.acquire().await else { return };
         loop {
             room.told.lock().again = false;
@@ -521,7 +546,7 @@ impl Inner {
         }
     }
 
-    async fn read_missed_once(&self, room: &Room) -> Result<(), EngineError> {
+    async fn read_missed_once(self: &Arc<Self>, room: &Room) -> Result<(), EngineError> {
         let state = self.state(&room.name, Start::Live).await?;
         for lane in DurableLane::ALL {
             let head = state.heads[lane];
@@ -849,7 +874,7 @@ impl Inner {
 
     /// Counts transients in the store, and passes one on if there is a record.
     async fn count_transients(
-        &self,
+        self: &Arc<Self>,
         room: &str,
         lane: DurableLane,
         record: &[u8],
@@ -867,7 +892,7 @@ impl Inner {
         parts.number().zip(parts.number()).ok_or_else(|| unreadable(room))
     }
 
-    async fn history(&self, room: &str, query: HistoryQuery) -> Result<Page, EngineError> {
+    async fn history(self: &Arc<Self>, room: &str, query: HistoryQuery) -> Result<Page, EngineError> {
         let mut records_max = query.events_max.max(1) + 1;
         let mut cursor = query.cursor;
         loop {

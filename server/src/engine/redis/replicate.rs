@@ -35,7 +35,7 @@ impl Replicator {
 
 impl Inner {
     pub(super) async fn append_replicated(
-        &self,
+        self: &Arc<Self>,
         room: &str,
         retention: Retention,
         items: Vec<Append>,
@@ -53,7 +53,12 @@ impl Inner {
         outcomes
     }
 
-    async fn replicate(&self, room: &str, retention: Retention, run: &[Append]) -> Result<Value, EngineError> {
+    async fn replicate(
+        self: &Arc<Self>,
+        room: &str,
+        retention: Retention,
+        run: &[Append],
+    ) -> Result<Value, EngineError> {
         let Some(first) = run.first() else { return Err(UNAVAILABLE) };
         for _ in 0..OPENINGS_MAX {
             let up = self.up()?;

@@ -146,6 +146,11 @@ impl State {
         self.forks.last().map_or(PerLane([1; 3]), |last| last.fork.first)
     }
 
+    /// The first order of the present epoch.
+    pub(super) fn epoch_first_order(&self) -> u64 {
+        self.forks.last().map_or(1, |last| last.fork.first_order)
+    }
+
     /// How many transients an epoch had when it ended.
     pub(super) fn transients_of(&self, ended: u64) -> Option<PerLane<u64>> {
         self.forks.iter().find(|fork| fork.ended == ended).map(|fork| fork.transients)

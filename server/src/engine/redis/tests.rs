@@ -431,18 +431,41 @@ async fn what_another_node_saw_is_lost_too() {
     let data = Data::new();
     let mut server = Server::start(&["--appendonly", "no", "--dir", data.path()]);
     let options = server.options();
-    let witness = Node::start(&options).await;
-    let stranger = Node::start(&options).await;
-    let before = roll_back(&mut server, &data, &stranger).await;
-    // The one who saw nothing comes first, the one who follows later.
-    let epoch = stranger.store(ROOM, 1).await[0].epoch;
+    // It follows nothing, and was acknowledged what it stored: 15 events, of which 10 survive.
+    let writer = Node::start(&options).await;
+    let before = roll_back(&mut server, &data, &writer).await;
+    let newcomer = Node::start(&options).await;
     let at = Position { epoch: before, normal: 10, ..Position::default() };
-    assert_eq!(stranger.resume(ROOM, at).await.rolled_back, []);
-    let (room, _) = witness.engine.inner.rooms.enter(ROOM);
-    room.told.lock().pretend(Seen { epoch: before, first: PerLane([1; 3]), heads: PerLane([0, 15, 0]) });
-    witness.ready().await;
-    assert_eq!(witness.resume(ROOM, at).await.rolled_back, [lost(before, 11, 15)]);
-    assert_eq!(witness.engine.head(ROOM).await.unwrap().position.epoch, epoch);
+    assert_eq!(newcomer.resume(ROOM, at).await.rolled_back, [lost(before, 11, 15)]);
+    // One who saw more and comes later is heard too.
+    let (room, _) = newcomer.engine.inner.rooms.enter(ROOM);
+    room.told.lock().pretend(Seen { epoch: before, first: PerLane([1; 3]), heads: PerLane([0, 17, 0]) });
+    assert_eq!(newcomer.resume(ROOM, at).await.rolled_back, [lost(before, 11, 17)]);
+}
+
+#[tokio::test]
+async fn nodes_wait_for_one_another_before_they_go_on_after_a_restart() {
+    let data = Data::new();
+    let mut server = Server::start(&["--appendonly", "no", "--dir", data.path()]);
+    let options = server.options();
+    let (writer, reader) = (Node::start(&options).await, Node::start(&options).await);
+    for (node, name) in [(&writer, "writer"), (&reader, "reader"), (&writer, "writer")] {
+        node.engine.announce(Lease { node: name.into(), ..Lease::default() }).await.unwrap();
+    }
+    reader.follow(ROOM).await;
+    let before = writer.store(ROOM, 10).await[0].epoch;
+    reader.settle().await;
+    server.command(&["SAVE"]).await;
+    // The reader does not hear of the last five: its connection is gone, and Redis before it is back.
+    reader.engine.inner.events.release(&reader.engine.inner.keys.channel(Kind::Events, ROOM));
+    until(|| reader.engine.inner.events.is_settled()).await;
+    writer.store(ROOM, 5).await;
+    server.kill();
+    until(|| !reader.engine.inner.link.is_up() && !writer.engine.inner.link.is_up()).await;
+    server.start_again();
+    until(|| reader.engine.inner.link.is_up()).await;
+    let at = Position { epoch: before, normal: 10, ..Position::default() };
+    assert_eq!(reader.resume(ROOM, at).await.rolled_back, [lost(before, 11, 15)]);
 }
 
 #[tokio::test]
