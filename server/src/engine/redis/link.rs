@@ -274,12 +274,14 @@ impl Link {
             opening.arg(argument);
         }
         let mut append = up.script(scripts::APPEND, &[meta, normal, idempotency, ages]);
-        for argument in
-            [replication, "0", "0", "n", "10", "1000", "1000000000000", meta, "100", "000001", "10", "10", "key", "k"]
-        {
+        for argument in [replication, "0", "0", "n", "1000000000000", meta, "100", "key", "k"] {
             append.arg(argument);
         }
         append.arg([0_u8; 32].as_slice()).arg("trial");
+        let mut tidy = up.script(scripts::TIDY, &[meta, normal]);
+        [replication, "1000000000000", "n", "10", "1000"].iter().for_each(|argument| {
+            tidy.arg(*argument);
+        });
         let mut read = up.script(scripts::READ, &[meta, normal]);
         [replication, "1000000000000", "n", "0", "1", "100"].iter().for_each(|argument| {
             read.arg(*argument);
@@ -297,7 +299,7 @@ impl Link {
         leases_read.arg(leases).arg("-inf").arg(0);
         let mut lease_read = redis::cmd("HMGET");
         lease_read.arg(lease).arg("none");
-        for cmd in [opening, append, read, signal, delete, leases_read, lease_read] {
+        for cmd in [opening, append, tidy, read, signal, delete, leases_read, lease_read] {
             let answer: Result<Value, RedisError> = cmd.query_async(&mut up.connection.clone()).await;
             answer.map_err(|error| refused(&error, "a script of Lanecast"))?;
         }

@@ -30,6 +30,7 @@ mod state;
 mod subscriber;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upkeep;
 mod witness;
 
 use std::sync::Arc;
@@ -39,8 +40,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lanecast_protocol::log::{
-    Append, Direction, Head, HistoryQuery, IDEMPOTENCY_KEYS_MAX, NUMBERS_REMEMBERED_MAX, Numbers, Origin, Outcome,
-    PUBLISHERS_MAX, Page, Read, Retention, Start,
+    Append, Direction, Head, HistoryQuery, NUMBERS_REMEMBERED_MAX, Numbers, Origin, Outcome, Page, Read, Retention,
+    Start,
 };
 use lanecast_protocol::position::{Cursor, DurableLane};
 use lanecast_protocol::v1;
@@ -59,6 +60,7 @@ use self::record::Message;
 use self::replicate::Replicator;
 use self::state::{Excerpt, State, Verdict};
 use self::subscriber::{Listener, Subscriber};
+use self::upkeep::Upkeep;
 use self::witness::Witnesses;
 use super::{
     Engine, EngineError, EngineSink, EngineStats, Glance, Lease, Opened, Signal, Signalled, Transient, missed_since,
@@ -159,6 +161,7 @@ struct Inner {
     cluster: Cluster,
     replicator: Replicator,
     witnesses: Witnesses,
+    upkeep: Upkeep,
     reads: Semaphore,
     refused: AtomicU64,
     watermarks_evicted: AtomicU64,
@@ -183,6 +186,7 @@ impl RedisEngine {
             replicator: Replicator::new(Arc::clone(&options)),
             rooms: Rooms::default(),
             witnesses: Witnesses::default(),
+            upkeep: Upkeep::default(),
             probes: Probes::new(),
             cluster: Cluster::default(),
             reads: Semaphore::new(READS_MAX),
@@ -296,6 +300,9 @@ impl Inner {
                 return Ok(value);
             }
             self.state(room, Start::Live).await?;
+            // A room that was made anew knows no retention.
+            let room: Arc<str> = room.into();
+            DurableLane::ALL.into_iter().for_each(|lane| self.upkeep.forget(&room, lane));
         }
         Err(UNAVAILABLE)
     }
@@ -363,7 +370,7 @@ impl Inner {
     /// Stores groups of a room and lane until none waits.
     async fn lead(self: &Arc<Self>, name: (Arc<str>, DurableLane)) {
         while let Some((retention, group)) = self.groups.next(&name) {
-            let (room, lane) = (&*name.0, name.1);
+            let (room, lane) = (&name.0, name.1);
             let (waiting, answers): (Vec<Append>, Vec<_>) =
                 group.into_iter().map(|Waiting { append, answer }| (append, answer)).unzip();
             let outcomes = self.store(room, lane, retention, &waiting).await;
@@ -376,24 +383,45 @@ impl Inner {
 
     async fn store(
         self: &Arc<Self>,
-        room: &str,
+        room: &Arc<str>,
         lane: DurableLane,
         retention: Retention,
         items: &[Append],
     ) -> Vec<Result<Outcome, EngineError>> {
-        let value = self.on_room(room, |up| self.append_command(up, room, lane, retention, items)).await;
-        self.outcomes(room, lane, items, value).await
+        let value = self.on_room(room, |up| self.append_command(up, room, lane, items)).await;
+        let stored = value.is_ok();
+        let outcomes = self.outcomes(room, lane, items, value).await;
+        if stored && self.upkeep.is_due(self.clock.now_ms(), room, lane, retention, items.len()) {
+            self.tidy(room, lane, retention).await;
+        }
+        outcomes
     }
 
-    fn append_command(&self, up: &Up, room: &str, lane: DurableLane, retention: Retention, items: &[Append]) -> Cmd {
-        let [keys, ages] = self.keys.idempotency(room);
-        let mut cmd = up.script(scripts::APPEND, &[self.keys.meta(room), self.keys.log(room, lane), keys, ages]);
+    /// Trims a lane and notes how much of it is kept.
+    async fn tidy(&self, room: &Arc<str>, lane: DurableLane, retention: Retention) {
+        let Some(up) = self.link.up() else { return self.upkeep.forget(room, lane) };
+        let mut cmd = up.script(scripts::TIDY, &[self.keys.meta(room), self.keys.log(room, lane)]);
+        cmd.arg(&*up.replication_id).arg(self.clock.now_ms()).arg(letter(lane));
+        cmd.arg(retention.events_max.max(1)).arg(retention.age_ms_max.min(1 << 53));
+        let done = matches!(self.link.call(&up, &cmd).await, Ok(value) if state::text(&value) == Some("done"));
+        if !done {
+            self.upkeep.forget(room, lane);
+        }
+    }
+
+    fn append_command(&self, up: &Up, room: &str, lane: DurableLane, items: &[Append]) -> Cmd {
+        let (meta, log) = (self.keys.meta(room), self.keys.log(room, lane));
+        let mut cmd = match items.iter().any(|item| matches!(item.origin, Origin::Keyed { .. })) {
+            true => {
+                let [keys, ages] = self.keys.idempotency(room);
+                up.script(scripts::APPEND, &[meta, log, keys, ages])
+            }
+            false => up.script(scripts::APPEND, &[meta, log]),
+        };
         let now_ms = self.clock.now_ms();
         let seen = self.seen(room);
-        cmd.arg(&*up.replication_id).arg(seen.epoch).arg(seen.heads[lane]).arg(letter(lane));
-        cmd.arg(retention.events_max.max(1)).arg(retention.age_ms_max.min(1 << 53)).arg(now_ms);
+        cmd.arg(&*up.replication_id).arg(seen.epoch).arg(seen.heads[lane]).arg(letter(lane)).arg(now_ms);
         cmd.arg(self.keys.channel(Kind::Events, room)).arg(INLINE_BYTES_MAX);
-        cmd.arg(format!("{:06}", now_ms / HOUR_MS)).arg(PUBLISHERS_MAX).arg(IDEMPOTENCY_KEYS_MAX);
         for item in items {
             match &item.origin {
                 Origin::Numbered { publisher, number, after } => {
@@ -401,7 +429,7 @@ impl Inner {
                     field.push(b'w');
                     field.extend_from_slice(letter(lane).as_bytes());
                     field.extend_from_slice(&record::publisher(publisher));
-                    cmd.arg(field).arg(*number).arg(*after);
+                    cmd.arg(field).arg(format!("{number:016}{:06}", now_ms / HOUR_MS)).arg(format!("{after:016}"));
                 }
                 Origin::Keyed { api_key, key, body } => {
                     cmd.arg([api_key.as_bytes(), b"\n", key.as_bytes()].concat()).arg("k").arg(body.as_slice());

@@ -46,23 +46,23 @@ impl Inner {
         };
         let mut outcomes = Vec::with_capacity(items.len());
         for run in items.chunk_by(|one, other| one.lane == other.lane) {
-            let value = self.replicate(room, retention, run).await;
+            let value = self.replicate(room, run).await;
             let Some(first) = run.first() else { continue };
+            let stored = value.is_ok();
             outcomes.extend(self.outcomes(room, first.lane, run, value).await);
+            let name: Arc<str> = room.into();
+            if stored && self.upkeep.is_due(self.clock.now_ms(), &name, first.lane, retention, run.len()) {
+                self.tidy(&name, first.lane, retention).await;
+            }
         }
         outcomes
     }
 
-    async fn replicate(
-        self: &Arc<Self>,
-        room: &str,
-        retention: Retention,
-        run: &[Append],
-    ) -> Result<Value, EngineError> {
+    async fn replicate(self: &Arc<Self>, room: &str, run: &[Append]) -> Result<Value, EngineError> {
         let Some(first) = run.first() else { return Err(UNAVAILABLE) };
         for _ in 0..OPENINGS_MAX {
             let up = self.up()?;
-            let cmd = self.append_command(&up, room, first.lane, retention, run);
+            let cmd = self.append_command(&up, room, first.lane, run);
             let value = self.confirmed(&up, cmd).await?;
             if !is_stale(&value) {
                 return Ok(value);

@@ -248,9 +248,18 @@ pub(super) enum Verdict {
 }
 
 pub(super) fn appended(value: Value, lane: DurableLane) -> Option<Appended> {
-    let mut parts = Parts::of(value)?;
-    let (epoch, mut seq, mut order) = (parts.number()?, parts.number()?, parts.number()?);
-    let (letters, evicted) = (parts.text()?, parts.number()?);
+    // An array if some verdicts say more than their letter.
+    let (first, mut parts) = match value {
+        Value::Array(_) => {
+            let mut parts = Parts::of(value)?;
+            (parts.text()?, parts)
+        }
+        other => (text(&other)?.to_owned(), Parts(Vec::new().into_iter())),
+    };
+    let mut words = first.split(' ');
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (epoch, mut seq, mut order, evicted) = (number()?, number()?, number()?, number()?);
+    let letters = words.next()?;
     let (mut verdicts, mut newest) = (Vec::with_capacity(letters.len()), 0);
     for letter in letters.bytes() {
         verdicts.push(match letter {

@@ -92,6 +92,7 @@ impl Inner {
         if former == up.replication_id || former.is_empty() {
             return;
         }
+        self.upkeep.forget_all();
         let mut rooms: Vec<Arc<str>> = self.rooms.all().into_iter().map(|room| Arc::clone(&room.name)).collect();
         rooms.extend(self.witnesses.rooms());
         for batch in rooms.chunks(BATCH_ROOMS) {

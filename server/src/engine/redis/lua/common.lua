@@ -1,4 +1,4 @@
--- Common to all scripts. Every script touches the keys of one room, or of rooms of one partition, so one slot.
+-- Common to most scripts. Every script touches the keys of one room, or of rooms of one partition, so one slot.
 --
 -- meta (hash), the room's own record:
 --   v    format of the record: 1
@@ -6,8 +6,7 @@
 --   e    epoch            o    newest order        u n b     newest seq of each lane
 --   k a  retention of the newest append: events and age in ms
 --   tu tn tb  transients published in this epoch, by lane
---   t    when TTLs and age are to be looked at again, ms
---   w…   watermark of a publisher and lane: the number, then six digits of hours since 1970
+--   w…   watermark of a publisher and lane: the number in 16 digits, then six digits of hours since 1970
 -- log (stream): id <seq>-<ms>, fields o (order) and d (the record as nodes made it)
 -- forks (list): ended epoch (0: not known), epoch, first seq of each lane, first order, lost_through of each lane,
 --   transients of the ended epoch by lane; oldest first
