@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lanecast_conform::case::Case;
 use lanecast_conform::client::{Encoding, Transport};
 use lanecast_conform::control::Control;
+use lanecast_conform::faults::redis::Redis;
 use lanecast_conform::reference::{Mutant, Reference};
 use lanecast_conform::runner::process::Process;
 use lanecast_conform::runner::{self, CaseResult, Options};
@@ -121,6 +122,9 @@ struct TargetArguments {
     /// Control of the server: `stdio` (with a command), an http:// address, or `none`.
     #[arg(long)]
     control: Option<String>,
+    /// Redis server to start for the command, whose `{redis}` becomes its address: then a restart empties it.
+    #[arg(long)]
+    redis_server: Option<String>,
     /// What carries packets.
     #[arg(long, value_enum, default_value_t = Transport::Websocket)]
     transport: Transport,
@@ -212,6 +216,16 @@ fn complaint(stop: Stop) -> String {
 struct Started {
     target: Arc<Target>,
     process: Option<Arc<Mutex<Process>>>,
+    _store: Option<Directory>,
+}
+
+/// The data of a store, gone with the run.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Started {
@@ -232,10 +246,17 @@ impl Started {
 async fn start(arguments: TargetArguments) -> Result<Started, String> {
     let Transport::Websocket = arguments.transport;
     let stdio = arguments.control.as_deref() == Some("stdio");
-    let process = if arguments.server.is_empty() {
+    let (mut command, mut store) = (arguments.server, None);
+    if let Some(program) = &arguments.redis_server {
+        let directory = std::env::temp_dir().join(format!("lanecast-conform-{:016x}", rand::random::<u64>()));
+        let redis = Redis::start(program, &directory).await?;
+        command.iter_mut().for_each(|argument| *argument = argument.replace("{redis}", &redis.url()));
+        store = Some((Arc::new(redis), Directory(directory)));
+    }
+    let process = if command.is_empty() {
         None
     } else {
-        let mut process = Process::new(arguments.server, arguments.url.clone(), stdio).await.map_err(complaint)?;
+        let mut process = Process::new(command, arguments.url.clone(), stdio).await.map_err(complaint)?;
         process.start().await.map_err(complaint)?;
         Some(process)
     };
@@ -252,12 +273,13 @@ async fn start(arguments: TargetArguments) -> Result<Started, String> {
         (None, None) => Tokens::Dev,
     };
     let process = process.map(|process| Arc::new(Mutex::new(process)));
-    let control = match (arguments.control.as_deref(), &process) {
-        (Some("none"), _) | (None, None) => Control::None,
-        (Some("stdio"), Some(process)) => Control::Lines(process.clone()),
-        (Some("stdio"), None) => return Err("--control stdio needs a command after --".into()),
-        (Some(url), _) => Control::Http(Endpoint::parse(url)?),
-        (None, Some(process)) => Control::Process(process.clone()),
+    let control = match (arguments.control.as_deref(), &process, &store) {
+        (Some("none"), ..) | (None, None, _) => Control::None,
+        (Some("stdio"), Some(process), _) => Control::Lines(process.clone()),
+        (Some("stdio"), None, _) => return Err("--control stdio needs a command after --".into()),
+        (Some(url), ..) => Control::Http(Endpoint::parse(url)?),
+        (None, Some(process), Some((redis, _))) => Control::Stored(process.clone(), redis.clone()),
+        (None, Some(process), None) => Control::Process(process.clone()),
     };
     let mut api_keys = arguments.api_key;
     if api_keys.is_empty() && arguments.fixture {
@@ -275,7 +297,7 @@ async fn start(arguments: TargetArguments) -> Result<Started, String> {
         discovery: serde_json::Value::Null,
     };
     target.discover().await.map_err(complaint)?;
-    Ok(Started { target: Arc::new(target), process })
+    Ok(Started { target: Arc::new(target), process, _store: store.map(|(_, directory)| directory) })
 }
 
 async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, String> {

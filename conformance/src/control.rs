@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::client::WireLog;
 use crate::client::http::{Request, request};
+use crate::faults::redis::Redis;
 use crate::reference::Reference;
 use crate::runner::process::Process;
 use crate::target::Endpoint;
@@ -23,6 +24,8 @@ pub enum Control {
     None,
     /// The suite started the process: signals and starting again.
     Process(Arc<Mutex<Process>>),
+    /// The suite started the process, and the store in which it keeps its logs.
+    Stored(Arc<Mutex<Process>>, Arc<Redis>),
     /// The suite started the process, which takes commands on its standard input.
     Lines(Arc<Mutex<Process>>),
     /// Commands go to this address by POST.
@@ -31,6 +34,10 @@ pub enum Control {
     Reference(Arc<Reference>),
 }
 
+/// Deletes all keys of a room from the store. A node never looks for keys; the suite may.
+const FORGET_ROOM: &str = "local keys = redis.call('KEYS', '*:' .. ARGV[1]) \
+    for _, key in ipairs(redis.call('KEYS', '*:' .. ARGV[1] .. ':*')) do keys[#keys + 1] = key end \
+    return #keys > 0 and redis.call('DEL', unpack(keys)) or 0";
 /// How long a server may take to end or to begin.
 const TURN: Duration = Duration::from_secs(30);
 
@@ -40,6 +47,13 @@ impl Control {
         match self {
             Self::None => Err(none()),
             Self::Process(process) => process.lock().await.restart().await,
+            Self::Stored(process, store) => {
+                let mut process = process.lock().await;
+                process.stop().await;
+                // Without this its logs would go on, as they should.
+                store.command(&["FLUSHALL"]).await.map_err(Stop::Harness)?;
+                process.start().await
+            }
             Self::Reference(reference) => reference.restart().await,
             Self::Lines(_) | Self::Http(_) => self.command("restart", "").await,
         }
@@ -49,7 +63,7 @@ impl Control {
     pub async fn drain(&self) -> Outcome {
         match self {
             Self::None => Err(none()),
-            Self::Process(process) => process.lock().await.signal("TERM").await,
+            Self::Process(process) | Self::Stored(process, _) => process.lock().await.signal("TERM").await,
             Self::Reference(reference) => {
                 let _ = reference.drain();
                 Ok(())
@@ -62,7 +76,7 @@ impl Control {
     pub async fn resume(&self) -> Outcome {
         match self {
             Self::None => Err(none()),
-            Self::Process(process) => {
+            Self::Process(process) | Self::Stored(process, _) => {
                 let mut process = process.lock().await;
                 process.wait_exit(TURN).await?;
                 process.start().await
@@ -74,7 +88,7 @@ impl Control {
 
     /// Whether a room's log can be replaced while connections live.
     pub fn can_renew_logs(&self) -> bool {
-        matches!(self, Self::Lines(_) | Self::Http(_) | Self::Reference(_))
+        matches!(self, Self::Lines(_) | Self::Http(_) | Self::Reference(_) | Self::Stored(..))
     }
 
     /// Replaces the log of a room by an empty one of a new epoch, as if its store had been lost.
@@ -85,6 +99,9 @@ impl Control {
                 Ok(())
             }
             Self::None | Self::Process(_) => Err(none()),
+            Self::Stored(_, store) => {
+                store.command(&["EVAL", FORGET_ROOM, "0", room]).await.map(drop).map_err(Stop::Harness)
+            }
             Self::Lines(_) | Self::Http(_) => self.command("new_log", room).await,
         }
     }
@@ -97,6 +114,7 @@ impl Control {
                 Ok(())
             }
             Self::None | Self::Process(_) => Err(none()),
+            Self::Stored(_, store) => store.signal(if up { "CONT" } else { "STOP" }).await.map_err(Stop::Harness),
             Self::Lines(_) | Self::Http(_) => self.command(if up { "engine_up" } else { "engine_down" }, "").await,
         }
     }

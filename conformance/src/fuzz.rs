@@ -28,7 +28,7 @@ const BETWEEN_CHECKS: Duration = Duration::from_millis(100);
 /// Sends `count` mutated packets on several connections at a time and returns a line about them.
 pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> {
     let started = Instant::now();
-    let mut ctx = Ctx::new(target.clone(), Encoding::Binary, &format!("fuzz{seed}"));
+    let mut ctx = Ctx::new(target.clone(), Encoding::Binary, &format!("fuzz{seed}-{:08x}", rand::random::<u32>()));
     let room = ctx.room();
     ctx.join_as("healthy").await?;
     let handle = ctx.subscribe("healthy", json!({"room": room})).await?["handle"].clone();
@@ -80,7 +80,7 @@ pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> 
 /// Sends mutated packets, one connection after the other. Returns how many ended with which code.
 async fn hostile(target: Arc<Target>, count: u64, seed: u64, worker: u64) -> Outcome<BTreeMap<u16, u64>> {
     let mut random = StdRng::seed_from_u64(seed << 8 | worker);
-    let mut ctx = Ctx::new(target, Encoding::Binary, &format!("fuzz{seed}-{worker}"));
+    let mut ctx = Ctx::new(target, Encoding::Binary, &format!("fuzz{seed}-{worker}-{:08x}", rand::random::<u32>()));
     let room = ctx.room();
     let mut closes = BTreeMap::new();
     let mut sent = 0;

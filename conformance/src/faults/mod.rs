@@ -12,7 +12,7 @@ mod client;
 mod cluster;
 mod files;
 pub mod history;
-mod redis;
+pub mod redis;
 mod round;
 pub mod schedule;
 mod table;

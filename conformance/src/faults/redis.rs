@@ -21,7 +21,7 @@ const ATTEMPT: Duration = Duration::from_millis(50);
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
 /// A Redis server.
-pub(super) struct Redis {
+pub struct Redis {
     program: String,
     directory: PathBuf,
     port: u16,
@@ -30,7 +30,7 @@ pub(super) struct Redis {
 
 impl Redis {
     /// Starts one with an append-only file in this directory.
-    pub(super) async fn start(program: &str, directory: &Path) -> Result<Self, String> {
+    pub async fn start(program: &str, directory: &Path) -> Result<Self, String> {
         std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
         let (program, directory) = (program.to_owned(), directory.to_owned());
         let mut redis = Self { program, directory, port: free_port().await?, child: None };
@@ -70,7 +70,7 @@ impl Redis {
     }
 
     /// Its address for nodes.
-    pub(super) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -80,7 +80,7 @@ impl Redis {
     }
 
     /// Sends it a signal by name.
-    pub(super) async fn signal(&self, name: &str) -> Result<(), String> {
+    pub async fn signal(&self, name: &str) -> Result<(), String> {
         signal(self.pid().ok_or("Redis does not run")?, name).await
     }
 
@@ -118,7 +118,7 @@ impl Redis {
     }
 
     /// Carries a command out on a connection of its own.
-    pub(super) async fn command(&self, words: &[&str]) -> Result<Reply, String> {
+    pub async fn command(&self, words: &[&str]) -> Result<Reply, String> {
         let answer = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
             let mut request = format!("*{}\r\n", words.len());
@@ -137,7 +137,7 @@ impl Redis {
 
 /// What Redis answered. No fault needs arrays.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub enum Reply {
     /// A simple or bulk string.
     Text(String),
     /// A number.
