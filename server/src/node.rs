@@ -130,9 +130,6 @@ fn redis_options(redis: &Redis) -> Result<RedisOptions, String> {
             .map_err(|error| format!("redis.url_file {} cannot be read: {error}", file.display()))?,
         None => redis.url.clone(),
     };
-    if redis.prefix.contains(['{', '}']) {
-        return Err("redis.prefix must not contain { or }, which mark hash tags".into());
-    }
     Ok(RedisOptions {
         url: url.trim_end().into(),
         prefix: redis.prefix.as_str().into(),

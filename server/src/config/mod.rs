@@ -208,6 +208,12 @@ impl Config {
             "advertised",
             "expected a host and a port, such as \"node-1.internal:8080\"".to_owned(),
         );
+        check(
+            !self.redis.prefix.contains(['{', '}']),
+            "redis",
+            "prefix",
+            "must not contain { or }, which mark what Redis Cluster hashes".to_owned(),
+        );
         if let Err(why) = crate::telemetry::check_filter(&self.log.filter) {
             check(false, "log", "filter", format!("is no tracing filter: {why}"));
         }

@@ -43,6 +43,11 @@ impl Info {
         self.get("master_replid")
     }
 
+    /// Whether it still takes writes, and goes on the life of the data that is named.
+    pub(super) fn is_primary_of(&self, replication_id: &str) -> bool {
+        self.get("role") == "master" && self.replication_id() == replication_id
+    }
+
     /// What it is and which version, for the log.
     pub(super) fn name(&self) -> String {
         match self.get("valkey_version") {
@@ -105,8 +110,16 @@ impl Info {
 }
 
 /// What `client-output-buffer-limit` and `min-replicas-to-write` mean for a node.
-pub(super) fn config_warnings(config: &HashMap<String, String>) -> Vec<String> {
+pub(super) fn config_warnings(info: &Info, config: &HashMap<String, String>) -> Vec<String> {
     let mut warnings = Vec::new();
+    let has_replicas = !matches!(info.get("connected_slaves"), "" | "0");
+    if has_replicas && config.get("min-replicas-to-write").is_some_and(|least| least == "0") {
+        warnings.push(
+            "min-replicas-to-write is 0: a primary that is cut off from its replicas goes on storing what a failover \
+             loses, which clients are told as rolled back; set it to 1"
+                .into(),
+        );
+    }
     let limits = config.get("client-output-buffer-limit").map_or("", String::as_str);
     let words: Vec<&str> = limits.split(' ').collect();
     let pubsub = words.iter().position(|word| *word == "pubsub").and_then(|at| words.get(at + 1)?.parse::<u64>().ok());
@@ -169,10 +182,23 @@ mod tests {
 
     #[test]
     fn a_narrow_output_limit_is_warned_of() {
-        let config = |limits: &str| [("client-output-buffer-limit".to_owned(), limits.to_owned())].into();
-        assert_eq!(config_warnings(&config("normal 0 0 0 slave 256 64 60 pubsub 1024 8388608 60")).len(), 1);
+        let warnings = |limits: &str| {
+            let config = [("client-output-buffer-limit".to_owned(), limits.to_owned())].into();
+            config_warnings(&Info::parse(GOOD), &config)
+        };
+        assert_eq!(warnings("normal 0 0 0 slave 256 64 60 pubsub 1024 8388608 60").len(), 1);
         for enough in ["normal 0 0 0 pubsub 33554432 8388608 60", "pubsub 0 0 0", ""] {
-            assert_eq!(config_warnings(&config(enough)), Vec::<String>::new());
+            assert_eq!(warnings(enough), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn a_primary_that_outlives_its_replicas_is_warned_of() {
+        let warnings = |replicas: &str, least: &str| {
+            let info = with(("loading:0", &format!("loading:0\r\nconnected_slaves:{replicas}")));
+            config_warnings(&info, &[("min-replicas-to-write".to_owned(), least.to_owned())].into())
+        };
+        assert!(warnings("1", "0")[0].contains("min-replicas-to-write"));
+        assert_eq!([warnings("0", "0"), warnings("1", "1")], [vec![], vec![]] as [Vec<String>; 2]);
     }
 }

@@ -50,9 +50,9 @@ impl Inner {
         let now_ms = self.clock.now_ms();
         let Ok(json) = serde_json::to_string(&lease) else { return Err(UNAVAILABLE) };
         let mut pipeline = redis::pipe();
-        pipeline.atomic();
-        pipeline.cmd("ZADD").arg(&leases).arg(now_ms + LEASE_MS).arg(&lease.node).ignore();
+        // The text first: a name without one would be a node that says nothing.
         pipeline.cmd("HSET").arg(&texts).arg(&lease.node).arg(json).ignore();
+        pipeline.cmd("ZADD").arg(&leases).arg(now_ms + LEASE_MS).arg(&lease.node).ignore();
         let living = format!("({now_ms}");
         pipeline.cmd("ZRANGEBYSCORE").arg(&leases).arg(living).arg("+inf").arg("LIMIT").arg(0).arg(NODES_MAX);
         pipeline.cmd("ZRANGEBYSCORE").arg(&leases).arg("-inf").arg(now_ms).arg("LIMIT").arg(0).arg(REMOVED_AT_ONCE);
@@ -97,7 +97,6 @@ impl Inner {
         let up = self.link.up().ok_or(UNAVAILABLE)?;
         let [leases, texts] = self.keys.leases();
         let mut pipeline = redis::pipe();
-        pipeline.atomic();
         pipeline.cmd("ZREM").arg(leases).arg(nodes).ignore();
         pipeline.cmd("HDEL").arg(texts).arg(nodes).ignore();
         self.link.call_all(&up, &pipeline).await.map(drop).map_err(CallError::into_engine)

@@ -3,7 +3,7 @@
 //! ```text
 //!            connect, check                   broken, or no answer
 //! down ─────────────────────────▶ up ─────────────────────────────▶ down
-//!   ▲                              │ PING every second
+//!   ▲                              │ INFO replication every second
 //!   └── full jitter up to 1 s ─────┘
 //! ```
 //!
@@ -17,25 +17,28 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 
 use super::RedisOptions;
 use super::check::{Info, Problem, config_warnings};
 use super::keys::{Keys, STORES};
 use super::scripts::{self, Loaded, Script};
+use super::subscriber;
 use crate::engine::EngineError;
 
 /// How long a command may take before its connection counts as broken.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// How often an idle connection is tried.
-const PING_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the connection works, and leads to the same primary.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait between two attempts to connect, ms. Nodes wait for one another when they come back.
 const RETRY_MS_MAX: u64 = 1_000;
 /// When a client may try again what needs the store.
 pub(super) const UNAVAILABLE: EngineError = EngineError::Unavailable { retry_after_ms: 1_000 };
 /// When an append may be tried again that found the memory full.
 const FULL_RETRY_MS: u32 = 5_000;
+/// Where the rights are listed, in a sentence.
+const OPERATORS_GUIDE: &str = "the README's part for operators has an ACL that suffices";
 /// Commands that wait for the connection's writer; beyond it callers wait for room.
 const WAITING_MAX: usize = 1_024;
 
@@ -118,21 +121,33 @@ impl Link {
 
     /// Sends a command.
     pub(super) async fn call(&self, up: &Up, cmd: &Cmd) -> Result<Value, CallError> {
-        let answer = cmd.query_async(&mut up.connection.clone()).await;
+        let mut answer = cmd.query_async(&mut up.connection.clone()).await;
+        if self.has_restored_scripts(up, &answer).await {
+            answer = cmd.query_async(&mut up.connection.clone()).await;
+        }
         self.judge(up, answer)
     }
 
-    /// Sends several commands in one go.
+    /// Sends several commands in one go. If there is a script among them they are ones that may be carried out twice.
     pub(super) async fn call_all(&self, up: &Up, pipeline: &Pipeline) -> Result<Vec<Value>, CallError> {
-        let answer = pipeline.query_async(&mut up.connection.clone()).await;
+        let mut answer = pipeline.query_async(&mut up.connection.clone()).await;
+        if self.has_restored_scripts(up, &answer).await {
+            answer = pipeline.query_async(&mut up.connection.clone()).await;
+        }
         self.judge(up, answer)
+    }
+
+    /// After SCRIPT FLUSH, which left the call undone, loads the scripts again; says whether to call again.
+    async fn has_restored_scripts<T>(&self, up: &Up, answer: &Result<T, RedisError>) -> bool {
+        let flushed = matches!(answer, Err(error) if error.code() == Some("NOSCRIPT"));
+        flushed && scripts::load_all(&mut up.connection.clone()).await.is_ok()
     }
 
     fn judge<T>(&self, up: &Up, answer: Result<T, RedisError>) -> Result<T, CallError> {
         answer.map_err(|error| {
             let gone = error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error();
-            // Scripts are gone after SCRIPT FLUSH, and a demoted or reloading server serves nobody: connect anew, with
-            // all checks.
+            // A demoted or reloading server serves nobody, and scripts that are gone were loaded again in vain: connect
+            // anew, with all checks.
             let unfit = matches!(error.code(), Some("NOSCRIPT" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH"));
             if gone || unfit {
                 self.tell(format!("{}: {error}", self.options.shown_url()));
@@ -182,12 +197,21 @@ impl Link {
 
     /// Returns when the connection is broken.
     pub(super) async fn watch(&self, up: &Up) {
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
         while self.generation() == up.generation {
             // Woken by a break, or by a doubt: then it is tried at once.
-            let _ = tokio::time::timeout(PING_EVERY, self.broken.notified()).await;
-            if self.generation() == up.generation {
-                // A failure takes the link down, which ends the loop.
-                let _ = self.call(up, &redis::cmd("PING")).await;
+            let _ = tokio::time::timeout(LOOK_EVERY, self.broken.notified()).await;
+            if self.generation() != up.generation {
+                return;
+            }
+            // A failure takes the link down, which ends the loop.
+            if let Ok(value) = self.call(up, &info).await
+                && !redis::from_redis_value::<String>(value)
+                    .is_ok_and(|text| Info::parse(&text).is_primary_of(&up.replication_id))
+            {
+                // Demotion and promotion leave connections standing.
+                self.lose(up.generation);
             }
         }
     }
@@ -212,14 +236,13 @@ impl Link {
         let info = Info::parse(&info);
         info.check()?;
         self.claim_store(&mut connection).await?;
-        let mut loaded = Loaded::default();
-        for script in scripts::ALL {
-            loaded.0.push(ask(&mut connection, &script.load(), "SCRIPT").await?);
-        }
-        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        if generation == 1 {
+        let loaded = scripts::load_all(&mut connection).await.map_err(|error| refused(&error, "SCRIPT LOAD"))?;
+        let first = self.generations.load(Ordering::Relaxed) == 0;
+        if first {
+            self.try_rights(&mut connection).await?;
             self.introduce(&mut connection, &info).await;
         }
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(Up { connection, generation, replication_id: info.replication_id().into(), loaded: Arc::new(loaded) })
     }
 
@@ -228,11 +251,11 @@ impl Link {
         tracing::info!("rooms live in {} at {}", info.name(), self.options.shown_url());
         info.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let mut cmd = redis::cmd("CONFIG");
-        cmd.arg("GET").arg("client-output-buffer-limit");
+        cmd.arg("GET").arg("client-output-buffer-limit").arg("min-replicas-to-write");
         match cmd.query_async::<HashMap<String, String>>(connection).await {
-            Ok(config) => config_warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}")),
+            Ok(config) => config_warnings(info, &config).iter().for_each(|warning| tracing::warn!("{warning}")),
             // Rented ones hide it.
-            Err(error) => tracing::info!("CONFIG GET is not allowed, so the output limits are not known: {error}"),
+            Err(error) => tracing::info!("CONFIG GET is not allowed, so limits are not checked: {error}"),
         }
     }
 
@@ -264,53 +287,50 @@ impl Link {
 
     /// Tries every command that the engine needs, on keys of its own, so that a right that is missing is found at start
     /// and not at three in the morning.
-    pub(super) async fn try_rights(&self, up: &Up) -> Result<(), Problem> {
-        let key = |what: &str| self.keys.trial(what);
-        let keys = ["meta", "forks", "u", "n", "b", "keys", "ages", "live"].map(key);
-        let [meta, forks, urgent, normal, bulk, idempotency, ages, live] = &keys;
-        let replication = &*up.replication_id;
-        let mut opening = up.script(scripts::OPEN, &[meta, forks, urgent, normal, bulk]);
-        for argument in [replication, "1000000000000", "0", "0", "1", "1", "1", "0", "0", "0", "live", "0"] {
-            opening.arg(argument);
+    async fn try_rights(&self, connection: &mut MultiplexedConnection) -> Result<(), Problem> {
+        let keys = ["hash", "zset", "list", "stream", "channel"].map(|what| self.keys.trial(what));
+        let [.., channel] = &keys;
+        let loaded = Loaded(vec![ask(connection, &scripts::TRIAL.load(), "SCRIPT LOAD").await?]);
+        let tried: Result<Vec<String>, RedisError> = scripts::TRIAL.call(&loaded, &keys).query_async(connection).await;
+        let refusals = tried.map_err(|error| match error.to_string().contains("one of the keys") {
+            true => Problem::Fatal(format!(
+                "the user may not use keys and channels that begin with {:?}; {OPERATORS_GUIDE} ({error})",
+                self.options.prefix,
+            )),
+            false => refused(&error, "EVALSHA"),
+        })?;
+        if let [first, others @ ..] = &refusals[..] {
+            let name = |refusal: &String| refusal.split(':').next().unwrap_or_default().to_owned();
+            let names: Vec<String> = std::iter::once(first).chain(others).map(name).collect();
+            return Err(Problem::Fatal(format!(
+                "the user may not use {} in a script on keys and channels that begin with {:?}; {OPERATORS_GUIDE} \
+                 ({first})",
+                names.join(", "),
+                self.options.prefix,
+            )));
         }
-        let mut append = up.script(scripts::APPEND, &[meta, normal, idempotency, ages]);
-        for argument in [replication, "0", "0", "n", "1000000000000", meta, "100", "key", "k"] {
-            append.arg(argument);
+        if self.options.replicas > 0 {
+            ask::<Value>(connection, redis::cmd("SET").arg(channel).arg(1).arg("EX").arg(1), "SET").await?;
+            ask::<Value>(connection, redis::cmd("WAIT").arg(0).arg(1), "WAIT").await?;
         }
-        append.arg([0_u8; 32].as_slice()).arg("trial");
-        let mut tidy = up.script(scripts::TIDY, &[meta, normal]);
-        [replication, "1000000000000", "n", "10", "1000"].iter().for_each(|argument| {
-            tidy.arg(*argument);
-        });
-        let mut read = up.script(scripts::READ, &[meta, normal]);
-        [replication, "1000000000000", "n", "0", "1", "100"].iter().for_each(|argument| {
-            read.arg(*argument);
-        });
-        let mut signal = up.script(scripts::SIGNAL, &[live]);
-        for argument in ["k", "0", "1", "0", "9", "0", meta, "trial-trial-trial-trial-trial", "1000"] {
-            signal.arg(argument);
-        }
-        let mut delete = redis::cmd("DEL");
-        keys.iter().for_each(|key| {
-            delete.arg(key);
-        });
-        let [leases, lease] = self.keys.leases();
-        let mut leases_read = redis::cmd("ZRANGEBYSCORE");
-        leases_read.arg(leases).arg("-inf").arg(0);
-        let mut lease_read = redis::cmd("HMGET");
-        lease_read.arg(lease).arg("none");
-        for cmd in [opening, append, tidy, read, signal, delete, leases_read, lease_read] {
-            let answer: Result<Value, RedisError> = cmd.query_async(&mut up.connection.clone()).await;
-            answer.map_err(|error| refused(&error, "a script of Lanecast"))?;
-        }
-        Ok(())
+        subscriber::try_rights(&self.options, channel).await.map_err(|error| {
+            Problem::Fatal(format!(
+                "the user may not subscribe to channels that begin with {:?}; {OPERATORS_GUIDE} ({error})",
+                self.options.prefix
+            ))
+        })
     }
 }
 
 /// Opens a connection, for whoever needs one.
 pub(super) async fn open(options: &RedisOptions) -> Result<MultiplexedConnection, Problem> {
     let client = Client::open(&*options.url)
-        .map_err(|error| Problem::Fatal(format!("redis.url is not an address of a Redis: {error}")))?;
+        .map_err(|error| Problem::Fatal(format!("redis.url is not redis://user:password@host:port: {error}")))?;
+    if !matches!(client.get_connection_info().addr(), ConnectionAddr::Tcp(..)) {
+        return Err(Problem::Fatal(
+            "redis.url must begin with redis://: TLS and Unix sockets are not supported".into(),
+        ));
+    }
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER_WITHIN))
         .set_response_timeout(Some(ANSWER_WITHIN))
@@ -340,16 +360,10 @@ fn refused(error: &RedisError, what: &str) -> Problem {
         return Problem::Fatal(format!("user name or password are wrong; set them in redis.url ({error})"));
     }
     if has("NOPERM") || text.contains("no permissions") || text.contains("ACL failure") {
-        return Problem::Fatal(format!(
-            "the user may not use what {what} needs; the ACL must allow the commands and keys that the operators' guide \
-             lists ({error})"
-        ));
+        return Problem::Fatal(format!("the user may not use {what}; {OPERATORS_GUIDE} ({error})"));
     }
     if has("OOM") {
         return Problem::Passing(format!("its memory is full: raise maxmemory ({error})"));
-    }
-    if error.kind() == redis::ErrorKind::InvalidClientConfig {
-        return Problem::Fatal(format!("redis.url is not an address of a Redis: {error}"));
     }
     Problem::Passing(format!("{what}: {error}"))
 }

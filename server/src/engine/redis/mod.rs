@@ -228,27 +228,19 @@ impl Task {
 }
 
 impl Inner {
-    /// The first connection, with the rights tried out.
+    /// The first connection. If there is none yet that may come the link's keeper says so, again and again.
     async fn begin(&self) -> Result<(), String> {
-        let tried = match self.link.connect().await {
-            Ok(up) => {
-                let tried = self.link.try_rights(&up).await;
-                self.witnesses.begin(&up);
-                self.link.raise(up);
-                tried
-            }
-            Err(problem) => Err(problem),
-        };
         for kind in Kind::ALL {
             self.subscriber(kind).want(&self.keys.probe(self.probes.id(), kind));
         }
-        match tried {
-            Ok(()) => Ok(()),
+        match self.link.connect().await {
             Err(Problem::Fatal(sentence)) => Err(format!("{}: {sentence}", self.options.shown_url())),
-            Err(Problem::Passing(sentence)) => {
-                tracing::warn!("{}: {sentence}", self.options.shown_url());
+            Ok(up) => {
+                self.witnesses.begin(&up);
+                self.link.raise(up);
                 Ok(())
             }
+            Err(Problem::Passing(_)) => Ok(()),
         }
     }
 

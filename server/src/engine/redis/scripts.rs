@@ -1,7 +1,8 @@
 //! The scripts, and how they are called.
 
 use lanecast_protocol::log::{IDEMPOTENCY_KEYS_MAX, PUBLISHERS_MAX};
-use redis::Cmd;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError};
 
 /// A script. All are loaded when a connection is made.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,18 @@ scripts! {
     TIDY = 7, COMMON, "tidy.lua";
 }
 
+/// Tries what the others do. It is called once, so it is loaded by itself, and its place is the first.
+pub(super) const TRIAL: Script = Script { common: NOTHING, text: include_str!("lua/trial.lua"), index: 0 };
+
+/// Loads all of them.
+pub(super) async fn load_all(connection: &mut MultiplexedConnection) -> Result<Loaded, RedisError> {
+    let mut pipeline = redis::pipe();
+    for script in ALL {
+        pipeline.add_command(script.load());
+    }
+    pipeline.query_async(connection).await.map(Loaded)
+}
+
 /// The names under which a Redis has the scripts, in the order of [`ALL`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loaded(pub(super) Vec<String>);
@@ -67,6 +80,16 @@ impl Script {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_command_of_the_scripts_is_tried() {
+        for script in ALL {
+            for call in script.text.split("call('").skip(1) {
+                let name = call.split('\'').next().unwrap();
+                assert!(TRIAL.text.contains(&format!("try('{name}'")), "{name}");
+            }
+        }
+    }
 
     #[test]
     fn each_stands_at_its_index() {

@@ -251,7 +251,7 @@ impl Subscriber {
     pub(super) async fn run(&self, listener: &dyn Listener) {
         let mut window_ms = 50;
         loop {
-            match tokio::time::timeout(ANSWER_WITHIN, self.connect()).await {
+            match tokio::time::timeout(ANSWER_WITHIN, connect(&self.options, self.kind.word())).await {
                 Ok(Ok(stream)) => {
                     window_ms = 50;
                     self.channels.lock().begin();
@@ -268,27 +268,6 @@ impl Subscriber {
             }
             tokio::time::sleep(Duration::from_millis(rand::random_range(0..=window_ms))).await;
             window_ms = (window_ms * 2).min(RETRY_MS_MAX);
-        }
-    }
-
-    async fn connect(&self) -> Result<Stream, String> {
-        let info = (&*self.options.url).into_connection_info().map_err(|error| error.to_string())?;
-        let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("only redis:// is supported".into()) };
-        let socket = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| error.to_string())?;
-        socket.set_nodelay(true).map_err(|error| error.to_string())?;
-        let mut stream = Framed::new(socket, Resp3::default());
-        let mut hello = vec!["HELLO".to_owned(), "3".to_owned()];
-        if let Some(password) = info.redis_settings().password() {
-            let user = info.redis_settings().username().unwrap_or("default");
-            hello.extend(["AUTH".to_owned(), user.to_owned(), password.to_owned()]);
-        }
-        hello.extend(["SETNAME".to_owned(), format!("lanecast-{}", self.kind.word())]);
-        stream.send(command(hello)).await.map_err(|error| error.to_string())?;
-        match stream.next().await {
-            Some(Ok(BytesFrame::SimpleError { data, .. })) => Err(data.to_string()),
-            Some(Ok(_)) => Ok(stream),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("closed".into()),
         }
     }
 
@@ -377,6 +356,46 @@ impl Subscriber {
         }
         Ok(())
     }
+}
+
+async fn connect(options: &RedisOptions, name: &str) -> Result<Stream, String> {
+    let info = (&*options.url).into_connection_info().map_err(|error| error.to_string())?;
+    let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("only redis:// is supported".into()) };
+    let socket = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| error.to_string())?;
+    socket.set_nodelay(true).map_err(|error| error.to_string())?;
+    let mut stream = Framed::new(socket, Resp3::default());
+    let mut hello = vec!["HELLO".to_owned(), "3".to_owned()];
+    if let Some(password) = info.redis_settings().password() {
+        let user = info.redis_settings().username().unwrap_or("default");
+        hello.extend(["AUTH".to_owned(), user.to_owned(), password.to_owned()]);
+    }
+    hello.extend(["SETNAME".to_owned(), format!("lanecast-{name}")]);
+    stream.send(command(hello)).await.map_err(|error| error.to_string())?;
+    match stream.next().await {
+        Some(Ok(BytesFrame::SimpleError { data, .. })) => Err(data.to_string()),
+        Some(Ok(_)) => Ok(stream),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("closed".into()),
+    }
+}
+
+/// Subscribes to a channel and leaves it, to see whether that is allowed. Says what Redis says.
+pub(super) async fn try_rights(options: &RedisOptions, channel: &str) -> Result<(), String> {
+    let tried = async {
+        let mut stream = connect(options, "trial").await?;
+        for name in ["SUBSCRIBE", "UNSUBSCRIBE"] {
+            let words = vec![name.to_owned(), channel.to_owned()];
+            stream.send(command(words)).await.map_err(|error| error.to_string())?;
+            match stream.next().await {
+                Some(Ok(BytesFrame::SimpleError { data, .. })) => return Err(data.to_string()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("closed".into()),
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(ANSWER_WITHIN, tried).await.unwrap_or_else(|_| Err("no answer".into()))
 }
 
 fn command(words: Vec<String>) -> BytesFrame {

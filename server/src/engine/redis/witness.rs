@@ -28,8 +28,8 @@ const BATCH_ROOMS: usize = 200;
 const OTHERS_WITHIN: Duration = Duration::from_secs(3);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// How long the list of witnesses is kept, s.
-const LIST_SECONDS: u64 = 3_600;
+/// How long the list of witnesses is kept, ms.
+const LIST_MS: u64 = 3_600_000;
 
 /// What this node was acknowledged as stored in rooms that it does not follow.
 #[derive(Default)]
@@ -108,7 +108,7 @@ impl Inner {
         let list = self.keys.witnesses(&up.replication_id);
         let mut pipeline = redis::pipe();
         pipeline.cmd("SADD").arg(&list).arg(&name).ignore();
-        pipeline.cmd("EXPIRE").arg(&list).arg(LIST_SECONDS).ignore();
+        pipeline.cmd("PEXPIRE").arg(&list).arg(LIST_MS).ignore();
         if self.link.call_all(up, &pipeline).await.is_ok() {
             // A node that died says nothing: then the others go on without it.
             let _ = tokio::time::timeout(OTHERS_WITHIN, self.wait_for_others(up, &list)).await;
