@@ -16,13 +16,17 @@
 //! Bounds: what waits for a room and lane (`group`), messages while a room is opened (`follow`), reads of missed events at
 //! once ([`READS_MAX`]), rooms (those with local subscribers). Beyond them publishes are refused, and holes read later.
 
+mod append;
 mod audit;
 mod check;
 mod cluster;
+mod ears;
 mod follow;
 mod group;
 mod keys;
 mod link;
+mod missed;
+mod page;
 mod record;
 mod replicate;
 mod scripts;
@@ -39,11 +43,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lanecast_protocol::log::{
-    Append, Direction, Head, HistoryQuery, NUMBERS_REMEMBERED_MAX, Numbers, Origin, Outcome, Page, Read, Retention,
-    Start,
-};
-use lanecast_protocol::position::{Cursor, DurableLane};
+use lanecast_protocol::log::{Append, Head, HistoryQuery, Outcome, Page, Read, Retention, Start};
+use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::v1;
 use redis::{Cmd, Value};
 use tokio::sync::Semaphore;
@@ -52,14 +53,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::audit::Probes;
 use self::check::Problem;
 use self::cluster::Cluster;
-use self::follow::{Live, Need, Room, Rooms, Seen};
-use self::group::{Groups, Waiting};
-use self::keys::{Channel, Keys, Kind, letter};
+use self::ears::Ears;
+use self::follow::{Live, Rooms, Seen};
+use self::group::Groups;
+use self::keys::{Keys, Kind, letter};
 use self::link::{CallError, Link, UNAVAILABLE, Up};
-use self::record::Message;
 use self::replicate::Replicator;
-use self::state::{Excerpt, State, Verdict};
-use self::subscriber::{Listener, Subscriber};
+use self::state::State;
+use self::subscriber::Subscriber;
 use self::upkeep::Upkeep;
 use self::witness::Witnesses;
 use super::{
@@ -357,257 +358,24 @@ impl Inner {
         state::read(value, lane).ok_or_else(|| unreadable(room))
     }
 
-    // Appending.
-
-    /// Stores groups of a room and lane until none waits.
-    async fn lead(self: &Arc<Self>, name: (Arc<str>, DurableLane)) {
-        while let Some((retention, group)) = self.groups.next(&name) {
-            let (room, lane) = (&name.0, name.1);
-            let (waiting, answers): (Vec<Append>, Vec<_>) =
-                group.into_iter().map(|Waiting { append, answer }| (append, answer)).unzip();
-            let outcomes = self.store(room, lane, retention, &waiting).await;
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                // Whoever gave up waiting does not hear of it.
-                let _ = answer.send(outcome);
-            }
-        }
-    }
-
-    async fn store(
-        self: &Arc<Self>,
-        room: &Arc<str>,
-        lane: DurableLane,
-        retention: Retention,
-        items: &[Append],
-    ) -> Vec<Result<Outcome, EngineError>> {
-        let value = self.on_room(room, |up| self.append_command(up, room, lane, items)).await;
-        let stored = value.is_ok();
-        let outcomes = self.outcomes(room, lane, items, value).await;
-        if stored && self.upkeep.is_due(self.clock.now_ms(), room, lane, retention, items.len()) {
-            self.tidy(room, lane, retention).await;
-        }
-        outcomes
-    }
-
-    /// Trims a lane and notes how much of it is kept.
-    async fn tidy(&self, room: &Arc<str>, lane: DurableLane, retention: Retention) {
-        let Some(up) = self.link.up() else { return self.upkeep.forget(room, lane) };
-        let mut cmd = up.script(scripts::TIDY, &[self.keys.meta(room), self.keys.log(room, lane)]);
-        cmd.arg(&*up.replication_id).arg(self.clock.now_ms()).arg(letter(lane));
-        cmd.arg(retention.events_max.max(1)).arg(retention.age_ms_max.min(1 << 53));
-        let done = matches!(self.link.call(&up, &cmd).await, Ok(value) if state::text(&value) == Some("done"));
-        if !done {
-            self.upkeep.forget(room, lane);
-        }
-    }
-
-    fn append_command(&self, up: &Up, room: &str, lane: DurableLane, items: &[Append]) -> Cmd {
-        let (meta, log) = (self.keys.meta(room), self.keys.log(room, lane));
-        let mut cmd = match items.iter().any(|item| matches!(item.origin, Origin::Keyed { .. })) {
-            true => {
-                let [keys, ages] = self.keys.idempotency(room);
-                up.script(scripts::APPEND, &[meta, log, keys, ages])
-            }
-            false => up.script(scripts::APPEND, &[meta, log]),
-        };
-        let now_ms = self.clock.now_ms();
-        let seen = self.seen(room);
-        cmd.arg(&*up.replication_id).arg(seen.epoch).arg(seen.heads[lane]).arg(letter(lane)).arg(now_ms);
-        cmd.arg(self.keys.channel(Kind::Events, room)).arg(INLINE_BYTES_MAX);
-        for item in items {
-            match &item.origin {
-                Origin::Numbered { publisher, number, after } => {
-                    let mut field = Vec::with_capacity(2 + record::PUBLISHER_BYTES);
-                    field.push(b'w');
-                    field.extend_from_slice(letter(lane).as_bytes());
-                    field.extend_from_slice(&record::publisher(publisher));
-                    cmd.arg(field).arg(format!("{number:016}{:06}", now_ms / HOUR_MS)).arg(format!("{after:016}"));
-                }
-                Origin::Keyed { api_key, key, body } => {
-                    cmd.arg([api_key.as_bytes(), b"\n", key.as_bytes()].concat()).arg("k").arg(body.as_slice());
-                }
-                Origin::Unmarked => {
-                    cmd.arg("").arg("u").arg("");
-                }
-            }
-            cmd.arg(record::event(item));
-        }
-        cmd
-    }
-
-    /// What the script's answer means to each item.
-    async fn outcomes(
+    /// Counts transients in the store, and passes one on if there is a record.
+    async fn count_transients(
         self: &Arc<Self>,
         room: &str,
         lane: DurableLane,
-        items: &[Append],
-        value: Result<Value, EngineError>,
-    ) -> Vec<Result<Outcome, EngineError>> {
-        let answer = value.and_then(|value| state::appended(value, lane).ok_or_else(|| unreadable(room)));
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                if matches!(error, EngineError::Full { .. }) {
-                    self.refused.fetch_add(items.len() as u64, Ordering::Relaxed);
-                }
-                return vec![Err(error); items.len()];
-            }
-        };
-        self.append_calls.fetch_add(1, Ordering::Relaxed);
-        self.appended.fetch_add(items.len() as u64, Ordering::Relaxed);
-        self.watermarks_evicted.fetch_add(answer.evicted, Ordering::Relaxed);
-        if answer.newest > 0 {
-            match self.rooms.find(room) {
-                Some(followed) => followed.told.lock().acknowledged(answer.epoch, lane, answer.newest),
-                None => self.witnesses.acknowledged(room, answer.epoch, lane, answer.newest),
-            }
-        }
-        let mut outcomes = Vec::with_capacity(items.len());
-        for (item, verdict) in items.iter().zip(answer.verdicts) {
-            outcomes.push(Ok(match verdict {
-                Verdict::Known(outcome) => outcome,
-                Verdict::Duplicate => Outcome::Duplicate { first: self.first_of(room, item).await },
-            }));
-        }
-        outcomes
-    }
-
-    /// Where a publish that was used before stands: looked up in the newest part of the log, since that is rare.
-    async fn first_of(self: &Arc<Self>, room: &str, item: &Append) -> Option<Numbers> {
-        let Origin::Numbered { publisher, number, .. } = &item.origin else { return None };
-        let wanted = (record::publisher(publisher), *number);
-        let up = self.link.up()?;
-        let mut cmd = redis::cmd("XREVRANGE");
-        cmd.arg(self.keys.log(room, item.lane)).arg("+").arg("-").arg("COUNT").arg(NUMBERS_REMEMBERED_MAX * 2);
-        let Ok(Value::Array(entries)) = self.link.call(&up, &cmd).await else { return None };
-        let (seq, order) = entries.into_iter().find_map(|entry| find_number(entry, wanted))?;
-        let state = self.state(room, Start::Live).await.ok()?;
-        Some(Numbers { epoch: state.epoch_of(item.lane, seq), lane: item.lane, seq, order })
-    }
-
-    // Following.
-
-    /// Joins a room once its channels are on. Signals may be lost, so their connection is not waited for while it is down.
-    fn join_if_on(self: &Arc<Self>, room: &Arc<Room>) {
-        let on = |kind| self.subscriber(kind).is_on(&self.keys.channel(kind, &room.name));
-        let signals = on(Kind::Signals) || self.signals.generation() == 0;
-        if signals && on(Kind::Events) && !room.told.lock().live {
-            self.join(Arc::clone(room));
-        }
-    }
-
-    /// Reads the beginning of a room whose channels are on.
-    fn join(self: &Arc<Self>, room: Arc<Room>) {
-        if std::mem::replace(&mut room.told.lock().joining, true) {
-            return;
-        }
-        let inner = Arc::clone(self);
-        drop(tokio::spawn(async move {
-            let Ok(_permit) = inner.reads.acquire().await else { return };
-            let generation = inner.events.generation();
-            let state = inner.state(&room.name, Start::Live).await;
-            let live = inner.live(&room.name).await;
-            let mut told = room.told.lock();
-            told.joining = false;
-            let mut need = Need::Nothing;
-            if let (Ok(state), Ok(live)) = (state, live)
-                && !told.live
-            {
-                need = told.begin(&*inner.sink, &room.name, &state, live);
-                told.verify(generation);
-            }
-            drop(told);
-            // A failure wakes them too: they ask again, or give up.
-            room.changed.notify_waiters();
-            inner.serve(room, need);
-        }));
-    }
-
-    /// Does what a room needs.
-    fn serve(self: &Arc<Self>, room: Arc<Room>, need: Need) {
-        match need {
-            Need::Nothing => {}
-            Need::Signals => {
-                let inner = Arc::clone(self);
-                drop(tokio::spawn(async move {
-                    let Ok(_permit) = inner.reads.acquire().await else { return };
-                    // What fails here the next audit finds.
-                    let Ok(live) = inner.live(&room.name).await else { return };
-                    room.told.lock().take_live(Some(&*inner.sink), &room.name, live);
-                }));
-            }
-            Need::Read => {
-                {
-                    let mut told = room.told.lock();
-                    told.again = true;
-                    if std::mem::replace(&mut told.reading, true) {
-                        return;
-                    }
-                }
-                let inner = Arc::clone(self);
-                drop(tokio::spawn(async move { inner.read_missed(&room).await }));
-            }
-        }
-    }
-
-    /// Reads what was missed until nothing is. What fails here the next audit finds.
-    async fn read_missed(self: &Arc<Self>, room: &Room) {
-        let Ok(_permit) = self.reads.acquire().await else { return };
-        loop {
-            room.told.lock().again = false;
-            let read = self.read_missed_once(room).await;
-            let mut told = room.told.lock();
-            if read.is_err() || !told.again {
-                told.reading = false;
-                // Whether nothing else is missing an audit says, and readers wait for that.
-                self.probes.hurry();
-                return;
-            }
-        }
-    }
-
-    async fn read_missed_once(self: &Arc<Self>, room: &Room) -> Result<(), EngineError> {
-        let state = self.state(&room.name, Start::Live).await?;
-        for lane in DurableLane::ALL {
-            let head = state.heads[lane];
-            let too_many = head.saturating_sub(TELL_MAX);
-            room.told.lock().jump(&*self.sink, &room.name, lane, too_many.min(head));
-            loop {
-                let (epoch, after) = {
-                    let told = room.told.lock();
-                    (told.epoch, told.head[lane])
-                };
-                if epoch != state.epoch || after >= head {
-                    break;
-                }
-                let read = self.read_lane(&room.name, lane, after, READ_EVENTS, READ_BYTES).await?;
-                if !room.told.lock().tell_read(&*self.sink, &room.name, lane, read) {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The live signals that the store has.
-    async fn live(&self, room: &str) -> Result<Live, EngineError> {
-        let up = self.up()?;
-        let value = self.link.call(&up, redis::cmd("HGETALL").arg(self.keys.live(room))).await;
-        let value = value.map_err(CallError::into_engine)?;
-        let now_ms = self.clock.now_ms();
-        let mut live: Vec<(Bytes, Signal)> = Vec::new();
-        for value in values_of_map(value) {
-            let Value::BulkString(bytes) = value else { continue };
-            let mut record = Bytes::from(bytes);
-            if record.len() > SERIAL_DIGITS {
-                let serial = record.split_to(SERIAL_DIGITS);
-                live.extend(record::decode_signal(record).map(|signal| (serial, signal)));
-            }
-        }
-        live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let serial = live.last().and_then(|(serial, _)| std::str::from_utf8(serial).ok()?.parse().ok());
-        let signals = live.into_iter().map(|(_, signal)| signal).collect();
-        Ok(Live { now_ms, serial: serial.unwrap_or(0), signals })
+        record: &[u8],
+        count: u64,
+    ) -> Result<(u64, u64), EngineError> {
+        let value = self
+            .on_room(room, |up| {
+                let mut cmd = up.script(scripts::TRANSIENT, &[self.keys.meta(room)]);
+                cmd.arg(&*up.replication_id).arg(format!("t{}", letter(lane)));
+                cmd.arg(self.keys.channel(Kind::Events, room)).arg(record).arg(count);
+                cmd
+            })
+            .await?;
+        let mut parts = state::Parts::of(value).ok_or_else(|| unreadable(room))?;
+        parts.number().zip(parts.number()).ok_or_else(|| unreadable(room))
     }
 }
 
@@ -615,74 +383,6 @@ impl Inner {
 fn unreadable(room: &str) -> EngineError {
     tracing::error!(room, "what Redis has of this room cannot be read by this version of Lanecast");
     UNAVAILABLE
-}
-
-fn values_of_map(value: Value) -> Vec<Value> {
-    match value {
-        Value::Map(pairs) => pairs.into_iter().map(|(_, value)| value).collect(),
-        Value::Array(flat) => flat.into_iter().skip(1).step_by(2).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Seq and order of a stream's entry, if it is the wanted publish.
-fn find_number(entry: Value, wanted: ([u8; record::PUBLISHER_BYTES], u64)) -> Option<(u64, u64)> {
-    let Value::Array(entry) = entry else { return None };
-    let [id, Value::Array(fields)] = &entry[..] else { return None };
-    let [_, order, _, Value::BulkString(bytes)] = &fields[..] else { return None };
-    let found = record::take(&mut Bytes::copy_from_slice(bytes))?;
-    if (found.publisher, found.number) != wanted {
-        return None;
-    }
-    let seq = state::text(id)?.split_once('-')?.0.parse().ok()?;
-    Some((seq, state::text(order)?.parse().ok()?))
-}
-
-/// The listener of the subscribers.
-struct Ears(Arc<Inner>);
-
-impl Listener for Ears {
-    fn confirmed(&self, kind: Kind, channel: &str) {
-        match self.0.keys.parse(kind, channel) {
-            Some(Channel::Room(room)) => {
-                if let Some(room) = self.0.rooms.find(room) {
-                    self.0.join_if_on(&room);
-                }
-            }
-            Some(Channel::Nodes) => self.0.cluster.changed.notify_waiters(),
-            Some(Channel::Probe) | None => {}
-        }
-    }
-
-    fn settled(&self, _: Kind) {
-        self.0.probes.hurry();
-    }
-
-    fn message(&self, kind: Kind, channel: &str, payload: Bytes) {
-        match self.0.keys.parse(kind, channel) {
-            Some(Channel::Probe) => self.0.probes.arrived(kind, &payload),
-            Some(Channel::Nodes) => self.0.sink.told(&payload),
-            Some(Channel::Room(name)) => {
-                let Some(room) = self.0.rooms.find(name) else { return };
-                let need = match Message::parse(payload) {
-                    Some(message) => room.told.lock().hear(&*self.0.sink, &room.name, self.0.clock.now_ms(), message),
-                    // Of a later version: the log will tell.
-                    None => Need::Read,
-                };
-                self.0.serve(room, need);
-            }
-            None => {}
-        }
-    }
-
-    fn connected(&self, kind: Kind, connected: bool) {
-        if kind == Kind::Events {
-            self.0.sink.following(connected);
-        }
-        if !connected {
-            self.0.link.doubt();
-        }
-    }
 }
 
 #[async_trait]
@@ -862,105 +562,5 @@ impl Engine for RedisEngine {
             refused: inner.refused.load(Ordering::Relaxed),
             watermarks_evicted: inner.watermarks_evicted.load(Ordering::Relaxed),
         }
-    }
-}
-
-impl Inner {
-    async fn subscribe(self: &Arc<Self>, name: &str) -> Result<(), EngineError> {
-        let (room, new) = self.rooms.enter(name);
-        if new {
-            for kind in Kind::ALL {
-                self.subscriber(kind).want(&self.keys.channel(kind, name));
-            }
-        }
-        let waited = tokio::time::timeout(SUBSCRIBE_WITHIN, async {
-            loop {
-                let mut changed = std::pin::pin!(room.changed.notified());
-                // Enabled before the look, so that no change is missed in between.
-                changed.as_mut().enable();
-                if room.told.lock().live {
-                    return;
-                }
-                self.join_if_on(&room);
-                changed.await;
-            }
-        });
-        if waited.await.is_ok() {
-            return Ok(());
-        }
-        // Wanted as before: the next one to ask finds it nearer.
-        Err(UNAVAILABLE)
-    }
-
-    /// Counts transients in the store, and passes one on if there is a record.
-    async fn count_transients(
-        self: &Arc<Self>,
-        room: &str,
-        lane: DurableLane,
-        record: &[u8],
-        count: u64,
-    ) -> Result<(u64, u64), EngineError> {
-        let value = self
-            .on_room(room, |up| {
-                let mut cmd = up.script(scripts::TRANSIENT, &[self.keys.meta(room)]);
-                cmd.arg(&*up.replication_id).arg(format!("t{}", letter(lane)));
-                cmd.arg(self.keys.channel(Kind::Events, room)).arg(record).arg(count);
-                cmd
-            })
-            .await?;
-        let mut parts = state::Parts::of(value).ok_or_else(|| unreadable(room))?;
-        parts.number().zip(parts.number()).ok_or_else(|| unreadable(room))
-    }
-
-    async fn history(self: &Arc<Self>, room: &str, query: HistoryQuery) -> Result<Page, EngineError> {
-        let mut records_max = query.events_max.max(1) + 1;
-        let mut cursor = query.cursor;
-        loop {
-            let value = self.on_room(room, |up| self.history_command(up, room, &query, cursor, records_max)).await?;
-            let Excerpt { log, more, edges } = state::history(value).ok_or_else(|| unreadable(room))?;
-            let epoch = log.epoch();
-            if let Some(elsewhere) = cursor.filter(|cursor| cursor.epoch != epoch) {
-                // Follow it over the forks first. What it cannot reach is read from the end.
-                let order = log.page_order(&HistoryQuery { cursor: Some(elsewhere), ..query });
-                cursor = order.map(|order| Cursor { epoch, order });
-                continue;
-            }
-            let page = log.history(self.clock.now_ms(), &query);
-            // A lane of which there is more, and whose read records are all in the page, might have some between them.
-            let beyond = |edge: u64| match (query.direction, page.next) {
-                (_, None) => true,
-                (Direction::Forward, Some(next)) => edge <= next.order,
-                (Direction::Backward, Some(next)) => edge >= next.order,
-            };
-            let short = DurableLane::ALL.into_iter().any(|lane| {
-                more[lane]
-                    && edges[lane].is_none_or(|(first, last)| match query.direction {
-                        Direction::Forward => beyond(last),
-                        Direction::Backward => beyond(first),
-                    })
-            });
-            if !short || records_max >= HISTORY_RECORDS_MAX {
-                return Ok(page);
-            }
-            records_max = (records_max * 2).min(HISTORY_RECORDS_MAX);
-        }
-    }
-
-    fn history_command(
-        &self,
-        up: &Up,
-        room: &str,
-        query: &HistoryQuery,
-        cursor: Option<Cursor>,
-        records_max: usize,
-    ) -> Cmd {
-        let [urgent, normal, bulk] = DurableLane::ALL.map(|lane| self.keys.log(room, lane));
-        let mut cmd = up.script(scripts::HISTORY, &[self.keys.meta(room), self.keys.forks(room), urgent, normal, bulk]);
-        let lanes: String = DurableLane::ALL.into_iter().filter(|lane| query.lanes[*lane]).map(letter).collect();
-        let direction = if query.direction == Direction::Forward { "f" } else { "b" };
-        cmd.arg(&*up.replication_id).arg(self.clock.now_ms());
-        cmd.arg(cursor.map_or(0, |cursor| cursor.epoch)).arg(cursor.map_or(0, |cursor| cursor.order));
-        cmd.arg(direction).arg(lanes).arg(records_max).arg(query.bytes_max.min(i64::MAX as usize));
-        cmd
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use DurableLane::Normal;
 use bytes::BytesMut;
 use futures_util::StreamExt;
-use lanecast_protocol::log::{Publisher, RolledBack};
+use lanecast_protocol::log::{Numbers, Origin, Publisher, RolledBack};
 use lanecast_protocol::lossy::SignalKey;
 use lanecast_protocol::position::{PerLane, Position};
 use parking_lot::Mutex;
