@@ -92,7 +92,6 @@ fn each_documented_right_is_needed() {
     let rights: Vec<&String> = acl.iter().filter(|rule| rule.starts_with(['~', '&', '+'])).collect();
     assert!(rights.len() > 30, "{acl:?}");
     for right in rights {
-        println!("without {right}");
         allow(&redis, acl.iter().filter(|rule| *rule != right).map(String::as_str));
         let name = right.trim_start_matches('+').replace('|', " ").to_uppercase();
         match (&**right, right.strip_prefix('+')) {

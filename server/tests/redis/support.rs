@@ -21,14 +21,14 @@ const WITHIN: Duration = Duration::from_secs(15);
 ///
 /// # Panics
 /// If there is none in time.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..LOOKS {
         if let Some(found) = look() {
             return found;
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    panic!("{what} did not come about");
+    panic!("did not come about: {}", what());
 }
 
 /// A port that was free a moment ago.
@@ -234,10 +234,11 @@ impl Node {
     /// Starts one that ends by itself; gives its exit code and what it said.
     pub(crate) fn refused(arguments: &[&str]) -> (Option<i32>, String) {
         let (mut process, log) = run_node(arguments);
-        let code = until(&format!("the end of a node {arguments:?}"), || process.try_wait().unwrap()).code();
+        let ended =
+            until(|| format!("the end of the node, which said\n{}", log.text()), || process.try_wait().unwrap());
         // The log's end may still be on its way.
         log.wait("lanecast: ");
-        (code, log.text())
+        (ended.code(), log.text())
     }
 
     /// Waits until it says so in its log.
@@ -258,7 +259,9 @@ impl Node {
 
     /// Waits until `/readyz` says so.
     pub(crate) fn becomes(&self, status: u16, word: &str) {
-        until(&format!("/readyz {status} {word}"), || (self.readiness() == (status, word.to_owned())).then_some(()));
+        let what =
+            || format!("/readyz {status} {word}; it is {:?}, and the node said\n{}", self.readiness(), self.log());
+        until(what, || (self.readiness() == (status, word.to_owned())).then_some(()));
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -273,12 +276,9 @@ impl Node {
 
     /// The texts in a room's log.
     pub(crate) fn history(&self, room: &str) -> Vec<String> {
-        let answer = self.get(&format!("/v1/rooms/{room}/events?limit=1000"));
+        let answer = self.get(&format!("/v1/rooms/{room}/events?limit=1000&direction=forward"));
         assert_eq!(answer.status, 200, "{:?}", answer.json);
-        // A page begins with the newest.
-        let mut texts = texts(&answer.json);
-        texts.reverse();
-        texts
+        texts(&answer.json)
     }
 
     /// Reads a room from its beginning, by server-sent events.

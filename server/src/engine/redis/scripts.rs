@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn every_command_of_the_scripts_is_tried() {
         for script in ALL {
-            for call in script.text.split("call('").skip(1) {
+            let text = [script.common, script.text].concat();
+            for call in text.split("call('").skip(1) {
                 let name = call.split('\'').next().unwrap();
                 assert!(TRIAL.text.contains(&format!("try('{name}'")), "{name}");
             }
