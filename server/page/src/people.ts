@@ -21,7 +21,7 @@ export class People {
   private readonly people = new Map<string, Person>();
   private readonly typing = new Map<string, string>();
   private readonly cursors = new Map<string, HTMLElement>();
-  private typedAt = 0;
+  private typedAt = -Infinity;
 
   constructor(
     private readonly room: Room,
@@ -55,7 +55,7 @@ export class People {
   }
 
   private clear(type: 'typing' | 'cursor' | 'here'): void {
-    if (type === 'typing') this.typedAt = 0;
+    if (type === 'typing') this.typedAt = -Infinity;
     this.room.signal({ type, key: type, clear: true });
   }
 
