@@ -38,6 +38,16 @@ pub enum Control {
 const FORGET_ROOM: &str = "local keys = redis.call('KEYS', '*:' .. ARGV[1]) \
     for _, key in ipairs(redis.call('KEYS', '*:' .. ARGV[1] .. ':*')) do keys[#keys + 1] = key end \
     return #keys > 0 and redis.call('DEL', unpack(keys)) or 0";
+/// Copies all keys of a room aside; nothing reads the copies but the next script.
+const KEEP_ROOM: &str = "local function keep(keys) for _, key in ipairs(keys) do \
+    if string.sub(key, 1, 5) ~= 'kept:' then redis.call('COPY', key, 'kept:' .. key, 'REPLACE') end end end \
+    keep(redis.call('KEYS', '*:' .. ARGV[1])) keep(redis.call('KEYS', '*:' .. ARGV[1] .. ':*')) return 1";
+/// Puts the copies in place of all keys of a room.
+const RESTORE_ROOM: &str = "local function restore(keys) \
+    for _, key in ipairs(keys) do if string.sub(key, 1, 5) ~= 'kept:' then redis.call('DEL', key) end end \
+    for _, key in ipairs(keys) do \
+    if string.sub(key, 1, 5) == 'kept:' then redis.call('RENAME', key, string.sub(key, 6)) end end end \
+    restore(redis.call('KEYS', '*:' .. ARGV[1])) restore(redis.call('KEYS', '*:' .. ARGV[1] .. ':*')) return 1";
 /// How long a server may take to end or to begin.
 const TURN: Duration = Duration::from_secs(30);
 
@@ -103,6 +113,36 @@ impl Control {
                 store.command(&["EVAL", FORGET_ROOM, "0", room]).await.map(drop).map_err(Stop::Harness)
             }
             Self::Lines(_) | Self::Http(_) => self.command("new_log", room).await,
+        }
+    }
+
+    /// Keeps the log of a room as it is, for [`old_log`](Self::old_log).
+    pub async fn keep_log(&self, room: &str) -> Outcome {
+        match self {
+            Self::Reference(reference) => {
+                reference.keep_log(room);
+                Ok(())
+            }
+            Self::None | Self::Process(_) => Err(none()),
+            Self::Stored(_, store) => {
+                store.command(&["EVAL", KEEP_ROOM, "0", room]).await.map(drop).map_err(Stop::Harness)
+            }
+            Self::Lines(_) | Self::Http(_) => self.command("keep_log", room).await,
+        }
+    }
+
+    /// Puts the log of a room back to what was kept of it, as if the store had been restored from an older dump.
+    pub async fn old_log(&self, room: &str) -> Outcome {
+        match self {
+            Self::Reference(reference) => {
+                reference.old_log(room);
+                Ok(())
+            }
+            Self::None | Self::Process(_) => Err(none()),
+            Self::Stored(_, store) => {
+                store.command(&["EVAL", RESTORE_ROOM, "0", room]).await.map(drop).map_err(Stop::Harness)
+            }
+            Self::Lines(_) | Self::Http(_) => self.command("old_log", room).await,
         }
     }
 

@@ -201,7 +201,7 @@ impl Ctx {
                 Need::Fixture if !self.target.fixture => {
                     return Err(Stop::Unsupported("no control: needs the rooms of the fixture (--fixture)".into()));
                 }
-                Need::NewLog | Need::EngineDown if !self.target.control.can_renew_logs() => {
+                Need::NewLog | Need::OldLog | Need::EngineDown if !self.target.control.can_renew_logs() => {
                     return Err(Stop::Unsupported("no control over the logs of a running server".into()));
                 }
                 Need::Restart | Need::Drain if matches!(self.target.control, crate::control::Control::None) => {

@@ -40,6 +40,8 @@ pub enum Need {
     Restart,
     /// The log of a room can be replaced by a new one while connections live.
     NewLog,
+    /// The log of a room can be put back to what it was, while connections live.
+    OldLog,
     /// The server can be cut off from its logs while connections live. Such cases run alone.
     EngineDown,
     /// The server can be told to stop. Such cases run alone.

@@ -67,7 +67,7 @@ pub enum Step {
     Set(BTreeMap<String, Value>),
     /// A value fits a pattern.
     Check(Check),
-    /// `restart`, `drain`, `resume`, `engine_down`, `engine_up`, or `new_log` of the case's room (control.md).
+    /// `restart`, `drain`, `resume`, `engine_down`, `engine_up`, or `new_log`, `keep_log`, `old_log` of the case's room (control.md).
     Control(String),
 }
 
@@ -506,6 +506,8 @@ async fn run_control(verb: &str, ctx: &mut Ctx) -> Outcome {
             Ok(())
         }
         "new_log" => target.control.new_log(&ctx.room()).await,
+        "keep_log" => target.control.keep_log(&ctx.room()).await,
+        "old_log" => target.control.old_log(&ctx.room()).await,
         "engine_down" | "engine_up" => target.control.engine(verb == "engine_up").await,
         "drain" => target.control.drain().await,
         "resume" => {

@@ -121,6 +121,22 @@ impl Reference {
         }
     }
 
+    /// Keeps the log of a room as it is.
+    pub fn keep_log(&self, room: &str) {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((shared, _)) = &*life {
+            shared.lock().keep_log(room);
+        }
+    }
+
+    /// Puts back what was kept of the log of a room, and tells its subscribers.
+    pub fn old_log(&self, room: &str) {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((shared, _)) = &*life {
+            shared.lock().old_log(room);
+        }
+    }
+
     /// Loses or regains the logs and tells the subscribers.
     pub fn engine(&self, up: bool) {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);

@@ -89,6 +89,8 @@ mutants! {
     AlwaysRecovered breaks "LC-RES-002" | "LC-RES-003";
     /// A position of an unknown epoch is taken for one of the present epoch.
     EpochIgnored breaks "LC-RES-011";
+    /// What an older epoch lost is told to those who had got it, not to those who wait for it.
+    RollbackToldToTheAhead breaks "LC-RES-013";
     /// A position beyond the head is taken as it is.
     AheadBelieved breaks "LC-RES-012";
     /// Sends durable events that have expired.

@@ -89,6 +89,27 @@ impl Policy {
     }
 }
 
+/// Where an epoch ended, and what it lost, by lane.
+#[derive(Clone, Copy)]
+pub(super) struct Fork {
+    pub ended: u64,
+    pub survived: [u64; 3],
+    pub lost_through: [u64; 3],
+}
+
+/// The gap of what a lane of an ended epoch lost; `to` 0: it is not known how much.
+pub(super) fn rolled_back(epoch: u64, lane: usize, from: u64, to: u64) -> v1::Gap {
+    let (lane, cause) = (LANES[lane] as i32, v1::GapCause::RolledBack as i32);
+    v1::Gap { lane, epoch, from, to, cause, ..v1::Gap::default() }
+}
+
+/// A log as it was when the suite had it kept.
+pub(super) struct Kept {
+    log: VecDeque<v1::Event>,
+    heads: [u64; 3],
+    order: u64,
+}
+
 /// A room.
 pub(super) struct Room {
     pub epoch: u64,
@@ -97,6 +118,8 @@ pub(super) struct Room {
     pub log: VecDeque<v1::Event>,
     pub heads: [u64; 3],
     pub order: u64,
+    pub forks: Vec<Fork>,
+    pub kept: Option<Kept>,
     pub watermarks: HashMap<(String, String, usize), Watermark>,
     pub signals: HashMap<(String, String, String, String), LiveSignal>,
     pub subscribers: Vec<Subscriber>,
@@ -113,6 +136,8 @@ impl Room {
             log: VecDeque::new(),
             heads: [0; 3],
             order: 0,
+            forks: Vec::new(),
+            kept: None,
             watermarks: HashMap::new(),
             signals: HashMap::new(),
             subscribers: Vec::new(),
@@ -137,6 +162,40 @@ impl Room {
             self.log.pop_front();
         }
         event
+    }
+
+    /// Keeps the log as it is.
+    pub(super) fn keep(&mut self) {
+        self.kept = Some(Kept { log: self.log.clone(), heads: self.heads, order: self.order });
+    }
+
+    /// Goes back to the log that was kept, in another epoch; says what that loses.
+    pub(super) fn go_back(&mut self) -> Vec<v1::Gap> {
+        let Some(kept) = self.kept.take() else { return Vec::new() };
+        let fork = Fork { ended: self.epoch, survived: kept.heads, lost_through: self.heads };
+        self.forks.push(fork);
+        self.epoch += 1;
+        (self.log, self.heads, self.order) = (kept.log, kept.heads, kept.order);
+        let lost = (0..3).filter(|lane| fork.lost_through[*lane] > fork.survived[*lane]);
+        lost.map(|lane| rolled_back(fork.ended, lane, fork.survived[lane] + 1, fork.lost_through[lane])).collect()
+    }
+
+    /// What remains of a position in an earlier epoch, and what that epoch lost since (LC-RES-013). `None`: the epoch is
+    /// not known.
+    pub(super) fn across_forks(&self, epoch: u64, asked: [u64; 3], all: bool) -> Option<([u64; 3], Vec<v1::Gap>)> {
+        let since = self.forks.iter().position(|fork| fork.ended == epoch)?;
+        let (mut lanes, mut through, mut gaps) = (asked, asked, Vec::new());
+        for fork in &self.forks[since..] {
+            for lane in 0..3 {
+                let survived = fork.survived[lane];
+                let lost = if fork.ended == epoch { fork.lost_through[lane].max(asked[lane]) } else { through[lane] };
+                if lost > survived && (all || asked[lane] > survived) {
+                    gaps.push(rolled_back(epoch, lane, survived + 1, lost));
+                }
+                (through[lane], lanes[lane]) = (lost.min(survived), lanes[lane].min(survived));
+            }
+        }
+        Some((lanes, gaps))
     }
 
     /// Per lane one below the first seq that the log has, the head where it has none.

@@ -9,7 +9,7 @@ use v1::frame::Body;
 use super::mutant::Mutant;
 use super::outbox::{BULK, CONTROL, Out, Outbox, Outboxes, SIGNAL};
 use super::rights::{Allowed, Identity, is_room_name};
-use super::room::{LANES, LiveSignal, Room, Subscriber, check_envelope, is_expired, lane_index};
+use super::room::{LANES, LiveSignal, Room, Subscriber, check_envelope, is_expired, lane_index, rolled_back};
 use super::{HISTORY_PAGE, NUMBER_MAX, RECORD_BYTES, ROOMS};
 use crate::schema::{self, v1};
 use crate::target::now_ms;
@@ -204,24 +204,42 @@ impl State {
         fresh.transients = room.transients;
         fresh.subscribers = room.subscribers.clone();
         fresh.subscribers.iter_mut().for_each(|subscriber| subscriber.handle = handle);
-        let lost = (0..3).map(|lane| v1::Gap {
-            lane: LANES[lane] as i32,
-            epoch: room.epoch,
-            from: 1,
-            cause: v1::GapCause::RolledBack as i32,
-            ..v1::Gap::default()
-        });
+        let lost = (0..3).map(|lane| rolled_back(room.epoch, lane, 1, 0)).collect();
+        *room = fresh;
+        self.tell_epoch(name, lost);
+    }
+
+    /// Keeps a room's log as it is, for [`old_log`](Self::old_log).
+    pub(super) fn keep_log(&mut self, name: &str) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.keep();
+        }
+    }
+
+    /// Replaces a room's log by what was kept of it, in the next epoch (LC-RES-013).
+    pub(super) fn old_log(&mut self, name: &str) {
+        self.handles += 1;
+        let handle = self.handles;
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let lost = room.go_back();
+        room.handle = handle;
+        room.subscribers.iter_mut().for_each(|subscriber| subscriber.handle = handle);
+        self.tell_epoch(name, lost);
+    }
+
+    /// Tells the subscribers of a room that another epoch began at its head.
+    fn tell_epoch(&self, name: &str, rolled_back: Vec<v1::Gap>) {
+        let Some(room) = self.rooms.get(name) else { return };
         let body = v1::Subscribed {
             room: name.to_owned(),
-            handle,
-            position: Some(fresh.position(fresh.heads)),
-            head: Some(fresh.position(fresh.heads)),
-            rolled_back: lost.collect(),
-            transients: Some(fresh.mark()),
+            handle: room.handle,
+            position: Some(room.position(room.heads)),
+            head: Some(room.position(room.heads)),
+            rolled_back,
+            transients: Some(room.mark()),
             cause: v1::SubscribedCause::Epoch as i32,
             ..v1::Subscribed::default()
         };
-        *room = fresh;
         for subscriber in &room.subscribers {
             if let Some(outbox) = self.outboxes.get(&subscriber.connection) {
                 answer(outbox, 0, Body::Subscribed(body.clone()));
@@ -454,13 +472,11 @@ fn begin(room: &Room, start: Option<&v1::start::At>, mutant: Option<Mutant>) -> 
         }
         Some(At::Position(asked)) => {
             let lanes = [asked.urgent, asked.normal, asked.bulk];
-            let gap = |lane: usize, from: u64| v1::Gap {
-                lane: LANES[lane] as i32,
-                epoch: asked.epoch,
-                from,
-                cause: v1::GapCause::RolledBack as i32,
-                ..v1::Gap::default()
-            };
+            let gap = |lane: usize, from: u64| rolled_back(asked.epoch, lane, from, 0);
+            let all = mutant != Some(Mutant::RollbackToldToTheAhead);
+            if let Some((lanes, gaps)) = room.across_forks(asked.epoch, lanes, all) {
+                return (lanes, gaps.is_empty(), gaps);
+            }
             if asked.epoch != room.epoch && mutant != Some(Mutant::EpochIgnored) {
                 let gaps = (0..3).map(|lane| gap(lane, lanes[lane] + 1)).collect();
                 return (room.before_first(), false, gaps);
