@@ -25,6 +25,7 @@ pub mod publish;
 pub mod session;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the parts of a node share.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 use lanecast_protocol::session::server as session;
 use lanecast_protocol::v1;
@@ -15,6 +16,7 @@ use crate::hub::Hub;
 use crate::session::Registry;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
+use crate::tls::Tls;
 
 /// What the node serves beyond the core (LC-HS-014).
 fn capabilities(config: &Config) -> Vec<v1::Capability> {
@@ -54,6 +56,10 @@ pub struct Node {
     pub cluster: Cluster,
     /// What is the same for all sessions.
     pub session: Arc<session::Config>,
+    /// The certificate, if there is one: the configured one, or in development one signed by itself.
+    pub tls: Option<Arc<Tls>>,
+    /// Where QUIC is served, once it is.
+    pub quic_address: OnceLock<SocketAddr>,
     /// Whether each record is written by itself: the other half of the coalescing bench, never for use.
     pub one_write_each: bool,
 }
@@ -94,6 +100,8 @@ impl Node {
         Self {
             auth: Arc::new(Auth::new(&config, clock.clone())),
             session: Arc::new(session_config(&id, &config)),
+            tls: certificate(&config, &clock).map(Arc::new),
+            quic_address: OnceLock::new(),
             config: Arc::new(config),
             metrics,
             clock,
@@ -117,11 +125,32 @@ impl Node {
         self.hub.watch_store(|| self.registry.wake_all()).await;
     }
 
+    /// Whether the HTTP port speaks TLS: never with the certificate for development, which no browser trusts there.
+    pub fn tls_of_http(&self) -> Option<&Tls> {
+        self.tls.as_deref().filter(|_| self.config.certificate.is_some() && self.config.tls.http)
+    }
+
+    /// Follows the files of the certificate, for as long as the node lives.
+    pub async fn watch_certificate(&self) {
+        if let Some(tls) = &self.tls {
+            tls.watch(&self.metrics).await;
+        }
+    }
+
     /// What has to be done every few seconds for as long as the node lives.
     pub async fn housekeep(&self) {
         self.hub.sweep().await;
         self.hub.engine().sweep();
     }
+}
+
+fn certificate(config: &Config, clock: &Clock) -> Option<Tls> {
+    let made = match &config.certificate {
+        Some(of) => Tls::of_files(of.files.clone(), Arc::clone(&of.pair), clock.clone()),
+        None if config.dev => Tls::development(None, clock.clone()),
+        None => return None,
+    };
+    made.inspect_err(|error| tracing::error!(error, "the node has no certificate")).ok()
 }
 
 fn redis_options(redis: &Redis) -> Result<RedisOptions, String> {

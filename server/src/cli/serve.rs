@@ -102,7 +102,7 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     let housekeeping = tokio::spawn(housekeep(node.clone()));
     let in_cluster = tokio::spawn(cluster::run(node.clone()));
     let watched = node.clone();
-    let watching = tokio::spawn(async move { watched.watch_store().await });
+    let watching = tokio::spawn(async move { tokio::join!(watched.watch_store(), watched.watch_certificate()) });
     node.health.set_started();
     announce(&node, address);
 

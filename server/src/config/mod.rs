@@ -11,6 +11,7 @@ mod reference;
 mod sections;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use lanecast_protocol::room::Pattern;
 use toml::Spanned;
@@ -20,13 +21,14 @@ pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
     ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    OnEngineDown, Origins, PolicyOptions, ReadinessOptions, Reconnect, Redis, TokenOptions,
+    OnEngineDown, Origins, PolicyOptions, ReadinessOptions, Reconnect, Redis, TlsOptions, TokenOptions,
 };
 
 use crate::auth::api_key::ApiKey;
 use crate::auth::rights::{RightSpec, Rights};
 use crate::auth::token::SECRET_BYTES_MIN;
 use crate::policy::Policies;
+use crate::tls::{self, Files};
 use read::{Place, Reader, join};
 
 /// The node's configuration.
@@ -34,6 +36,10 @@ use read::{Place, Reader, join};
 pub struct Config {
     /// Where the node listens.
     pub listen: Listen,
+    /// How the node speaks TLS.
+    pub tls: TlsOptions,
+    /// The certificate of that, as it was in the files.
+    pub certificate: Option<Certificate>,
     /// What a client may ask for.
     pub limits: Limits,
     /// When a connection counts as dead.
@@ -64,6 +70,15 @@ pub struct Config {
     pub dev: bool,
 }
 
+/// A certificate with its key, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Where newer ones will be.
+    pub files: Files,
+    /// What was there.
+    pub pair: Arc<tls::Pair>,
+}
+
 /// Bytes that must not be printed.
 #[derive(Clone)]
 pub struct Secret(Box<[u8]>);
@@ -89,6 +104,7 @@ impl std::fmt::Debug for Secret {
 
 const SECTIONS: &[&str] = &[
     "listen",
+    "tls",
     "limits",
     "heartbeat",
     "reconnect",
@@ -138,12 +154,15 @@ impl Config {
                 $ty::read(reader, table, $name)
             }};
         }
+        let tls = section!(TlsOptions, "tls");
         let mut tokens = section!(TokenOptions, "tokens");
         let hs256_secret = read_secret(reader, root, &tokens);
         // The checked secret has a type that is not printed; the option would be.
         tokens.hs256_secret = None;
         let config = Self {
             listen: section!(Listen, "listen"),
+            certificate: read_certificate(reader, root, &tls),
+            tls,
             limits: section!(Limits, "limits"),
             heartbeat: section!(Heartbeat, "heartbeat"),
             reconnect: section!(Reconnect, "reconnect"),
@@ -274,6 +293,37 @@ fn read_secret(reader: &mut Reader<'_>, root: &DeTable<'_>, options: &TokenOptio
         return None;
     }
     Some(secret)
+}
+
+fn read_certificate(reader: &mut Reader<'_>, root: &DeTable<'_>, options: &TlsOptions) -> Option<Certificate> {
+    let mut mistake = |key: &str, sentence: String| {
+        let at = root.get("tls").and_then(|table| place_of(table, key));
+        reader.mistake(at, &join("tls", key), sentence);
+    };
+    let files = match (&options.certificate_file, &options.key_file) {
+        (None, None) => return None,
+        (None, Some(_)) => {
+            mistake("certificate_file", "must be given beside key_file".to_owned());
+            return None;
+        }
+        (Some(_), None) => {
+            mistake("key_file", "must be given beside certificate_file".to_owned());
+            return None;
+        }
+        (Some(certificate), Some(key)) => Files { certificate: certificate.clone(), key: key.clone() },
+    };
+    match files.read() {
+        Ok(pair) => Some(Certificate { files, pair: Arc::new(pair) }),
+        Err(wrong) => {
+            for wrong in wrong {
+                match wrong.file {
+                    tls::File::Certificate => mistake("certificate_file", wrong.why),
+                    tls::File::Key => mistake("key_file", wrong.why),
+                }
+            }
+            None
+        }
+    }
 }
 
 fn read_api_keys(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<ApiKey> {

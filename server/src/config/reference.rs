@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::options::Row;
 use super::sections::{
     ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, ReadinessOptions,
-    Reconnect, Redis, TokenOptions,
+    Reconnect, Redis, TlsOptions, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -21,6 +21,7 @@ pub fn reference() -> String {
     }
     sections!(
         Listen "[listen]",
+        TlsOptions "[tls]",
         Limits "[limits]",
         Heartbeat "[heartbeat]",
         Reconnect "[reconnect]",

@@ -35,6 +35,25 @@ options! {
 }
 
 options! {
+    /// The certificate with which the node speaks TLS and QUIC; without one it serves plain HTTP only. The files are
+    /// watched: new handshakes get a new certificate within seconds, and connections stay.
+    pub struct TlsOptions {
+        /// File with the certificate, then those by which it was issued, as PEM.
+        certificate_file: Option<PathBuf> = "\"\"",
+            because "there is no certificate that everybody trusts without asking an authority";
+        /// File with its key, as PEM: PKCS#8, SEC1 or PKCS#1, without a password. May be the same file.
+        key_file: Option<PathBuf> = "\"\"",
+            because "it belongs to the certificate";
+        /// Whether listen.address speaks TLS too. Without it the node serves QUIC, and HTTP to a proxy that ends TLS.
+        http: bool = "true",
+            because "who gives a certificate wants nothing in clear text";
+        /// A TLS handshake that is not complete after this is closed.
+        handshake_timeout_ms: u64 = "10_000" in 100..=120_000,
+            because "as for the head of a request; a phone on a bad link needs seconds";
+    }
+}
+
+options! {
     /// What a client may ask for. Clients are told in Welcome.
     pub struct Limits {
         /// Largest encoded record (frame with its envelope), in bytes.

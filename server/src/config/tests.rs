@@ -1,4 +1,5 @@
 use super::*;
+use crate::tls::testing::{Authority, write as tls_files};
 
 fn mistakes(text: &str) -> Vec<String> {
     Config::parse("test.toml", text).unwrap_err().list.iter().map(ToString::to_string).collect()
@@ -74,7 +75,7 @@ filter = "info,=,"
         "line 7: limits.record_bytes: expected a whole number from 4096 to 16777216, got the text \"256 KiB\"",
         "line 8: limits.history_page: expected a whole number from 1 to 10000, got the number -1",
         "line 11: heartbeat.idle_close_ms: must be at least ping_after_ms + pong_within_ms (35000), or live clients are closed",
-        "line 13: colours: unknown key; known here: listen, limits, heartbeat, reconnect, origins, tokens, api_keys, engine, redis, policies, drain, readiness, log",
+        "line 13: colours: unknown key; known here: listen, tls, limits, heartbeat, reconnect, origins, tokens, api_keys, engine, redis, policies, drain, readiness, log",
         "line 16: tokens.hs256_secret: the secret has 5 bytes; HS256 needs at least 32",
         "line 19: engine.kind: expected one of memory, redis, got the text \"rocks\"",
         "line 22: policies[0].rooms: `**` stands at the end only",
@@ -119,6 +120,29 @@ fn a_missing_file_and_a_missing_secret_file_are_said() {
     assert!(error.starts_with("1 mistake in /nowhere/lanecast.toml"), "{error}");
     let found = mistakes("[tokens]\nhs256_secret_file = \"/nowhere/secret\"\n");
     assert!(found[0].starts_with("line 2: tokens.hs256_secret_file: /nowhere/secret cannot be read"), "{found:?}");
+}
+
+#[test]
+fn mistakes_in_the_files_of_the_certificate_have_the_lines_of_their_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let files = tls_files(folder.path(), &authority.issue());
+    let section = |certificate: &Path, key: &Path| {
+        format!("[tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\nhttp = false\n")
+    };
+    let config = Config::parse("t", &section(&files.certificate, &files.key)).unwrap();
+    assert!(config.certificate.is_some() && !config.tls.http);
+
+    let found = mistakes(&section(Path::new("/nowhere/crt"), Path::new("/nowhere/key")));
+    assert!(found[0].starts_with("line 2: tls.certificate_file: /nowhere/crt cannot be read"), "{found:?}");
+    assert!(found[1].starts_with("line 3: tls.key_file: /nowhere/key cannot be read"), "{found:?}");
+
+    std::fs::write(&files.key, authority.issue().1).unwrap();
+    let found = mistakes(&section(&files.certificate, &files.key));
+    assert_eq!(found, ["line 3: tls.key_file: is not the key of the certificate"]);
+
+    let found = mistakes("[tls]\nkey_file = \"key\"\n");
+    assert_eq!(found, ["line 1: tls.certificate_file: must be given beside key_file"]);
 }
 
 #[test]

@@ -223,6 +223,15 @@ label! {
 }
 
 label! {
+    /// How it went to take a certificate that was replaced.
+    Reload, "result":
+    /// New handshakes get the new one.
+    Done = "done",
+    /// It cannot be used; the former one stays.
+    Failed = "failed",
+}
+
+label! {
     /// The class of an HTTP status.
     StatusClass, "status":
     /// 1xx: the connection was upgraded.

@@ -8,8 +8,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::labels::{
-    DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, ReplayOutcome, Route, Source, StatusClass,
-    Transport,
+    DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, Reload, ReplayOutcome, Route, Source,
+    StatusClass, Transport,
 };
 use super::series::Series;
 
@@ -59,6 +59,10 @@ pub struct Metrics {
     pub retries: Series<EngineCall, Counter>,
     /// 1 while clients are told that the store cannot be reached.
     pub degraded: Gauge,
+    /// Certificates that were replaced while the node ran.
+    pub certificate_reloads: Series<Reload, Counter>,
+    /// When the certificate ends, in seconds since the Unix epoch; 0 without one.
+    pub certificate_expires: Gauge,
     /// HTTP requests answered.
     pub http_requests: Series<(Route, StatusClass), Counter>,
 }
@@ -97,6 +101,12 @@ impl Metrics {
             room_reads: Series::register(r, "room_reads", "Reads of rooms for subscribers", counter),
             retries: Series::register(r, "retries", "Calls of the engine that were made again", counter),
             degraded: registered(r, "degraded", "1 while clients are told that the store cannot be reached"),
+            certificate_reloads: Series::register(r, "certificate_reloads", "Certificates replaced", counter),
+            certificate_expires: registered(
+                r,
+                "certificate_expires_timestamp_seconds",
+                "When the certificate ends, as Unix time; 0 without one",
+            ),
             http_requests: Series::register(r, "http_requests", "HTTP requests answered", counter),
             registry,
         }
@@ -159,6 +169,8 @@ mod tests {
             "lanecast_room_reads_total{source=\"shared\"} 0",
             "lanecast_retries_total{call=\"read\"} 0",
             "lanecast_degraded 0",
+            "lanecast_certificate_reloads_total{result=\"failed\"} 0",
+            "lanecast_certificate_expires_timestamp_seconds 0",
             "lanecast_writes_total 0",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");

@@ -1,0 +1,40 @@
+//! Certificates for tests: in files that a test replaces, from an authority of its own.
+
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use super::Files;
+
+/// An authority that issues certificates for `localhost` and 127.0.0.1.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A new certificate and its key, as PEM.
+    pub(crate) fn issue(&self) -> (String, String) {
+        self.issue_with(|_| {})
+    }
+
+    /// The same with other parameters.
+    pub(crate) fn issue_with(&self, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+/// Writes a pair into a folder.
+pub(crate) fn write(folder: &Path, (certificate, key): &(String, String)) -> Files {
+    let files = Files { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
+    std::fs::write(&files.certificate, certificate).unwrap();
+    std::fs::write(&files.key, key).unwrap();
+    files
+}
