@@ -125,9 +125,9 @@ impl Node {
         self.hub.watch_store(|| self.registry.wake_all()).await;
     }
 
-    /// Whether the HTTP port speaks TLS: never with the certificate for development, which no browser trusts there.
+    /// The certificate of the HTTP port, if that speaks TLS.
     pub fn tls_of_http(&self) -> Option<&Tls> {
-        self.tls.as_deref().filter(|_| self.config.certificate.is_some() && self.config.tls.http)
+        self.tls.as_deref().filter(|_| self.config.speaks_tls())
     }
 
     /// Follows the files of the certificate, for as long as the node lives.
@@ -147,7 +147,7 @@ impl Node {
 fn certificate(config: &Config, clock: &Clock) -> Option<Tls> {
     let made = match &config.certificate {
         Some(of) => Tls::of_files(of.files.clone(), Arc::clone(&of.pair), clock.clone()),
-        None if config.dev => Tls::development(None, clock.clone()),
+        None if config.dev => Tls::development(config.lan, clock.clone()),
         None => return None,
     };
     made.inspect_err(|error| tracing::error!(error, "the node has no certificate")).ok()

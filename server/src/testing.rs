@@ -71,7 +71,7 @@ impl Running {
         node.cluster.listens_at(address);
         drop(tokio::spawn(cluster::run(node.clone())));
         let watching = node.clone();
-        drop(tokio::spawn(async move { watching.watch_store().await }));
+        drop(tokio::spawn(async move { tokio::join!(watching.watch_store(), watching.watch_certificate()) }));
         Self { node, address }
     }
 

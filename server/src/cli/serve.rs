@@ -137,14 +137,15 @@ async fn housekeep(node: Arc<Node>) {
 
 fn announce(node: &Node, address: SocketAddr) {
     // One line for programs that start a node and read where it listens.
-    println!("listening on http://{address}/");
+    let scheme = if node.config.speaks_tls() { "https" } else { "http" };
+    println!("listening on {scheme}://{address}/");
     tracing::info!(node = &*node.id, %address, version = env!("CARGO_PKG_VERSION"), "the node serves");
     if node.config.dev {
         eprintln!(
             "\n  ============================ DEVELOPMENT ============================\n  \
              Anyone on this machine may be anyone: tokens \"dev:<user>\" and the API\n  \
              key \"dev-key\" are taken. Only loopback connections are.\n\n  \
-             Page:  http://{address}/\n  \
+             Page:  {scheme}://{address}/\n  \
              =====================================================================\n"
         );
     }

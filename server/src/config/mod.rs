@@ -10,6 +10,7 @@ mod read;
 mod reference;
 mod sections;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,6 +69,8 @@ pub struct Config {
     pub log: Log,
     /// Development: `dev:<user>` tokens from loopback addresses. Set by `--dev` only, never by a file.
     pub dev: bool,
+    /// Development: the address of this machine on the local network, where it is opened to phones. Set by `--lan` only.
+    pub lan: Option<IpAddr>,
 }
 
 /// A certificate with its key, and where it came from.
@@ -143,6 +146,11 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(origin, mistakes)) }
     }
 
+    /// Whether the HTTP port speaks TLS. With the certificate for development it never does: no browser would trust it.
+    pub fn speaks_tls(&self) -> bool {
+        self.certificate.is_some() && self.tls.http
+    }
+
     fn read(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Self {
         reader.refuse_unknown(root, "", SECTIONS);
         macro_rules! section {
@@ -177,6 +185,7 @@ impl Config {
             readiness: section!(ReadinessOptions, "readiness"),
             log: section!(Log, "log"),
             dev: false,
+            lan: None,
         };
         config.check_relations(reader, root);
         config

@@ -18,9 +18,11 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::secure::Secure;
 use super::socket::{Slot, Socket};
 use crate::node::Node;
 
@@ -36,6 +38,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\
 pub struct Listener {
     tcp: TcpListener,
     slots: Arc<Semaphore>,
+    secure: Option<Secure>,
     node: Arc<Node>,
 }
 
@@ -44,7 +47,7 @@ impl Listener {
     pub async fn bind(node: Arc<Node>) -> io::Result<Self> {
         let tcp = TcpListener::bind(node.config.listen.address).await?;
         let slots = Arc::new(Semaphore::new(node.config.listen.connections_max));
-        Ok(Self { tcp, slots, node })
+        Ok(Self { tcp, slots, secure: Secure::of(&node), node })
     }
 
     /// The address that was bound.
@@ -78,6 +81,10 @@ impl Listener {
         let Ok(permit) = self.slots.clone().try_acquire_owned() else {
             self.node.metrics.sockets_refused.inc();
             tracing::debug!(%peer, "too many connections");
+            if self.secure.is_some() {
+                // A handshake is what a node without a free slot cannot afford.
+                return;
+            }
             // Without waiting: a fresh socket takes so few bytes at once, and if not, closing says enough.
             let _ = stream.into_std().and_then(|mut stream| stream.write(TOO_MANY));
             return;
@@ -91,7 +98,7 @@ impl Listener {
         let stall = 2 * Duration::from_millis(self.node.config.heartbeat.no_progress_ms.into());
         let socket = Socket::new(stream, stall, slot);
         // Boxed: the task keeps the size of its largest state, and this one ends when the socket is upgraded.
-        let connection = Box::pin(serve_connection(socket, peer, router.clone(), self.node.clone()));
+        let connection = Box::pin(serve_socket(socket, peer, self.secure.clone(), router.clone(), self.node.clone()));
         self.node.shutdown.spawn(connection);
     }
 }
@@ -101,8 +108,21 @@ fn is_of_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Answers the requests of one socket. Ends when it is closed, or was handed on to a WebSocket.
-async fn serve_connection(socket: Socket, peer: SocketAddr, router: Router, node: Arc<Node>) {
+/// One socket from accept to close: TLS where the port speaks it, then HTTP.
+async fn serve_socket(socket: Socket, peer: SocketAddr, secure: Option<Secure>, router: Router, node: Arc<Node>) {
+    let Some(secure) = secure else { return serve_http(socket, peer, router, node).await };
+    // Boxed: what a handshake needs is not kept for the life of the connection.
+    match Box::pin(secure.accept(socket, &node)).await {
+        Ok(stream) => Box::pin(serve_http(stream, peer, router, node)).await,
+        Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+    }
+}
+
+/// Answers the requests of one stream. Ends when it is closed, or was handed on to a WebSocket.
+async fn serve_http<S>(stream: S, peer: SocketAddr, router: Router, node: Arc<Node>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let listen = &node.config.listen;
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -116,7 +136,7 @@ async fn serve_connection(socket: Socket, peer: SocketAddr, router: Router, node
         .header_read_timeout(Duration::from_millis(listen.header_timeout_ms))
         .max_buf_size(listen.header_bytes)
         .keep_alive(!was_draining)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -6,6 +6,7 @@ mod health;
 pub mod listener;
 pub mod origin;
 mod page;
+mod secure;
 pub mod socket;
 mod well_known;
 
@@ -43,8 +44,9 @@ pub fn router(node: Arc<Node>, others: Router<Arc<Node>>) -> Router {
 }
 
 async fn check_host(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    if node.config.dev && !origin::is_addressed_to_loopback(request.headers()) {
-        return Refused::new(Code::Origin, "In development the node answers to loopback names only.").into_response();
+    if node.config.dev && !origin::is_addressed_to(request.headers(), node.config.lan) {
+        return Refused::new(Code::Origin, "In development the node answers to names of this machine only.")
+            .into_response();
     }
     next.run(request).await
 }

@@ -1,11 +1,15 @@
 //! The page at `/`, from the bundle that is built into the binary.
 
-use axum::extract::Path;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lanecast_protocol::codes::Code;
 
 use super::error::Refused;
+use crate::node::Node;
 
 struct Asset {
     path: &'static str,
@@ -17,20 +21,24 @@ struct Asset {
 const ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
 /// What the page may do: its own scripts, styles and images, and connections to this node. `'self'` does not cover
-/// `ws:` in older browsers, so the node's own host is named beside it.
+/// `ws:` in older browsers, nor the port of WebTransport, so the node's own host is named beside it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
                       manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       connect-src 'self'";
 
-pub(super) async fn index(headers: HeaderMap) -> Response {
-    serve("index.html", &headers)
+pub(super) async fn index(State(node): State<Arc<Node>>, headers: HeaderMap) -> Response {
+    serve("index.html", &headers, quic_port(&node))
 }
 
-pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
-    serve(&format!("assets/{path}"), &headers)
+pub(super) async fn asset(State(node): State<Arc<Node>>, Path(path): Path<String>, headers: HeaderMap) -> Response {
+    serve(&format!("assets/{path}"), &headers, quic_port(&node))
 }
 
-fn serve(path: &str, headers: &HeaderMap) -> Response {
+fn quic_port(node: &Node) -> Option<u16> {
+    node.quic_address.get().map(SocketAddr::port)
+}
+
+fn serve(path: &str, headers: &HeaderMap, quic_port: Option<u16>) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
         return Refused::new(Code::NotFound, "The page has no such file.").into_response();
     };
@@ -51,15 +59,19 @@ fn serve(path: &str, headers: &HeaderMap) -> Response {
     for (name, value) in fixed {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, content_security_policy(headers));
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, content_security_policy(headers, quic_port));
     response
 }
 
-fn content_security_policy(headers: &HeaderMap) -> HeaderValue {
+fn content_security_policy(headers: &HeaderMap, quic_port: Option<u16>) -> HeaderValue {
     // The host is repeated only if it cannot be anything but one: it comes from the request.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let is_plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
-    let own = host.filter(is_plain).map_or(String::new(), |host| format!(" ws://{host} wss://{host}"));
+    let own = host.filter(is_plain).map_or(String::new(), |host| {
+        let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+        let webtransport = quic_port.map_or(String::new(), |port| format!(" https://{name}:{port}"));
+        format!(" ws://{host} wss://{host}{webtransport}")
+    });
     HeaderValue::try_from(format!("{POLICY}{own}")).unwrap_or(HeaderValue::from_static(POLICY))
 }
 
@@ -73,17 +85,24 @@ mod tests {
 
     #[test]
     fn the_page_may_connect_to_its_own_node_only() {
-        let policy = |host| content_security_policy(&headers(header::HOST, host)).to_str().unwrap().to_owned();
-        assert!(policy("127.0.0.1:8080").ends_with("connect-src 'self' ws://127.0.0.1:8080 wss://127.0.0.1:8080"));
-        assert!(policy("x; script-src *").ends_with("connect-src 'self'"));
+        let policy = |host, quic| {
+            let policy = content_security_policy(&headers(header::HOST, host), quic);
+            policy.to_str().unwrap().split_once("connect-src ").unwrap().1.to_owned()
+        };
+        assert_eq!(policy("127.0.0.1:8080", None), "'self' ws://127.0.0.1:8080 wss://127.0.0.1:8080");
+        assert_eq!(policy("x; script-src *", Some(1)), "'self'");
+        assert_eq!(policy("a.b:80", Some(8443)), "'self' ws://a.b:80 wss://a.b:80 https://a.b:8443");
+        assert_eq!(policy("a.b", Some(8443)), "'self' ws://a.b wss://a.b https://a.b:8443");
+        assert_eq!(policy("[::1]:80", Some(8443)), "'self' ws://[::1]:80 wss://[::1]:80 https://[::1]:8443");
+        assert_eq!(policy("[::1]", Some(8443)), "'self' ws://[::1] wss://[::1] https://[::1]:8443");
     }
 
     #[test]
     fn an_unchanged_file_is_not_sent_again() {
-        let first = serve("index.html", &HeaderMap::new());
+        let first = serve("index.html", &HeaderMap::new(), None);
         assert_eq!(first.status(), 200);
         let etag = first.headers()[header::ETAG].to_str().unwrap();
-        assert_eq!(serve("index.html", &headers(header::IF_NONE_MATCH, etag)).status(), 304);
-        assert_eq!(serve("assets/../index.html", &HeaderMap::new()).status(), 404);
+        assert_eq!(serve("index.html", &headers(header::IF_NONE_MATCH, etag), None).status(), 304);
+        assert_eq!(serve("assets/../index.html", &HeaderMap::new(), None).status(), 404);
     }
 }

@@ -1,8 +1,8 @@
 //! The socket of one connection, from accept to close, through the upgrade to a WebSocket.
 //!
 //! Everything that must last exactly as long as the socket lives inside it, so that no layer above has to hand it on:
-//! the slot among the connections that the node takes, and the hold by which a drain waits for it. TLS will stand above
-//! it, the bounds on unsent bytes inside it.
+//! the slot among the connections that the node takes, and the hold by which a drain waits for it. TLS stands above it,
+//! the bounds on unsent bytes inside it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

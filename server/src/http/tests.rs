@@ -164,6 +164,7 @@ async fn the_routes_answer() {
     assert_eq!(known.json()["websocket"], "/v1/connect");
     assert_eq!(known.json()["capabilities"], serde_json::json!(["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS"]));
     assert!(known.head.contains("access-control-allow-origin: *"), "{}", known.head);
+    assert!(known.json().get("quic").is_none() && known.json().get("webtransport").is_none(), "not served");
     assert_eq!(node.get("/nothing").await.refusal(), (404, "NOT_FOUND".to_owned()));
     assert_eq!(node.get("/assets/missing.js").await.status, 404);
     let metrics = node.get("/metrics").await.body;
@@ -175,6 +176,20 @@ async fn the_routes_answer() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_is_served_beside_http_is_told() {
+    // LC-API-030
+    let node = start(|_| {}).await;
+    node.node.quic_address.set("127.0.0.1:8443".parse().unwrap()).unwrap();
+    let known = node.get("/.well-known/lanecast").await.json();
+    assert_eq!(known["quic"], serde_json::json!({ "port": 8443 }));
+    assert_eq!((&known["webtransport"]["port"], &known["webtransport"]["path"]), (&8443.into(), &"/v1/connect".into()));
+    let hashes = known["webtransport"]["certificateHashes"].as_array().unwrap();
+    assert_eq!((hashes.len(), hashes[0].as_str().unwrap().len()), (1, 44));
+    let page = node.get("/").await.head;
+    assert!(page.contains("ws://127.0.0.1:") && page.contains(" https://127.0.0.1:8443"), "{page}");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::node::Node;
@@ -19,7 +21,7 @@ pub(super) async fn document(State(node): State<Arc<Node>>) -> impl IntoResponse
 fn describe(node: &Node) -> Value {
     let limits = node.limits();
     let capabilities: Vec<&str> = node.session.capabilities.iter().map(|capability| capability.as_str_name()).collect();
-    json!({
+    let mut document = json!({
         "versions": [1],
         "websocket": "/v1/connect",
         "subprotocols": ["lanecast.v1", "lanecast.v1+json"],
@@ -34,5 +36,15 @@ fn describe(node: &Node) -> Value {
         },
         "development": node.config.dev,
         "node": &*node.id,
-    })
+    });
+    if let Some(address) = node.quic_address.get() {
+        document["quic"] = json!({ "port": address.port() });
+        document["webtransport"] = json!({ "port": address.port(), "path": "/v1/connect" });
+        let hashes = node.tls.as_ref().map(|tls| tls.hashes()).unwrap_or_default();
+        if !hashes.is_empty() {
+            let hashes: Vec<String> = hashes.iter().map(|hash| BASE64_STANDARD.encode(hash)).collect();
+            document["webtransport"]["certificateHashes"] = json!(hashes);
+        }
+    }
+    document
 }

@@ -223,6 +223,15 @@ label! {
 }
 
 label! {
+    /// Why a TLS handshake of the HTTP port came to nothing.
+    TlsFailure, "reason":
+    /// One side wanted what the other did not, or the peer left.
+    Refused = "refused",
+    /// It took too long.
+    Late = "late",
+}
+
+label! {
     /// How it went to take a certificate that was replaced.
     Reload, "result":
     /// New handshakes get the new one.

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use super::labels::{
     DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, Reload, ReplayOutcome, Route, Source,
-    StatusClass, Transport,
+    StatusClass, TlsFailure, Transport,
 };
 use super::series::Series;
 
@@ -59,6 +59,8 @@ pub struct Metrics {
     pub retries: Series<EngineCall, Counter>,
     /// 1 while clients are told that the store cannot be reached.
     pub degraded: Gauge,
+    /// TLS handshakes of the HTTP port that came to nothing.
+    pub tls_handshakes_failed: Series<TlsFailure, Counter>,
     /// Certificates that were replaced while the node ran.
     pub certificate_reloads: Series<Reload, Counter>,
     /// When the certificate ends, in seconds since the Unix epoch; 0 without one.
@@ -101,6 +103,7 @@ impl Metrics {
             room_reads: Series::register(r, "room_reads", "Reads of rooms for subscribers", counter),
             retries: Series::register(r, "retries", "Calls of the engine that were made again", counter),
             degraded: registered(r, "degraded", "1 while clients are told that the store cannot be reached"),
+            tls_handshakes_failed: Series::register(r, "tls_handshakes_failed", "TLS handshakes that failed", counter),
             certificate_reloads: Series::register(r, "certificate_reloads", "Certificates replaced", counter),
             certificate_expires: registered(
                 r,

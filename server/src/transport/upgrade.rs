@@ -50,7 +50,7 @@ async fn connect(
 }
 
 fn check(node: &Node, headers: &HeaderMap) -> Result<Encoding, Refused> {
-    if !origin::is_allowed(headers, &node.config.origins.allow, node.config.dev) {
+    if !origin::is_allowed(headers, &node.config) {
         return Err(Refused::new(Code::Origin, "Pages of this origin may not connect."));
     }
     if node.shutdown.is_draining() {
@@ -103,7 +103,7 @@ async fn set_rate(
     headers: HeaderMap,
     Json(rate): Json<Rate>,
 ) -> Response {
-    if !origin::is_allowed(&headers, &node.config.origins.allow, node.config.dev) {
+    if !origin::is_allowed(&headers, &node.config) {
         return Refused::new(Code::Origin, "Pages of this origin may not do this.").into_response();
     }
     match node.registry.find(&id) {

@@ -1,0 +1,192 @@
+//! HTTPS and wss over real sockets, with real files.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use lanecast_protocol::codec;
+use lanecast_protocol::v1;
+use lanecast_protocol::v1::frame::Body;
+use rustls::pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as ClientStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::{Certificate, Config};
+use crate::testing::Running;
+use crate::tls::testing::{Authority, write};
+use crate::transport::upgrade;
+
+/// A node whose certificate is in files of the test's own.
+struct Https {
+    node: Running,
+    authority: Authority,
+    folder: TempDir,
+}
+
+type Socket = WebSocketStream<ClientStream<TcpStream>>;
+
+impl Https {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+        let files = write(folder.path(), &authority.issue());
+        let pair = Arc::new(files.read().unwrap());
+        let with_certificate = |config: &mut Config| {
+            config.certificate = Some(Certificate { files, pair });
+            change(config);
+        };
+        let node = Running::start(with_certificate, Clock::system(), upgrade::routes(true)).await;
+        Self { node, authority, folder }
+    }
+
+    async fn handshake(&self) -> ClientStream<TcpStream> {
+        let connector = TlsConnector::from(self.authority.client(&[b"h2", b"http/1.1"]));
+        let name = ServerName::try_from("localhost").unwrap();
+        connector.connect(name, self.node.connect().await).await.unwrap()
+    }
+
+    /// The certificate that a new handshake is shown.
+    async fn shown(&self) -> Vec<u8> {
+        let stream = self.handshake().await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    async fn websocket(&self, origin: &str) -> Result<Socket, tokio_tungstenite::tungstenite::Error> {
+        let mut request = format!("wss://localhost:{}/v1/connect", self.node.address.port()).into_client_request()?;
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("lanecast.v1"));
+        request.headers_mut().insert("origin", HeaderValue::from_str(origin).unwrap());
+        Ok(tokio_tungstenite::client_async(request, self.handshake().await).await?.0)
+    }
+
+    /// A connection of a user.
+    async fn connect(&self) -> Socket {
+        let origin = format!("https://localhost:{}", self.node.address.port());
+        let mut socket = self.websocket(&origin).await.unwrap();
+        let hello = v1::Hello {
+            version_min: 1,
+            version_max: 1,
+            token: "dev:ann".into(),
+            instance: format!("{:032x}", rand::random::<u128>()),
+            ..Default::default()
+        };
+        assert!(matches!(ask(&mut socket, 1, Body::Hello(hello)).await, Body::Welcome(_)));
+        socket
+    }
+}
+
+async fn ask(socket: &mut Socket, id: u32, body: Body) -> Body {
+    socket.send(Message::Binary(codec::encode_body(id, body))).await.unwrap();
+    loop {
+        let packet = socket.next().await.expect("the connection lives").unwrap().into_data();
+        for record in codec::records(packet, usize::MAX) {
+            let frame = codec::decode(record.unwrap()).unwrap();
+            if frame.id == id {
+                return frame.body.unwrap();
+            }
+        }
+    }
+}
+
+async fn ping(socket: &mut Socket, stamp: u64) {
+    match ask(socket, 9, Body::Ping(v1::Ping { stamp })).await {
+        Body::Pong(pong) => assert_eq!(pong.stamp, stamp),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn certificate_in(folder: &Path) -> Vec<u8> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    CertificateDer::from_pem_file(folder.join("tls.crt")).unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_under_a_hundred_connections() {
+    let https = Https::start(|_| {}).await;
+    let before = certificate_in(https.folder.path());
+    assert_eq!(https.shown().await, before);
+    let mut sockets = Vec::new();
+    for _ in 0..100 {
+        sockets.push(https.connect().await);
+    }
+
+    write(https.folder.path(), &https.authority.issue());
+    let after = certificate_in(https.folder.path());
+    assert_ne!(after, before);
+    let replaced = async {
+        while https.shown().await != after {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), replaced).await.expect("new handshakes get the new certificate");
+
+    for (stamp, socket) in (1..).zip(&mut sockets) {
+        ping(socket, stamp).await;
+    }
+    assert_eq!(https.node.node.registry.len(), 100, "none was dropped");
+    let mut late = https.connect().await;
+    assert_eq!(late.get_ref().get_ref().1.peer_certificates().unwrap()[0].to_vec(), after);
+    ping(&mut late, 1).await;
+}
+
+#[tokio::test]
+async fn http_is_the_only_protocol_above_tls() {
+    let https = Https::start(|_| {}).await;
+    let mut stream = https.handshake().await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(!answer.contains("strict-transport-security"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_dawdles_is_closed() {
+    let https = Https::start(|config| config.tls.handshake_timeout_ms = 150).await;
+    let failed = |why| https.node.node.metrics.tls_handshakes_failed.of(why).get();
+    let mut slow = https.node.connect().await;
+    let (mut read, mut write) = slow.split();
+    let dawdle = async {
+        // The head of a ClientHello of 512 bytes, then a byte at a time.
+        let _ = write.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await;
+        for _ in 0..400 {
+            if write.write_all(&[0]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the whole handshake was taken");
+    };
+    let mut rest = Vec::new();
+    tokio::select! {
+        () = dawdle => {}
+        _ = read.read_to_end(&mut rest) => {}
+    }
+    assert_eq!((failed(TlsFailure::Late), failed(TlsFailure::Refused)), (1, 0));
+
+    let mut plain = https.node.connect().await;
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let _ = plain.read_to_end(&mut rest).await;
+    assert_eq!(failed(TlsFailure::Refused), 1, "HTTP without TLS");
+    while https.node.node.metrics.sockets.get() != 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_own_origin_of_a_node_with_tls_is_https() {
+    // LC-SEC-001
+    let https = Https::start(|_| {}).await;
+    let port = https.node.address.port();
+    assert!(https.websocket(&format!("https://localhost:{port}")).await.is_ok());
+    assert!(https.websocket(&format!("http://localhost:{port}")).await.is_err(), "whoever is in the middle wrote it");
+}
