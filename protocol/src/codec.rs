@@ -14,9 +14,9 @@ use crate::v1;
 use crate::v1::frame::Body;
 
 /// Field of `Packet` that holds a frame.
-const FRAMES: u32 = 1;
+pub(crate) const FRAMES: u32 = 1;
 /// Field of `Packet` that holds the header of a QUIC stream.
-const STREAM_HEADER: u32 = 2;
+pub(crate) const STREAM_HEADER: u32 = 2;
 /// Field of `Frame` that holds an event.
 const EVENT: u32 = 13;
 

@@ -112,6 +112,39 @@ impl Lane {
     }
 }
 
+/// A set of lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lanes(u8);
+
+impl Lanes {
+    /// No lane.
+    pub const NONE: Self = Self(0);
+    /// All lanes.
+    pub const ALL: Self = Self(0b1_1111);
+
+    /// Whether the lane is in the set.
+    pub const fn contains(self, lane: Lane) -> bool {
+        self.0 & 1 << lane.index() != 0
+    }
+
+    /// The set and this lane.
+    #[must_use]
+    pub const fn with(self, lane: Lane) -> Self {
+        Self(self.0 | 1 << lane.index())
+    }
+
+    /// The set but this lane.
+    #[must_use]
+    pub const fn without(self, lane: Lane) -> Self {
+        Self(self.0 & !(1 << lane.index()))
+    }
+
+    /// Whether no lane is in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
 impl From<DurableLane> for Lane {
     fn from(lane: DurableLane) -> Self {
         match lane {

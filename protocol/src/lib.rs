@@ -5,12 +5,14 @@
 //! - [`codes`], [`position`], [`room`], [`lane`]: the table of codes, numbers, names and patterns, priority classes;
 //! - [`log`]: what a room stores, numbers and forgets; [`place`] reads it for one subscriber, every seq once;
 //! - [`outbox`], [`lossy`]: what waits for a transport, and what may be lost on the way to a slow one;
+//! - [`binding`]: how lanes become streams and datagrams on a transport that has them;
 //! - [`tracker`], [`inbox`], [`publisher`]: what a client received, what its application took, what it still has to send;
 //! - [`session`]: the state machines of both roles, which put all of this together.
 //!
 //! It refuses to know tasks, sockets, clocks and randomness; a lint and a test of its dependencies keep it so.
 #![forbid(unsafe_code)]
 
+pub mod binding;
 pub mod codec;
 pub mod codes;
 pub mod inbox;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::lane::Lane;
+use crate::lane::{Lane, Lanes};
 
 /// Most unsent bytes of lane control; beyond it the peer asks faster than it reads (LC-FLOW-004).
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
@@ -117,10 +117,12 @@ impl Outbox {
         }
     }
 
-    /// The next record to send at this time of the node's clock.
-    pub fn pop(&mut self, now_ms: u64) -> Option<Output> {
+    /// The next record to send at this time of the node's clock, of one of these lanes: a transport with streams may
+    /// have room for some lanes only.
+    pub fn pop(&mut self, now_ms: u64, lanes: Lanes) -> Option<Output> {
         loop {
-            let lane = Lane::ALL.into_iter().find(|lane| !self.lanes[lane.index()].is_empty())?;
+            let mut waiting = Lane::ALL.into_iter().filter(|lane| !self.lanes[lane.index()].is_empty());
+            let lane = waiting.find(|lane| lanes.contains(*lane))?;
             let queue = &mut self.lanes[lane.index()];
             let entry = queue.pop_front()?;
             if queue.is_empty() && queue.capacity() > 4 {
@@ -181,8 +183,12 @@ mod tests {
             outbox.push(lane, Bytes::from(text));
         }
         assert_eq!(outbox.bytes(Lane::Normal), 4);
-        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(0)).map(|output| output.record).collect();
-        assert_eq!(order, ["c1", "u1", "n1", "n2", "b1"]);
+        assert_eq!(outbox.pop(0, Lanes::NONE.with(Lane::Signal)), None);
+        outbox.push(Lane::Bulk, Bytes::from("b2"));
+        assert_eq!(outbox.pop(0, Lanes::NONE.with(Lane::Bulk)).unwrap().record, "b1");
+        outbox.push(Lane::Urgent, Bytes::from("u2"));
+        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(0, Lanes::ALL)).map(|output| output.record).collect();
+        assert_eq!(order, ["c1", "u1", "u2", "n1", "n2", "b2"]);
         assert!(outbox.is_empty());
         assert_eq!(Lane::ALL.map(|lane| outbox.bytes(lane)), [0; 5]);
     }
@@ -195,7 +201,7 @@ mod tests {
         outbox.push_expiring(Lane::Normal, Bytes::from("late"), expiry(10, "gap"));
         outbox.push_expiring(Lane::Signal, Bytes::from("late"), expiry(10, ""));
         outbox.push_expiring(Lane::Bulk, Bytes::from("in time"), expiry(11, "gap"));
-        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(10)).map(|output| output.record).collect();
+        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(10, Lanes::ALL)).map(|output| output.record).collect();
         assert_eq!(order, ["gap", "in time"]);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::lane::Lane;
+use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::CONTROL_BYTES_MAX;
 use lanecast_protocol::place::{Batch, Stored};
 use lanecast_protocol::position::{DurableLane, PerLane, Position};
@@ -190,7 +190,7 @@ fn a_node_survives_whatever_a_client_sends() {
         let subject = &mut sessions[state as usize];
         for record in codec::records(mutated(&mut rng, &corpus), config().limits.record_bytes as usize) {
             match record {
-                Ok(record) => drop(subject.handle_record(now(time), record)),
+                Ok(record) => drop(subject.handle_record(now(time), None, record)),
                 Err(fault) => subject.handle_fault(fault),
             }
         }
@@ -206,14 +206,14 @@ fn a_node_survives_whatever_a_client_sends() {
         if let Some(code) = subject.closing() {
             assert!(Code::from_number(code.number().into()).is_some());
             *closes.entry(code).or_insert(0u64) += 1;
-            let last = std::iter::from_fn(|| subject.poll_output(now(time))).last().unwrap();
+            let last = std::iter::from_fn(|| subject.poll_output(now(time), Lanes::ALL)).last().unwrap();
             let record = codec::records(last.record, usize::MAX).next().unwrap().unwrap();
             let Some(Body::Error(error)) = codec::decode(record).unwrap().body else { panic!("no Error") };
             assert_eq!((error.code, error.closing), (code.number().into(), true));
             subject.transport_closed();
             sessions[state as usize] = session(state, now(time));
         } else if rng.random_bool(0.1) {
-            while subject.poll_output(now(time)).is_some() {}
+            while subject.poll_output(now(time), Lanes::ALL).is_some() {}
         }
     }
     assert!(closes.len() >= 4, "{closes:?}");
@@ -249,7 +249,7 @@ fn drive(rng: &mut SmallRng, client: &mut Client, at: Now, ordered: bool) -> Opt
         let limits = Some(v1::Limits { publishes_in_flight: 4, signals_per_second: 5, ..Default::default() });
         let welcome = v1::Welcome { version: 1, limits, ..Default::default() };
         let frame = v1::Frame { id: 1, body: Some(Body::Welcome(welcome)) };
-        client.handle_record(at, codec::records(codec::encode(&frame), 1 << 20).next().unwrap().unwrap());
+        client.handle_record(at, None, codec::records(codec::encode(&frame), 1 << 20).next().unwrap().unwrap());
     }
     closed
 }
@@ -277,7 +277,7 @@ fn subscribed(client: &mut Client, at: Now, record: Bytes) {
                 ..Default::default()
             };
             let frame = codec::encode_body(id, Body::Subscribed(frame));
-            client.handle_record(at, codec::records(frame, 1 << 20).next().unwrap().unwrap());
+            client.handle_record(at, None, codec::records(frame, 1 << 20).next().unwrap().unwrap());
         }
     }
 }
@@ -323,14 +323,14 @@ fn a_client_survives_whatever_a_node_sends() {
             let packet = mutated(&mut rng, if number % 4 == 0 { &fitting } else { &corpus });
             for record in codec::records(packet, 1 << 20) {
                 let Ok(record) = record else { break };
-                subject.handle_record(at, record);
+                subject.handle_record(at, None, record);
             }
             if rng.random_bool(0.05) {
                 let _ = subject.publish(at, "chat.a", DurableLane::Normal, Bytes::from_static(b"\n\x01t"), 0);
             }
             let mut written = 0;
             let mut asked = Vec::new();
-            while let Some(output) = subject.poll_output(at) {
+            while let Some(output) = subject.poll_output(at, Lanes::ALL) {
                 written += output.record.len();
                 asked.push(output.record);
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::lane::Lane;
+use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::position::DurableLane::Normal;
 use lanecast_protocol::session::client::ClientState;
 use lanecast_protocol::session::server::Accepted;
@@ -66,7 +66,7 @@ fn a_ping_is_answered_by_either_side() {
     pair.receive_raw(at, &[v1::Frame { id: 4, body: Some(Body::Ping(v1::Ping { stamp: 5 })) }]);
     let mut answers = Vec::new();
     let now = pair.now;
-    while let Some(output) = pair.peers[at].client.poll_output(now) {
+    while let Some(output) = pair.peers[at].client.poll_output(now, Lanes::ALL) {
         let record = lanecast_protocol::codec::records(output.record, 1000).next().unwrap().unwrap();
         answers.push(lanecast_protocol::codec::decode(record).unwrap());
     }

@@ -1,6 +1,7 @@
 //! A bare connection: one server session, frames in and frames out, no client.
 
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::server::{Accepted, Opened, Request, Session};
 use lanecast_protocol::v1::frame::Body;
@@ -48,7 +49,7 @@ impl Raw {
     pub fn send_bytes(&mut self, packet: Vec<u8>) {
         for record in codec::records(packet.into(), config().limits.record_bytes as usize) {
             match record {
-                Ok(record) => drop(self.session.handle_record(self.now, record)),
+                Ok(record) => drop(self.session.handle_record(self.now, None, record)),
                 Err(fault) => self.session.handle_fault(fault),
             }
         }
@@ -102,7 +103,7 @@ impl Raw {
 
     pub fn received(&mut self) -> Vec<v1::Frame> {
         let mut frames = Vec::new();
-        while let Some(output) = self.session.poll_output(self.now) {
+        while let Some(output) = self.session.poll_output(self.now, Lanes::ALL) {
             for record in codec::records(output.record, usize::MAX) {
                 frames.push(codec::decode(record.unwrap()).unwrap());
             }

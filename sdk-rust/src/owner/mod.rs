@@ -24,6 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::publisher::Ticket;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::client::{self as session, Action, Event, RECORD_BYTES_MAX};
@@ -284,7 +285,7 @@ impl Owner {
     fn packet(&mut self, now: Now, packet: Bytes) {
         for record in codec::records(packet, RECORD_BYTES_MAX) {
             match record {
-                Ok(record) => self.session.handle_record(now, record),
+                Ok(record) => self.session.handle_record(now, None, record),
                 Err(error) => return self.fault(now, error.code),
             }
             // The session's events are drained record by record, so that a packet of many makes no queue of them.
@@ -372,7 +373,7 @@ impl Owner {
         let now = self.clock.now();
         let session = &mut self.session;
         let message_max = session.record_bytes_max();
-        link.write(&mut || session.poll_output(now), message_max);
+        link.write(&mut || session.poll_output(now, Lanes::ALL), message_max);
     }
 
     /// Hands on what happened. Returns whether something did.

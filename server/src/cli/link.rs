@@ -9,6 +9,7 @@ use clap::Args;
 use futures_util::{SinkExt, StreamExt};
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::publisher::Bounds;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::client::{Action, Client, ClientState, Event, Options, RECORD_BYTES_MAX};
@@ -125,7 +126,7 @@ impl Link {
     async fn write(&mut self) {
         let mut packet = BytesMut::new();
         loop {
-            let output = self.client.poll_output(self.now());
+            let output = self.client.poll_output(self.now(), Lanes::ALL);
             let done = output.is_none();
             if let Some(output) = output {
                 packet.extend_from_slice(&output.record);
@@ -168,7 +169,7 @@ impl Link {
     fn records(&mut self, packet: Bytes) {
         for record in codec::records(packet, RECORD_BYTES_MAX) {
             match record {
-                Ok(record) => self.client.handle_record(self.now(), record),
+                Ok(record) => self.client.handle_record(self.now(), None, record),
                 Err(_) => return self.lost(Some(Code::Protocol.number())),
             }
         }

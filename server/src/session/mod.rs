@@ -80,8 +80,8 @@ pub struct Connection<T> {
     counted_bytes: [u32; 5],
     /// Whether input is looked at before output in the next wait.
     input_first: bool,
-    /// Whether a write is under way.
-    writing: bool,
+    /// Once the session closes: until when its last words may take, monotonic ms.
+    close_by_ms: Option<u64>,
     /// With a rate limit: when the next write may begin, monotonic ms.
     write_at_ms: u64,
 }
@@ -117,7 +117,7 @@ impl<T: Transport> Connection<T> {
             pending: None,
             counted_bytes: [0; 5],
             input_first: true,
-            writing: false,
+            close_by_ms: None,
             write_at_ms: 0,
         }
     }
@@ -127,13 +127,12 @@ impl<T: Transport> Connection<T> {
         loop {
             self.work();
             self.start_write();
-            if self.session.closing().is_some() && !self.writing && !self.session.has_output() {
+            if self.is_done() {
                 break Box::pin(self.close()).await;
             }
             match self.wait().await {
                 Wake::Flushed(Ok(())) => {
-                    self.writing = false;
-                    self.session.progress(self.now(), self.session.has_output());
+                    self.session.progress(self.now(), self.session.has_output() || self.transport.is_busy());
                 }
                 Wake::Flushed(Err(Gone)) | Wake::Received(Received::Closed) => break,
                 Wake::Received(received) => {
@@ -145,6 +144,17 @@ impl<T: Transport> Connection<T> {
                 Wake::Other => self.session.handle_timeout(self.now()),
             }
         }
+    }
+
+    /// Whether the session closes and has said why, or could not for too long.
+    fn is_done(&mut self) -> bool {
+        if self.session.closing().is_none() {
+            return false;
+        }
+        let now_ms = self.now().monotonic_ms;
+        let by_ms = *self.close_by_ms.get_or_insert(now_ms + self.session.no_progress_ms());
+        let said = !self.session.has_output() && self.transport.takes().contains(Lane::Control);
+        said || by_ms <= now_ms
     }
 
     fn now(&self) -> Now {
@@ -164,11 +174,11 @@ impl<T: Transport> Connection<T> {
             match received {
                 Received::Closed => return false,
                 Received::Fault(fault) => self.session.handle_fault(fault),
-                Received::Records(records) => {
+                Received::Records(records, stream) => {
                     for record in records {
                         match record {
                             Ok(record) => {
-                                if let Some(lane) = self.session.handle_record(self.now(), record) {
+                                if let Some(lane) = self.session.handle_record(self.now(), stream, record) {
                                     self.node.metrics.frames_in.of(lane).inc();
                                 }
                             }
@@ -197,9 +207,10 @@ impl<T: Transport> Connection<T> {
 
     async fn wait(&mut self) -> Wake {
         let now_ms = self.now().monotonic_ms;
-        let throttled = (self.session.has_output() && !self.writing).then_some(self.write_at_ms);
+        let throttled = Some(self.write_at_ms).filter(|at| *at > now_ms && self.session.has_output());
         let again = self.pending.as_ref().and_then(|pending| pending.due_at_ms());
-        let deadline = [self.session.poll_timeout(), throttled, again].into_iter().flatten().min();
+        let deadlines = [self.session.poll_timeout(), self.close_by_ms, throttled, again];
+        let deadline = deadlines.into_iter().flatten().min();
         let sleep = Duration::from_millis(deadline.map_or(u64::from(u32::MAX), |at| at.saturating_sub(now_ms)));
         let entry = Arc::clone(&self.entry);
         let mut woken = pin!(entry.mailbox.woken());
@@ -222,7 +233,7 @@ impl<T: Transport> Connection<T> {
                     return Poll::Ready(Wake::Received(received));
                 }
                 if !input
-                    && self.writing
+                    && self.transport.is_busy()
                     && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
                 {
                     self.input_first = true;
@@ -260,10 +271,7 @@ impl<T: Transport> Connection<T> {
         self.try_again();
         self.session.tell_degraded(self.hub().is_degraded());
         self.read_rooms();
-        if !self.writing {
-            // While a write is under way they wait where they can still be conflated or dropped (LC-SIG-009).
-            self.take_lossy();
-        }
+        self.take_lossy();
         self.pending.take_if(|pending| pending.is_empty());
     }
 
@@ -310,12 +318,18 @@ impl<T: Transport> Connection<T> {
         }
     }
 
+    /// Takes what may be lost, of lanes that can be written now: the rest waits where it can still be conflated or
+    /// dropped (LC-SIG-009).
     fn take_lossy(&mut self) {
         let now = self.now();
+        let takes = self.transport.takes();
+        if takes.is_empty() {
+            return;
+        }
         let session = std::cell::RefCell::new(&mut self.session);
         self.entry.mailbox.take_lossy(
             now.wall_ms,
-            |lane| session.borrow().has_room(lane),
+            |lane| takes.contains(lane) && session.borrow().has_room(lane),
             |lane, record, expiry| session.borrow_mut().send(lane, record, expiry),
         );
     }
@@ -419,23 +433,22 @@ impl<T: Transport> Connection<T> {
 
     fn start_write(&mut self) {
         let now = self.now();
-        if self.writing || (self.write_at_ms > now.monotonic_ms && self.session.closing().is_none()) {
+        if self.write_at_ms > now.monotonic_ms && self.session.closing().is_none() {
             return;
         }
         let rate = self.entry.rate();
         let bytes_max = rate.map_or(usize::MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
         let (session, metrics) = (&mut self.session, &self.node.metrics);
-        let bytes = self.transport.send(bytes_max, &mut || {
-            let output = session.poll_output(now)?;
+        let bytes = self.transport.send(bytes_max, &mut |lanes| {
+            let output = session.poll_output(now, lanes)?;
             metrics.frames_out.of(output.lane).inc();
             metrics.queue_age.of(output.lane).observe(output.waited_ms as f64 / 1000.0);
             Some(output)
         });
         if bytes > 0 {
-            self.writing = true;
             self.write_at_ms = rate.map_or(0, |rate| now.monotonic_ms + bytes as u64 * 1000 / rate);
             self.node.metrics.writes.inc();
-            self.session.progress(now, true);
+            self.session.progress(now, self.session.has_output() || self.transport.is_busy());
         }
         self.count_queues();
     }
@@ -474,7 +487,7 @@ impl<T: Transport> Connection<T> {
                     Poll::Ready(Received::Closed) => return Poll::Ready(()),
                     // After a fault the stream cannot be understood any more; the time-out ends the wait.
                     Poll::Ready(Received::Fault(_)) | Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Received::Records(_)) => {}
+                    Poll::Ready(Received::Records(..)) => {}
                 }
             }
         });

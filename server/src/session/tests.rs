@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use lanecast_protocol::codec;
+use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::log::{Append, Origin, Retention};
-use lanecast_protocol::outbox::Output;
 use lanecast_protocol::v1::frame::Body;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::probe::Probe;
 use crate::engine::{Engine, EngineSink};
+use crate::transport::Source;
 
 struct Silent;
 
@@ -22,8 +23,14 @@ impl Transport for Silent {
     fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Received> {
         Poll::Pending
     }
-    fn send(&mut self, _: usize, _: &mut dyn FnMut() -> Option<Output>) -> usize {
+    fn takes(&self) -> Lanes {
+        Lanes::ALL
+    }
+    fn send(&mut self, _: usize, _: &mut Source<'_>) -> usize {
         0
+    }
+    fn is_busy(&self) -> bool {
+        false
     }
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         Poll::Ready(Ok(()))
@@ -49,14 +56,22 @@ struct Pipe {
 impl Transport for Pipe {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         self.records.poll_recv(cx).map(|packet| match packet {
-            Some(packet) => Received::Records(codec::records(packet, usize::MAX)),
+            Some(packet) => Received::Records(codec::records(packet, usize::MAX), None),
             None => Received::Closed,
         })
     }
 
-    fn send(&mut self, _: usize, next: &mut dyn FnMut() -> Option<Output>) -> usize {
+    fn takes(&self) -> Lanes {
+        Lanes::ALL
+    }
+
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    fn send(&mut self, _: usize, next: &mut Source<'_>) -> usize {
         let mut bytes = 0;
-        while let Some(output) = next() {
+        while let Some(output) = next(Lanes::ALL) {
             bytes += output.record.len();
             for record in codec::records(output.record, usize::MAX) {
                 let _ = self.frames.send(codec::decode(record.unwrap()).unwrap());

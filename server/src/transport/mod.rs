@@ -10,36 +10,49 @@ use std::task::{Context, Poll};
 
 use lanecast_protocol::codec::{CodecError, Records};
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::Output;
 
 /// What came from the peer.
 #[derive(Debug)]
 pub enum Received {
-    /// Records, in order.
-    Records(Records),
+    /// Records, in order, and the lane of the stream or datagram on which they came; none on a transport that folds all
+    /// lanes into one pipe.
+    Records(Records, Option<Lane>),
     /// Bytes that the protocol forbids; the session closes with the code.
     Fault(CodecError),
     /// The peer is gone, or has closed its side.
     Closed,
 }
 
+/// Where a transport takes outputs from: the next one of one of these lanes.
+pub type Source<'a> = dyn FnMut(Lanes) -> Option<Output> + 'a;
+
 /// A connection to a peer.
 pub trait Transport: Send {
     /// The next thing that came. Cancel safe.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received>;
 
-    /// Takes outputs from `next` while they fit into one write of about `bytes_max`, in the order given; returns the
-    /// bytes of that write, 0 if there was nothing to send. Call it only when the former write was flushed: what is
-    /// handed over can no longer be reordered, so it is kept small.
-    fn send(&mut self, bytes_max: usize, next: &mut dyn FnMut() -> Option<Output>) -> usize;
+    /// The lanes of which it takes outputs now. What is handed over can no longer be reordered, so a lane whose last
+    /// output is not written takes no further one; a pipe is one lane in this.
+    fn takes(&self) -> Lanes;
 
-    /// Writes what was handed over: `Ready(Ok)` when the operating system took it all. Cancel safe.
+    /// Takes outputs of the lanes that it [`takes`](Self::takes) while they fit into one write of about `bytes_max`, in
+    /// the order given; returns their bytes, 0 if there was nothing to send.
+    fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize;
+
+    /// Whether something was handed over that is not written, or whose end has to be waited for.
+    fn is_busy(&self) -> bool;
+
+    /// Drives what was handed over: `Ready(Ok)` each time some of it got through, so that it may take more. To be called
+    /// while it [`is_busy`](Self::is_busy). Cancel safe.
     ///
     /// # Errors
     /// If the peer is gone.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>>;
 
     /// Begins to close with a code of the table; flush as after [`Self::send`], then wait for [`Received::Closed`].
+    /// Dropping it closes at once.
     fn start_close(&mut self, code: Code);
 }
 

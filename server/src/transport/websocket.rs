@@ -9,10 +9,10 @@ use futures_util::{Sink, Stream};
 use lanecast_protocol::codec::{self, CodecError};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::json;
-use lanecast_protocol::outbox::Output;
+use lanecast_protocol::lane::Lanes;
 use tokio_tungstenite::tungstenite;
 
-use super::{Gone, Received, Transport};
+use super::{Gone, Received, Source, Transport};
 
 /// Bytes of records that go into one message, unless a single record is longer. What is in a message is beyond our
 /// queues, so it bounds how long an urgent record can wait behind others; below it the cost per message shows.
@@ -63,7 +63,7 @@ impl WebSocketTransport {
     }
 
     fn received(&self, message: Message) -> Option<Received> {
-        let records = |packet| Received::Records(codec::records(packet, self.record_bytes));
+        let records = |packet| Received::Records(codec::records(packet, self.record_bytes), None);
         let fault = |code, detail| Received::Fault(CodecError { code, detail });
         Some(match (message, self.encoding) {
             (Message::Binary(packet), Encoding::Binary) => records(packet),
@@ -125,7 +125,19 @@ impl Transport for WebSocketTransport {
         }
     }
 
-    fn send(&mut self, bytes_max: usize, next: &mut dyn FnMut() -> Option<Output>) -> usize {
+    fn takes(&self) -> Lanes {
+        if self.is_busy() { Lanes::NONE } else { Lanes::ALL }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.unsent.is_some() || self.dirty
+    }
+
+    fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize {
+        if self.is_busy() {
+            return 0;
+        }
+        let mut next = || next(Lanes::ALL);
         let bytes_max = bytes_max.min(MESSAGE_BYTES);
         let Some(mut packet) = self.carry.take().or_else(|| next().map(|output| output.record)) else { return 0 };
         let mut joined = BytesMut::new();

@@ -40,10 +40,11 @@ pub use self::signals::Outgoing;
 use self::signals::Signals;
 use super::Now;
 use super::server::VERSION;
+use crate::binding;
 use crate::codec;
 use crate::codes::{Action as Advice, Code, action_of};
 use crate::inbox::{Item, Placed};
-use crate::lane::Lane;
+use crate::lane::{Lane, Lanes};
 use crate::outbox::{Outbox, Output, Route};
 use crate::position::Position;
 use crate::publisher::{Publisher, Settled, Ticket};
@@ -231,12 +232,13 @@ impl Client {
         }
     }
 
-    /// Takes one encoded frame: an item of [`codec::records`].
-    pub fn handle_record(&mut self, now: Now, record: Bytes) {
+    /// Takes one encoded frame: an item of [`codec::records`]. `stream` is the lane of the stream or datagram on which it
+    /// came; `None` on a transport that folds all lanes into one pipe.
+    pub fn handle_record(&mut self, now: Now, stream: Option<Lane>, record: Bytes) {
         let bytes = record.len();
         let Ok(frame) = codec::decode(record) else { return self.give_up(now, Code::Protocol) };
         let Some(body) = frame.body else { return };
-        if !bounds::in_bounds(&body) {
+        if !bounds::in_bounds(&body) || binding::check_lane(stream, Some(Lane::of(&body))).is_err() {
             return self.give_up(now, Code::Protocol);
         }
         match &mut self.link {
@@ -407,10 +409,10 @@ impl Client {
         self.actions.pop_front()
     }
 
-    /// The next record to write.
-    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+    /// The next record to write, of one of the lanes for which the transport has room.
+    pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
         self.fill(now);
-        let mut output = self.outbox.pop(now.wall_ms)?;
+        let mut output = self.outbox.pop(now.wall_ms, lanes)?;
         if output.route == Route::Message {
             // Publishes of a room have to be stored in order: streams that overtake one another would only have them
             // refused as out of order and sent again.

@@ -38,9 +38,10 @@ pub use self::check::{TOKEN_BYTES_MAX, body_len, check_envelope, check_numbers, 
 pub use self::delivery::gap_record;
 pub use self::request::{Accepted, Asked, Config, Opened, Read, Request};
 use super::{Now, Refusal};
+use crate::binding;
 use crate::codec::{self, CodecError};
 use crate::codes::Code;
-use crate::lane::Lane;
+use crate::lane::{Lane, Lanes};
 use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output};
 use crate::place::Place;
 use crate::position::{PerLane, Position};
@@ -204,12 +205,16 @@ impl Session {
 
     // Inputs.
 
-    /// Takes one encoded frame: an item of [`codec::records`]. Returns the lane on which it travelled, if it is known.
-    pub fn handle_record(&mut self, now: Now, record: Bytes) -> Option<Lane> {
+    /// Takes one encoded frame: an item of [`codec::records`]. Returns its lane, if it is known. `stream` is the lane of
+    /// the stream or datagram on which it came; `None` on a transport that folds all lanes into one pipe.
+    pub fn handle_record(&mut self, now: Now, stream: Option<Lane>, record: Bytes) -> Option<Lane> {
         match codec::decode(record) {
             Ok(frame) => {
                 let lane = frame.body.as_ref().map(Lane::of);
-                self.handle_frame(now, frame);
+                match binding::check_lane(stream, lane) {
+                    Ok(()) => self.handle_frame(now, frame),
+                    Err(fault) => self.handle_fault(fault),
+                }
                 lane
             }
             Err(fault) => {
@@ -471,10 +476,10 @@ impl Session {
         Some(Request::History { id, history })
     }
 
-    /// The next record to write. When it is `None` and [`Self::closing`] says a code, close the transport with it and
-    /// call [`Self::transport_closed`].
-    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
-        self.outbox.pop(now.wall_ms)
+    /// The next record to write, of one of the lanes for which the transport has room. When it is `None` for all lanes
+    /// and [`Self::closing`] says a code, close the transport with it and call [`Self::transport_closed`].
+    pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
+        self.outbox.pop(now.wall_ms, lanes)
     }
 
     /// How much expired in the queue, by lane as in [`Lane::ALL`], since this was called last.
@@ -528,6 +533,11 @@ impl Session {
     pub fn has_room(&self, lane: Lane) -> bool {
         let bytes_max = if lane == Lane::Signal { SIGNAL_BYTES_MAX } else { self.config.lane_bytes };
         self.is_open() && self.outbox.bytes(lane) < bytes_max
+    }
+
+    /// How long a peer may take nothing, ms (LC-FLOW-005).
+    pub fn no_progress_ms(&self) -> u64 {
+        self.config.no_progress_ms
     }
 
     /// Unsent bytes of a lane.

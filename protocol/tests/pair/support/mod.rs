@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::log::RoomLog;
 use lanecast_protocol::position::{DurableLane, Position};
 use lanecast_protocol::publisher::{Bounds, Settled, Ticket};
@@ -372,7 +373,7 @@ impl Pair {
         if let Some(conn) = self.node.conns.get_mut(&conn) {
             for record in codec::records(packet, limit) {
                 match record {
-                    Ok(record) => drop(conn.session.handle_record(self.now, record)),
+                    Ok(record) => drop(conn.session.handle_record(self.now, None, record)),
                     Err(fault) => conn.session.handle_fault(fault),
                 }
             }
@@ -382,7 +383,7 @@ impl Pair {
 
     fn client_takes(&mut self, at: usize, packet: Bytes) {
         for record in codec::records(packet, RECORD_BYTES_MAX) {
-            self.peers[at].client.handle_record(self.now, record.expect("the node sends whole records"));
+            self.peers[at].client.handle_record(self.now, None, record.expect("the node sends whole records"));
         }
         self.drain_events(at);
     }
@@ -486,14 +487,14 @@ impl Pair {
     fn write_up(&mut self, at: usize) -> bool {
         let Peer { client, link: Some(link), .. } = &mut self.peers[at] else { return false };
         let now = self.now;
-        link.up.write(now.monotonic_ms, &mut self.rng, || client.poll_output(now)) > 0
+        link.up.write(now.monotonic_ms, &mut self.rng, || client.poll_output(now, Lanes::ALL)) > 0
     }
 
     fn write_down(&mut self, at: usize) -> bool {
         let Some(link) = &mut self.peers[at].link else { return false };
         let Some(conn) = self.node.conns.get_mut(&link.conn) else { return false };
         let now = self.now;
-        let written = link.down.write(now.monotonic_ms, &mut self.rng, || conn.session.poll_output(now));
+        let written = link.down.write(now.monotonic_ms, &mut self.rng, || conn.session.poll_output(now, Lanes::ALL));
         let waiting = conn.session.has_output();
         if written > 0 || (waiting && !link.waiting) {
             conn.session.progress(now, waiting);
