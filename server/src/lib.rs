@@ -8,6 +8,7 @@
 //! the [`clock`] only. Refuses: knowing any SDK. The wire and its rules live in `lanecast-protocol`.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod api;
 pub mod auth;
 pub mod cli;

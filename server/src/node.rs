@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use lanecast_protocol::session::server as session;
 use lanecast_protocol::v1;
 
+use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -44,6 +45,8 @@ pub struct Node {
     pub clock: Clock,
     /// How the node ends.
     pub shutdown: Shutdown,
+    /// Who may open one more connection.
+    pub admission: Admission,
     /// Who may do what.
     pub auth: Arc<Auth>,
     /// What the probes are told.
@@ -98,6 +101,7 @@ impl Node {
         let health = Arc::new(Health::default());
         let hub = Hub::new(clock.clone(), Arc::clone(&metrics), Arc::clone(&health), config.policies.clone());
         Self {
+            admission: Admission::new(&config, Arc::clone(&metrics)),
             auth: Arc::new(Auth::new(&config, clock.clone())),
             session: Arc::new(session_config(&id, &config)),
             tls: certificate(&config, &clock).map(Arc::new),

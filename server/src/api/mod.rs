@@ -12,14 +12,13 @@ mod query;
 mod read;
 mod sse;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{ConnectInfo, FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::routing::{get, post};
@@ -29,6 +28,7 @@ use lanecast_protocol::room::RoomName;
 
 use crate::auth::Identity;
 use crate::http::error::Refused;
+use crate::http::forwarded::Client;
 use crate::node::Node;
 
 /// The routes of the API.
@@ -48,15 +48,15 @@ pub fn routes() -> Router<Arc<Node>> {
 /// Who asks.
 pub(crate) struct Asker {
     pub(crate) identity: Identity,
-    pub(crate) peer: SocketAddr,
+    pub(crate) client: Client,
 }
 
 impl FromRequestParts<Arc<Node>> for Asker {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Refused> {
-        let internal = |_| Refused::new(Code::Internal, "The listener did not say who is there.");
-        let ConnectInfo(peer) = ConnectInfo::<SocketAddr>::from_request_parts(parts, node).await.map_err(internal)?;
+        let client = Client::from_request_parts(parts, node).await?;
+        let peer = client.address;
         // Two headers are two claims; neither counts.
         let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
         let authorization = match (given.next(), given.next()) {
@@ -68,14 +68,14 @@ impl FromRequestParts<Arc<Node>> for Asker {
             tracing::debug!(%peer, %error, "request refused");
             Refused::new(error.code(), format!("Credential: {error}."))
         })?;
-        Ok(Self { identity, peer })
+        Ok(Self { identity, client })
     }
 }
 
 /// Who asks, and about which room.
 pub(crate) struct Caller {
     pub(crate) identity: Identity,
-    pub(crate) peer: SocketAddr,
+    pub(crate) client: Client,
     pub(crate) room: RoomName,
 }
 
@@ -83,10 +83,10 @@ impl FromRequestParts<Arc<Node>> for Caller {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Refused> {
-        let Asker { identity, peer } = Asker::from_request_parts(parts, node).await?;
+        let Asker { identity, client } = Asker::from_request_parts(parts, node).await?;
         let room: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, node).await;
         let Path(room) = room.map_err(|error| Refused::new(Code::RoomName, error.body_text()))?;
-        Ok(Self { identity, peer, room: room_name(&room)? })
+        Ok(Self { identity, client, room: room_name(&room)? })
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 
 use super::Caller;
 use super::query::Query;
+use crate::admission::{self, AddressSlot, UserSlot};
 use crate::auth::rights::Verb;
 use crate::engine::EngineError;
 use crate::history::rolled_back;
@@ -56,10 +57,14 @@ pub(super) async fn stream(
     if node.shutdown.is_draining() {
         return Err(Refused::new(Code::GoingAway, "The node shuts down.").retry_after(node.config.drain.spread_ms));
     }
+    let address = caller.client.slot(&node.admission)?;
+    let Some(user) = node.admission.user(&caller.identity.user) else {
+        return Err(admission::too_many("user").into());
+    };
     let types = caller.identity.subscribe_filter(&caller.room);
     let interest = Interest { start, transients: None, signals, types, live: signals };
     let expires_at_ms = caller.identity.expires_at_ms;
-    let joined = join(node, caller, interest).await?;
+    let joined = join(node, caller, (address, user), interest).await?;
     let mut stream = Stream::new(joined, expires_at_ms);
     stream.begin(start).await;
     let body = futures_util::stream::unfold(stream, |mut stream| async move {
@@ -81,7 +86,11 @@ struct Joined {
     interest: Interest,
     entry: Arc<Entry>,
     subscription: Subscription,
+    _address: Option<AddressSlot>,
 }
+
+/// The places that a stream takes: of its address, if the socket does not hold it, and of its user.
+type Slots = (Option<AddressSlot>, UserSlot);
 
 impl Drop for Joined {
     fn drop(&mut self) {
@@ -93,19 +102,21 @@ impl Drop for Joined {
 
 /// Subscribes. It runs as a task of its own, since the client may go while the engine is asked, and a subscription that
 /// nobody waits for must be left again.
-async fn join(node: Arc<Node>, caller: Caller, interest: Interest) -> Result<Joined, Refused> {
+async fn join(node: Arc<Node>, caller: Caller, slots: Slots, interest: Interest) -> Result<Joined, Refused> {
     let (joined, answer) = oneshot::channel();
     let shutdown = node.shutdown.clone();
     shutdown.spawn(async move {
-        let Caller { identity, peer, room: name } = caller;
-        let entry = node.registry.add(peer, node.clock.now_ms());
+        let Caller { identity, client, room: name } = caller;
+        let entry = node.registry.add(client.address, node.clock.now_ms());
+        let (address, user) = slots;
+        entry.hold(user);
         let subscribed = node.hub.subscribe(&name, interest.clone(), &entry.mailbox).await;
         let result = match subscribed {
             Ok(subscription) => {
                 node.metrics.connections.of((Transport::Sse, Encoding::Json)).inc();
                 let device = identity.device.unwrap_or_default();
                 node.registry.welcome(&entry, Owner { user: identity.user, device, instance: Box::default() });
-                Ok(Joined { node, name, interest, entry, subscription })
+                Ok(Joined { node, name, interest, entry, subscription, _address: address })
             }
             Err(error) => {
                 node.registry.remove(&entry);

@@ -349,3 +349,43 @@ async fn whoever_goes_leaves_the_room() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn streams_take_the_places_of_users_and_of_forwarded_addresses() {
+    // LC-SEC-011
+    let secret = Secret::new(b"0123456789abcdef0123456789abcdef");
+    let node = start_with(|config| {
+        config.limits.connections_per_user = 2;
+        config.limits.connections_per_address = 3;
+        config.listen.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        config.hs256_secret = Some(secret.clone());
+    });
+    let node = node.await;
+    let bearer = |user: &str| {
+        let claims: Claims = serde_json::from_value(json!({"sub": user, "exp": 4_000_000_000_u64})).unwrap();
+        format!("Bearer {}", mint(&claims, &secret).unwrap())
+    };
+    let ask = async |user: &str, from: &str| {
+        let bearer = bearer(user);
+        let headers = [("authorization", &*bearer), ("x-forwarded-for", from), ("accept", "text/event-stream")];
+        node.ask(&format!("GET /v1/rooms/user:{user}/events"), &headers, "").await
+    };
+    let open = async |user: &str, from: &str| {
+        let headers = [("authorization", &*bearer(user)), ("x-forwarded-for", from)];
+        node.stream(&format!("/v1/rooms/user:{user}/events"), &headers).await
+    };
+    let too_many = (503, "TOO_MANY_CONNECTIONS".to_owned());
+    let (_first, second) = (open("ann", "198.51.100.1").await, open("ann", "198.51.100.1").await);
+    let refused = ask("ann", "198.51.100.2").await;
+    assert_eq!(refused.refusal(), too_many, "of the user");
+    assert!(refused.head.contains("retry-after: 5\r\n"), "{}", refused.head);
+    let _third = open("ben", "127.0.0.1, 198.51.100.1").await;
+    assert_eq!(ask("cid", "198.51.100.1").await.refusal(), too_many, "of the address");
+    drop(second);
+    while node.node.registry.len() > 2 {
+        tokio::task::yield_now().await;
+    }
+    let _fourth = open("ann", "198.51.100.1").await;
+    let far = [ANN, ("x-forwarded-for", "198.51.100.9")];
+    assert_eq!(node.ask(&format!("GET {EVENTS}"), &far, "").await.refusal().0, 401, "not from this machine");
+}

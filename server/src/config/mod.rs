@@ -242,6 +242,12 @@ impl Config {
             "prefix",
             "must not contain { or }, which mark what Redis Cluster hashes".to_owned(),
         );
+        check(
+            !self.listen.proxy_protocol || !self.listen.trusted_proxies.is_empty(),
+            "listen",
+            "proxy_protocol",
+            "needs trusted_proxies: nobody else may connect then".to_owned(),
+        );
         if let Err(why) = crate::telemetry::check_filter(&self.log.filter) {
             check(false, "log", "filter", format!("is no tracing filter: {why}"));
         }

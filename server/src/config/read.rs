@@ -1,9 +1,10 @@
 //! Reads TOML tables into values and collects every mistake on the way, instead of stopping at the first.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -203,19 +204,33 @@ impl Value for SocketAddr {
     }
 }
 
-impl Value for Vec<String> {
+impl Value for IpNet {
     fn describe() -> String {
-        "list of texts".to_owned()
+        "network".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>, _: Option<RangeInclusive<u64>>) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        let one = |ip: IpAddr| IpNet::from(ip.to_canonical());
+        let network = text.parse().ok().or_else(|| text.parse().ok().map(one));
+        network.ok_or_else(|| expected("a network, such as \"10.0.0.0/8\" or \"2001:db8::7\"", value))
+    }
+}
+
+/// Bounds are of the number of entries.
+impl<T: Value> Value for Vec<T> {
+    fn describe() -> String {
+        format!("list, each: {}", T::describe())
     }
 
     fn read(value: &DeValue<'_>, bounds: Option<RangeInclusive<u64>>) -> Result<Self, String> {
-        let items = value.as_array().ok_or_else(|| expected("a list of texts", value))?;
+        let items = value.as_array().ok_or_else(|| expected("a list", value))?;
         if let Some(bounds) = bounds
             && !bounds.contains(&(items.len() as u64))
         {
             return Err(format!("expected {} to {} entries, got {}", bounds.start(), bounds.end(), items.len()));
         }
-        items.iter().map(|item| String::read(item.get_ref(), None)).collect()
+        items.iter().map(|item| T::read(item.get_ref(), None)).collect()
     }
 }
 

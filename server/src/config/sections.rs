@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use lanecast_protocol::position::DurableLane;
 
 use super::options::options;
@@ -19,10 +21,17 @@ options! {
         /// Host and port at which operators and other machines reach the HTTP API; shown in the list of nodes.
         advertised: Option<String> = "\"\"",
             because "the address on which the node listens, which is right unless that is 0.0.0.0 or behind a proxy";
+        /// Networks of the proxies in front of the node, such as "10.0.0.0/8": what they say of the addresses of clients is
+        /// believed, in X-Forwarded-For or the PROXY protocol, and they are not capped by address.
+        trusted_proxies: Vec<IpNet> = "[]" in 0..=1_000,
+            because "whoever is believed here can take any address";
+        /// Whether connections begin with a header of the PROXY protocol, version 2; then trusted proxies alone may connect.
+        proxy_protocol: bool = "false",
+            because "only proxies that were told so send it";
         /// Connections open at once; one more is answered 503 and closed.
         connections_max: usize = "10_000" in 1..=1_000_000,
             because "fits the usual limit of open files (20,000) with room for the engine's own";
-        /// A request whose headers are not complete after this is closed.
+        /// A request whose headers, or PROXY header, are not complete after this is closed.
         header_timeout_ms: u64 = "10_000" in 100..=120_000,
             because "a phone on a bad link needs seconds; a handshake at one byte a second would hold a slot for minutes";
         /// Largest head of a request, in bytes.
@@ -59,6 +68,13 @@ options! {
         /// Largest encoded record (frame with its envelope), in bytes.
         record_bytes: u32 = "262_144" in 4_096..=16_777_216,
             because "four times the default message, since envelopes carry headers; larger ones would hold up urgent frames";
+        /// Connections of a user to this node at once; 0: no cap. Services are not capped.
+        connections_per_user: u32 = "100" in 0..=1_000_000,
+            because "some phones, and a browser's tabs; more is a program that connects and does not close";
+        /// Connections from an address to this node at once, a /64 of IPv6 counting as one; 0: no cap. Loopback addresses
+        /// and trusted proxies are not capped.
+        connections_per_address: u32 = "0" in 0..=1_000_000,
+            because "an unlisted proxy, a company or a mobile network is one address; set it with listen.trusted_proxies";
         /// Rooms that a connection is subscribed to at once.
         rooms_per_connection: u32 = "100" in 1..=10_000,
             because "a chat list fits; each costs the node a place and the engine a subscription";

@@ -2,10 +2,12 @@
 
 pub mod encoding;
 pub mod error;
+pub mod forwarded;
 mod health;
 pub mod listener;
 pub mod origin;
 mod page;
+mod proxy_header;
 mod secure;
 pub mod socket;
 mod well_known;

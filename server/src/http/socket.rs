@@ -16,6 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::admission::AddressSlot;
+
 /// A connected socket.
 ///
 /// A write that makes no progress at all for the stall time fails: a peer that takes nothing would otherwise hold its
@@ -33,6 +35,7 @@ pub struct Socket {
 #[derive(Debug)]
 pub(super) struct Slot {
     _permit: OwnedSemaphorePermit,
+    _address: Option<AddressSlot>,
     _hold: TaskTrackerToken,
     open: Gauge,
 }
@@ -40,7 +43,13 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(permit: OwnedSemaphorePermit, hold: TaskTrackerToken, open: Gauge) -> Self {
         open.inc();
-        Self { _permit: permit, _hold: hold, open }
+        Self { _permit: permit, _address: None, _hold: hold, open }
+    }
+
+    /// Holds the place among the connections of an address too.
+    pub(super) fn with_address(mut self, slot: Option<AddressSlot>) -> Self {
+        self._address = slot;
+        self
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Config, OnEngineDown};
+use crate::telemetry::labels::{Cap, Drop};
 use crate::testing::{Running, read_to_end};
 
 /// A node on a free port, with an echo of WebSocket messages and one of the peer's address.
@@ -86,7 +87,7 @@ async fn one_connection_too_many_is_told_so_and_the_next_free_slot_is_used() {
     let mut third = node.connect().await;
     let answer = read_to_end(&mut third).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"code\":4207"), "{answer}");
-    assert_eq!(node.node.metrics.sockets_refused.get(), 1);
+    assert_eq!(node.node.metrics.connections_refused.of(Cap::Node).get(), 1);
     drop(first);
     sockets_become(&node, 1).await;
     drop(upgrade(&node).await);
@@ -221,4 +222,79 @@ async fn a_peer_that_takes_nothing_is_closed() {
         () = pushing => {}
         () = sockets_become(&node, 0) => {}
     }
+}
+
+/// A header of the PROXY protocol that names an IPv4 address, and a request whose answer is the peer's address.
+fn proxied(source: [u8; 4]) -> Vec<u8> {
+    let header = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &source[..], &[10, 0, 0, 1, 0x9c, 0x40, 0x01, 0xbb]].concat();
+    [&header, &b"GET /peer HTTP/1.1\r\nhost: localhost\r\n\r\n"[..]].concat()
+}
+
+fn behind_proxies(config: &mut Config) {
+    config.listen.proxy_protocol = true;
+    config.listen.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    config.listen.header_timeout_ms = 150;
+    config.limits.connections_per_address = 1;
+}
+
+#[tokio::test]
+async fn a_proxy_names_the_peer_who_is_then_capped() {
+    // LC-SEC-011
+    let node = start(behind_proxies).await;
+    let mut first = node.connect().await;
+    first.write_all(&proxied([192, 0, 2, 7])).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"192.0.2.7:40000") {
+        answer.push(first.read_u8().await.unwrap());
+    }
+    let mut second = node.connect().await;
+    second.write_all(&proxied([192, 0, 2, 7])).await.unwrap();
+    let refused = read_to_end(&mut second).await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("TOO_MANY_CONNECTIONS"), "{refused}");
+    assert!(refused.contains("retry-after: 5\r\n"), "{refused}");
+    assert_eq!(node.node.metrics.connections_refused.of(Cap::Address).get(), 1);
+    let mut other = node.connect().await;
+    other.write_all(&proxied([192, 0, 2, 8])).await.unwrap();
+    assert_eq!(&read_some(&mut other).await[..12], b"HTTP/1.1 200");
+    drop(first);
+    sockets_become(&node, 1).await;
+    let mut again = node.connect().await;
+    again.write_all(&proxied([192, 0, 2, 7])).await.unwrap();
+    assert_eq!(&read_some(&mut again).await[..12], b"HTTP/1.1 200");
+}
+
+async fn read_some(stream: &mut TcpStream) -> Vec<u8> {
+    let mut some = vec![0; 512];
+    let read = stream.read(&mut some).await.unwrap();
+    some.truncate(read);
+    some
+}
+
+#[tokio::test]
+async fn without_a_proxy_header_in_time_nobody_gets_in() {
+    let node = start(behind_proxies).await;
+    let dropped = |reason| node.node.metrics.sockets_dropped.of(reason).get();
+    let mut silent = node.connect().await;
+    assert_eq!(read_to_end(&mut silent).await, "");
+    assert_eq!(dropped(Drop::ProxyHeaderLate), 1);
+    assert_eq!(node.get("/healthz").await.head, "", "no header");
+    assert_eq!(dropped(Drop::ProxyHeader), 1);
+    let strange = start(|config| {
+        behind_proxies(config);
+        config.listen.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+    });
+    let strange = strange.await;
+    let mut stranger = strange.connect().await;
+    let _ = stranger.write_all(&proxied([127, 0, 0, 1])).await;
+    assert_eq!(read_to_end(&mut stranger).await, "");
+    assert_eq!(strange.node.metrics.sockets_dropped.of(Drop::NotAProxy).get(), 1);
+}
+
+#[tokio::test]
+async fn a_forwarded_address_reaches_handlers() {
+    let trusting = start(|config| config.listen.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]).await;
+    let forwarded = [("x-forwarded-for", "127.0.0.1, 198.51.100.1")];
+    assert_eq!(trusting.ask("GET /peer", &forwarded, "").await.body, "198.51.100.1:0");
+    let not = start(|config| config.dev = false).await;
+    assert!(not.ask("GET /peer", &forwarded, "").await.body.starts_with("127.0.0.1:"));
 }

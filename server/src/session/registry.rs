@@ -11,6 +11,7 @@ use lanecast_protocol::session::Refusal;
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
 
+use crate::admission::UserSlot;
 use crate::hub::Mailbox;
 
 /// Commands that a connection has not read, at most. A connection that is so far behind is told to come back instead.
@@ -50,6 +51,8 @@ pub struct Entry {
     /// Since when it is here, node's clock, ms.
     pub since_ms: u64,
     owner: Mutex<Option<Owner>>,
+    /// The place among the connections of its user.
+    slot: Mutex<Option<UserSlot>>,
     /// In the order in which they came. A Close is the only one, and the last.
     commands: Mutex<Vec<Command>>,
     closing: AtomicBool,
@@ -62,6 +65,16 @@ impl Entry {
     /// Who is there; `None`: nobody was welcomed yet.
     pub fn owner(&self) -> Option<Owner> {
         self.owner.lock().clone()
+    }
+
+    /// Holds the place of its user until it ends, or another takes the place over.
+    pub(crate) fn hold(&self, slot: UserSlot) {
+        *self.slot.lock() = Some(slot);
+    }
+
+    /// Gives up the place of its user.
+    pub(crate) fn take_slot(&self) -> Option<UserSlot> {
+        self.slot.lock().take()
     }
 
     /// Gives a command and wakes the connection. False: it is closing already, or was told the same.
@@ -144,6 +157,7 @@ impl Registry {
             peer,
             since_ms: now_ms,
             owner: Mutex::default(),
+            slot: Mutex::default(),
             commands: Mutex::default(),
             closing: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
@@ -165,6 +179,8 @@ impl Registry {
 
     /// The connection has ended.
     pub(crate) fn remove(&self, entry: &Entry) {
+        // Others may hold the entry for longer.
+        drop(entry.take_slot());
         let mut tables = self.tables.lock();
         tables.by_id.remove(&entry.id);
         if let Some(Owner { user, device, .. }) = entry.owner() {

@@ -10,7 +10,8 @@ use lanecast_protocol::session::server::{Accepted, Asked, Opened, check_numbers}
 use lanecast_protocol::v1;
 
 use super::pending::{self, Again, Done, Published, SIGNALS_MAX, Task, Why};
-use super::{Connection, Joined, Owner};
+use super::{Connection, Entry, Joined, Owner};
+use crate::admission;
 use crate::auth::Identity;
 use crate::auth::rights::Verb;
 use crate::engine::EngineError;
@@ -63,6 +64,16 @@ impl<T: Transport> Connection<T> {
                 return self.session.close(Refusal::new(error.code(), error.to_string()));
             }
         };
+        self.instance = hello.instance.as_str().into();
+        // Who replaces a connection takes its place over, so that a full user can come back from a lost link.
+        let former = self.replaced(&hello.replaces, &identity);
+        let slot = former.as_ref().and_then(|former| former.take_slot());
+        let Some(slot) = slot.or_else(|| self.node.admission.user(&identity.user)) else {
+            let refusal = admission::too_many("user");
+            self.node.metrics.handshake_refused(refusal.code, &refusal.detail, self.peer);
+            return self.session.close(refusal);
+        };
+        self.entry.hold(slot);
         let device = identity.device.as_deref().unwrap_or(&hello.device).to_owned();
         let accepted = Accepted {
             connection_id: self.entry.id.to_string(),
@@ -70,26 +81,22 @@ impl<T: Transport> Connection<T> {
             device: device.clone(),
             token_expires_at_ms: identity.expires_at_ms,
         };
-        self.instance = hello.instance.as_str().into();
         let user = Arc::clone(&identity.user);
         let owner = Owner { user, device: device.into(), instance: self.instance.clone() };
         self.node.registry.welcome(&self.entry, owner);
-        self.replace(&hello.replaces, &identity);
+        if let Some(former) = former {
+            former.command(super::Command::Close(Refusal::new(Code::Replaced, "the client has connected anew")));
+        }
         tracing::debug!(connection = &*self.entry.id, user = &*identity.user, peer = %self.peer, "welcomed");
         self.identity = Some(identity);
         self.session.accept(self.now(), accepted);
     }
 
-    /// Closes the connection that this one replaces, if it is its own (LC-HS-015).
-    fn replace(&self, id: &str, identity: &Identity) {
-        if id.is_empty() {
-            return;
-        }
-        let Some(former) = self.node.registry.find(id) else { return };
+    /// The connection that this one replaces, if it is its own (LC-HS-015).
+    fn replaced(&self, id: &str, identity: &Identity) -> Option<Arc<Entry>> {
+        let former = self.node.registry.find(id)?;
         let own = former.owner().is_some_and(|owner| owner.user == identity.user && owner.instance == self.instance);
-        if own && !Arc::ptr_eq(&former, &self.entry) {
-            former.command(super::Command::Close(Refusal::new(Code::Replaced, "the client has connected anew")));
-        }
+        (own && !Arc::ptr_eq(&former, &self.entry)).then_some(former)
     }
 
     pub(super) fn subscribe(&mut self, asked: Asked, subscribe: v1::Subscribe) {

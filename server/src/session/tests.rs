@@ -98,30 +98,57 @@ struct Peer {
 
 impl Peer {
     async fn open() -> Self {
+        Self::open_with(|_| {}).await
+    }
+
+    async fn open_with(change: impl FnOnce(&mut Config)) -> Self {
         let clock = Clock::manual(1_800_000_000_000);
-        let config = Config { dev: true, ..Config::default() };
+        let mut config = Config { dev: true, ..Config::default() };
+        change(&mut config);
         let node = Arc::new(Node::without_engine(config, clock.clone()));
         let engine = Arc::new(Probe::new(clock.clone(), Arc::clone(&node.hub) as Arc<dyn EngineSink>));
         node.hub.connect(Arc::clone(&engine) as Arc<dyn Engine>);
+        let watching = Arc::clone(&node);
+        drop(tokio::spawn(async move { watching.watch_store().await }));
+        let mut peer = Self::connect(node, engine, clock);
+        peer.welcome("ann", "").await;
+        peer
+    }
+
+    /// Another connection to the same node, without Hello.
+    fn beside(&self) -> Self {
+        Self::connect(Arc::clone(&self.node), Arc::clone(&self.engine), self.clock.clone())
+    }
+
+    fn connect(node: Arc<Node>, engine: Arc<Probe>, clock: Clock) -> Self {
         let (packets, records) = mpsc::unbounded_channel();
         let (sent, frames) = mpsc::unbounded_channel();
         let labels = (labels::Transport::WebSocket, labels::Encoding::Binary);
         let pipe = Pipe { records, frames: sent };
         let connection = Connection::new(Arc::clone(&node), pipe, labels, ([127, 0, 0, 1], 0).into());
         drop(tokio::spawn(connection.run()));
-        let watching = Arc::clone(&node);
-        drop(tokio::spawn(async move { watching.watch_store().await }));
-        let mut peer = Self { node, engine, clock, packets, frames };
+        Self { node, engine, clock, packets, frames }
+    }
+
+    fn hello(&self, user: &str, replaces: &str) {
         let hello = v1::Hello {
             version_min: 1,
             version_max: 1,
-            token: "dev:ann".into(),
+            token: format!("dev:{user}"),
             instance: "i".into(),
+            replaces: replaces.into(),
             ..Default::default()
         };
-        peer.send(1, Body::Hello(hello));
-        assert!(matches!(peer.next(10).await, Some((1, Body::Welcome(_)))));
-        peer
+        self.send(1, Body::Hello(hello));
+    }
+
+    /// Says Hello and is welcomed; the id of the connection.
+    async fn welcome(&mut self, user: &str, replaces: &str) -> String {
+        self.hello(user, replaces);
+        match self.next(10).await {
+            Some((1, Body::Welcome(welcome))) => welcome.connection_id,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn send(&self, id: u32, body: Body) {
@@ -311,4 +338,31 @@ async fn a_connection_that_ends_while_a_room_opens_leaves_it() {
     let room = node.hub.find("r").unwrap();
     engine.dials.let_go("r");
     assert!(room.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_with_too_many_connections_is_refused_until_one_ends() {
+    // LC-SEC-011
+    let ann = Peer::open_with(|config| config.limits.connections_per_user = 2).await;
+    let mut second = ann.beside();
+    let id = second.welcome("ann", "").await;
+    let mut third = ann.beside();
+    third.hello("ann", "");
+    let Some((_, Body::Error(error))) = third.next(10).await else { panic!("it was welcomed") };
+    assert_eq!((error.code, error.closing), (Code::TooManyConnections.number().into(), true));
+    assert!(error.retry_after_ms > 0);
+    ann.beside().welcome("ben", "").await;
+    // Who replaces an own connection takes its place, and leaves none free.
+    let mut anew = ann.beside();
+    anew.welcome("ann", &id).await;
+    let Some((_, Body::Error(error))) = second.next(10).await else { panic!("it was not replaced") };
+    assert_eq!(error.code, u32::from(Code::Replaced.number()));
+    drop(second);
+    ann.pass(2_000).await;
+    let mut fourth = ann.beside();
+    fourth.hello("ann", "");
+    assert!(matches!(fourth.next(10).await, Some((_, Body::Error(_)))), "the place is taken");
+    drop(anew);
+    ann.pass(20).await;
+    ann.beside().welcome("ann", "").await;
 }

@@ -54,6 +54,30 @@ label! {
 }
 
 label! {
+    /// What a refused connection was one too many for.
+    Cap, "cap":
+    /// The node.
+    Node = "node",
+    /// The address that it came from.
+    Address = "address",
+    /// The user.
+    User = "user",
+}
+
+label! {
+    /// Why a socket was closed before it brought a request.
+    Drop, "reason":
+    /// The PROXY protocol is on, and it came from no trusted proxy.
+    NotAProxy = "not_a_proxy",
+    /// What came was no PROXY header.
+    ProxyHeader = "proxy_header",
+    /// The PROXY header did not come in time.
+    ProxyHeaderLate = "proxy_header_late",
+    /// The head of a request did not come in time.
+    RequestHeadLate = "request_head_late",
+}
+
+label! {
     /// How frames are encoded.
     Encoding, "encoding":
     /// Binary protobuf.
@@ -327,6 +351,8 @@ mod tests {
         check::<EngineCall>();
         check::<NodeMessage>();
         check::<Source>();
+        check::<Cap>();
+        check::<Drop>();
     }
 
     #[test]

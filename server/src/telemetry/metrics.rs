@@ -8,8 +8,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::labels::{
-    DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, Reload, ReplayOutcome, Route, Source,
-    StatusClass, TlsFailure, Transport,
+    Cap, Drop, DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, Reload, ReplayOutcome, Route,
+    Source, StatusClass, TlsFailure, Transport,
 };
 use super::series::Series;
 
@@ -19,8 +19,10 @@ pub struct Metrics {
     registry: Registry,
     /// TCP connections open now.
     pub sockets: Gauge,
-    /// TCP connections refused because there were too many.
-    pub sockets_refused: Counter,
+    /// Connections refused because there were too many.
+    pub connections_refused: Series<Cap, Counter>,
+    /// Sockets closed before they brought a request.
+    pub sockets_dropped: Series<Drop, Counter>,
     /// Connections of clients now.
     pub connections: Series<(Transport, Encoding), Gauge>,
     /// Handshakes refused: the HTTP request or the Hello.
@@ -78,7 +80,18 @@ impl Metrics {
         let gauge = Gauge::default;
         Self {
             sockets: registered(r, "sockets", "TCP connections open now"),
-            sockets_refused: registered(r, "sockets_refused", "TCP connections refused because there were too many"),
+            connections_refused: Series::register(
+                r,
+                "connections_refused",
+                "Connections above a cap, refused",
+                counter,
+            ),
+            sockets_dropped: Series::register(
+                r,
+                "sockets_dropped",
+                "Sockets closed before they brought a request",
+                counter,
+            ),
             connections: Series::register(r, "connections", "Connections of clients now", gauge),
             handshakes_refused: Series::register(r, "handshakes_refused", "Handshakes refused", counter),
             closes: Series::register(r, "closes", "Connections that the node closed with a code", counter),

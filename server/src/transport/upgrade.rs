@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{ConnectInfo, Json, Path, State};
+use axum::extract::{Json, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,7 +14,9 @@ use lanecast_protocol::codes::Code;
 use serde::Deserialize;
 
 use super::websocket::{Encoding, WebSocketTransport};
+use crate::admission::AddressSlot;
 use crate::http::error::Refused;
+use crate::http::forwarded::Client;
 use crate::http::origin;
 use crate::node::Node;
 use crate::session::Connection;
@@ -33,18 +35,19 @@ pub fn routes(dev: bool) -> Router<Arc<Node>> {
 
 async fn connect(
     State(node): State<Arc<Node>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    client: Client,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    match check(&node, &headers) {
+    let checked = check(&node, &headers).and_then(|encoding| Ok((encoding, client.slot(&node.admission)?)));
+    match checked {
         Err(refused) => {
-            node.metrics.handshake_refused(refused.code, &refused.detail, peer);
+            node.metrics.handshake_refused(refused.code, &refused.detail, client.address);
             refused.into_response()
         }
-        Ok(encoding) => match upgrade {
+        Ok((encoding, slot)) => match upgrade {
             Err(rejection) => rejection.into_response(),
-            Ok(upgrade) => open(node, upgrade, encoding, peer),
+            Ok(upgrade) => open(node, upgrade, encoding, client.address, slot),
         },
     }
 }
@@ -67,7 +70,13 @@ fn chosen(headers: &HeaderMap) -> Option<Encoding> {
     names.find_map(|name| Encoding::ALL.into_iter().find(|encoding| encoding.subprotocol() == name.trim()))
 }
 
-fn open(node: Arc<Node>, upgrade: WebSocketUpgrade, encoding: Encoding, peer: SocketAddr) -> Response {
+fn open(
+    node: Arc<Node>,
+    upgrade: WebSocketUpgrade,
+    encoding: Encoding,
+    peer: SocketAddr,
+    slot: Option<AddressSlot>,
+) -> Response {
     let record_bytes = node.config.limits.record_bytes as usize;
     let label = match encoding {
         Encoding::Binary => labels::Encoding::Binary,
@@ -86,7 +95,7 @@ fn open(node: Arc<Node>, upgrade: WebSocketUpgrade, encoding: Encoding, peer: So
             Box::pin(async move {
                 let transport = WebSocketTransport::new(socket, encoding, record_bytes, node.one_write_each);
                 Connection::new(node, transport, (labels::Transport::WebSocket, label), peer).run().await;
-                drop(held);
+                drop((slot, held));
             })
         })
 }
