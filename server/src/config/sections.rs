@@ -69,7 +69,7 @@ options! {
         record_bytes: u32 = "262_144" in 4_096..=16_777_216,
             because "four times the default message, since envelopes carry headers; larger ones would hold up urgent frames";
         /// Connections of a user to this node at once; 0: no cap. Services are not capped.
-        connections_per_user: u32 = "100" in 0..=1_000_000,
+        connections_per_user: u32 = "250" in 0..=1_000_000,
             because "some phones, and a browser's tabs; more is a program that connects and does not close";
         /// Connections from an address to this node at once, a /64 of IPv6 counting as one; 0: no cap. Loopback addresses
         /// and trusted proxies are not capped.
