@@ -6,15 +6,15 @@ use axum::body::Body;
 use clap::Args;
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use lanecast_protocol::json::message_to_json;
 use lanecast_protocol::v1;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prost::Message;
-use tokio::net::TcpStream;
 
 use super::Failure;
+use super::dial::Address;
 use super::link::refused;
 use crate::http::encoding::PROTOBUF;
 
@@ -58,9 +58,10 @@ impl Api {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(u16, Vec<u8>), Failure> {
-        let authority = authority(&self.api)?;
-        let cannot = |error: &dyn std::fmt::Display| format!("cannot reach {authority}: {error}");
-        let stream = TcpStream::connect(&authority).await.map_err(|error| cannot(&error))?;
+        let address = address(&self.api)?;
+        let authority = address.authority();
+        let connected = address.connect().await;
+        let stream = connected.map_err(|Failure(error)| format!("cannot reach {authority}: {error}"))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::builder()
             .method(method)
@@ -100,21 +101,13 @@ pub(super) fn quoted(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// Host and port of the address.
-fn authority(api: &str) -> Result<String, Failure> {
-    let expected =
-        || Failure::from(format!("--api {api:?} is no address of a node: expected one such as http://127.0.0.1:8080"));
-    let uri: Uri =
-        if api.contains("://") { api.parse() } else { format!("http://{api}").parse() }.map_err(|_| expected())?;
-    if uri.scheme_str() == Some("https") {
-        return Err("--api: nodes serve their API over http; name a node itself, not a proxy before it".into());
-    }
-    let (Some("http"), Some(host), "/" | "") =
-        (uri.scheme_str(), uri.host().filter(|host| !host.is_empty()), uri.path())
-    else {
-        return Err(expected());
-    };
-    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(80)))
+/// Where the API is.
+fn address(api: &str) -> Result<Address, Failure> {
+    let web = !api.starts_with("ws");
+    let address = Address::parse(api).filter(|address| web && matches!(address.path.as_str(), "/" | ""));
+    address.ok_or_else(|| {
+        format!("--api {api:?} is no address of a node: expected one such as http://127.0.0.1:8080").into()
+    })
 }
 
 #[cfg(test)]
@@ -125,17 +118,18 @@ mod tests {
     fn addresses_are_read_or_explained() {
         let good = [
             ("http://127.0.0.1:8080", "127.0.0.1:8080"),
-            ("http://node.internal/", "node.internal:80"),
+            ("http://node.internal/", "node.internal"),
             ("node:9", "node:9"),
             ("http://[::1]:8080", "[::1]:8080"),
+            ("https://node", "node"),
         ];
         for (api, expected) in good {
-            assert_eq!(authority(api).unwrap(), expected);
+            assert_eq!(address(api).unwrap().authority(), expected);
         }
+        assert!(address("https://node").unwrap().tls);
         for bad in ["", "http://", "ws://node:8080", "http://node:8080/v1", "http://no de"] {
-            assert!(authority(bad).unwrap_err().0.contains("expected"), "{bad}");
+            assert!(address(bad).unwrap_err().0.contains("expected"), "{bad}");
         }
-        assert!(authority("https://node").unwrap_err().0.contains("http;"));
         assert_eq!(quoted("a b&c=ä"), "a%20b%26c%3D%C3%A4");
     }
 }

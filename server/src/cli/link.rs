@@ -14,13 +14,13 @@ use lanecast_protocol::publisher::Bounds;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::client::{Action, Client, ClientState, Event, Options, RECORD_BYTES_MAX};
 use lanecast_protocol::v1;
-use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::Failure;
+use super::dial::{Address, Stream};
 use crate::clock::Clock;
 use crate::transport::websocket::Encoding;
 
@@ -29,7 +29,7 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 /// A publish that was not stored after this long is given up.
 const OUTBOX_TTL_MS: u64 = 30_000;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<Stream>;
 
 /// Where to connect, and as whom.
 #[derive(Debug, Args)]
@@ -101,7 +101,7 @@ impl Link {
                         self.client.opened(self.now(), self.target.token.clone(), true);
                     }
                     Err(error) => {
-                        eprintln!("lanecast: cannot connect to {}: {error}", self.target.url);
+                        eprintln!("lanecast: cannot connect to {}: {}", self.target.url, error.0);
                         self.client.failed(self.now());
                     }
                 },
@@ -116,11 +116,13 @@ impl Link {
         }
     }
 
-    async fn open(&self) -> Result<Socket, tungstenite::Error> {
+    async fn open(&self) -> Result<Socket, Failure> {
+        let address =
+            Address::parse(&self.target.url).ok_or("it is no address such as wss://chat.example/v1/connect")?;
         let mut request = self.target.url.as_str().into_client_request()?;
         let subprotocol = HeaderValue::from_static(Encoding::Binary.subprotocol());
         request.headers_mut().insert("Sec-WebSocket-Protocol", subprotocol);
-        Ok(tokio_tungstenite::connect_async(request).await?.0)
+        Ok(tokio_tungstenite::client_async(request, address.connect().await?).await?.0)
     }
 
     async fn write(&mut self) {

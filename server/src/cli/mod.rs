@@ -2,6 +2,8 @@
 
 mod api;
 mod config;
+mod dial;
+mod doctor;
 mod link;
 mod operate;
 mod publish;
@@ -43,6 +45,8 @@ enum Command {
     Unsubscribe(operate::Unsubscribe),
     /// Send the connections of a node to the others; it takes no new ones until it is started again.
     Drain(operate::Drain),
+    /// Try to reach a node by each transport, and say what is wrong and what to do.
+    Doctor(doctor::Doctor),
     /// Check a configuration file, or print the reference of all options.
     #[command(subcommand)]
     Config(config::Config),
@@ -71,6 +75,7 @@ impl Cli {
             Command::Disconnect(disconnect) => disconnect.run(),
             Command::Unsubscribe(unsubscribe) => unsubscribe.run(),
             Command::Drain(drain) => drain.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Config(config) => config.run(),
         };
         match done {
