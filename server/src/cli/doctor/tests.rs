@@ -224,7 +224,7 @@ async fn buffering_proxy(to: SocketAddr, every: Duration) -> SocketAddr {
                 let up = async { drop(tokio::io::copy(&mut from_client, &mut to_node).await) };
                 let down = async {
                     let (mut held, mut chunk) = (Vec::new(), [0; 4_096]);
-                    let mut ticks = tokio::time::interval(every);
+                    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
                     loop {
                         tokio::select! {
                             read = from_node.read(&mut chunk) => match read {
