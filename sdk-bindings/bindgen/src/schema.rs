@@ -100,6 +100,7 @@ pub(crate) fn load(proto: &Path) -> Result<Schema, Error> {
     let set = protox::compile(["lanecast/v1/packet.proto"], [proto])?;
     let mut walk = Walk { files: &set.file, schema: Schema { messages: vec![], enums: vec![] }, open: BTreeSet::new() };
     walk.message("Frame")?;
+    walk.message("StreamHeader")?;
     Ok(walk.schema)
 }
 

@@ -30,12 +30,12 @@ pub(crate) fn codes() -> String {
     let mut text = format!(
         "{HEADER}\n/** What a client should do about an error. */\n\
          export type Action = 'stop' | 'new-token' | 'retry' | 'retry-after';\n\n\
-         /** The codes by name. */\nexport const Code = {{\n"
+         /** The codes by name. */\nexport enum Code {{\n"
     );
     for row in TABLE {
-        let _ = writeln!(text, "  /** {} */\n  {}: {},", row.sentence, row.name, row.code.number());
+        let _ = writeln!(text, "  /** {} */\n  {} = {},", row.sentence, row.name, row.code.number());
     }
-    text.push_str("} as const;\n\n/** Runs of codes: the first number, the action, the names. */\n");
+    text.push_str("}\n\n/** Runs of codes: the first number, the action, the names. */\n");
     text.push_str("export const RUNS: readonly (readonly [number, Action, string])[] = [\n");
     let follows = |one: &Row, next: &Row| one.action == next.action && one.code.number() + 1 == next.code.number();
     for run in TABLE.chunk_by(follows) {
@@ -52,12 +52,13 @@ pub(crate) fn codes() -> String {
     text
 }
 
+/// An `enum`, whose members bundlers put in as numbers, so that names that nobody asks for weigh nothing.
 fn enumeration(text: &mut String, each: &Enum) {
-    let _ = writeln!(text, "\n{}export const {} = {{", comment("", &each.doc), each.name);
+    let _ = writeln!(text, "\n{}export enum {} {{", comment("", &each.doc), each.name);
     for (name, number, doc) in &each.values {
-        let _ = writeln!(text, "{}  {name}: {number},", comment("  ", doc));
+        let _ = writeln!(text, "{}  {name} = {number},", comment("  ", doc));
     }
-    text.push_str("} as const;\n");
+    text.push_str("}\n");
 }
 
 fn interface(text: &mut String, message: &Message) {

@@ -4,80 +4,80 @@
 export type Action = 'stop' | 'new-token' | 'retry' | 'retry-after';
 
 /** The codes by name. */
-export const Code = {
+export enum Code {
   /** The connection was closed on purpose. */
-  NORMAL: 4000,
+  NORMAL = 4000,
   /** The bytes are not a packet of this protocol. */
-  PROTOCOL: 4001,
+  PROTOCOL = 4001,
   /** A text message came on the binary subprotocol, or the reverse. */
-  TEXT_FRAME: 4002,
+  TEXT_FRAME = 4002,
   /** A record is larger than the node accepts. */
-  TOO_LARGE: 4003,
+  TOO_LARGE = 4003,
   /** The first frame was not Hello. */
-  EXPECTED_HELLO: 4004,
+  EXPECTED_HELLO = 4004,
   /** Hello came twice on one connection. */
-  SECOND_HELLO: 4005,
+  SECOND_HELLO = 4005,
   /** No protocol version is spoken by both sides. */
-  VERSION: 4006,
+  VERSION = 4006,
   /** A field of Hello is missing or out of bounds. */
-  BAD_HELLO: 4007,
+  BAD_HELLO = 4007,
   /** Pages of this origin may not connect. */
-  ORIGIN: 4008,
+  ORIGIN = 4008,
   /** An operator or a backend disconnected this user or device. */
-  DISCONNECTED: 4009,
+  DISCONNECTED = 4009,
   /** The token is malformed, or its signature does not fit. */
-  BAD_TOKEN: 4100,
+  BAD_TOKEN = 4100,
   /** The token has expired, or is not valid yet. */
-  TOKEN_EXPIRED: 4101,
+  TOKEN_EXPIRED = 4101,
   /** The token was revoked. */
-  TOKEN_REVOKED: 4102,
+  TOKEN_REVOKED = 4102,
   /** Hello did not come in time. */
-  HANDSHAKE_TIMEOUT: 4200,
+  HANDSHAKE_TIMEOUT = 4200,
   /** Nothing was received for too long. */
-  IDLE_TIMEOUT: 4201,
+  IDLE_TIMEOUT = 4201,
   /** The client took nothing for too long. */
-  NO_PROGRESS: 4202,
+  NO_PROGRESS = 4202,
   /** The client asks faster than it takes the answers. */
-  CONTROL_OVERFLOW: 4203,
+  CONTROL_OVERFLOW = 4203,
   /** The node shuts down or sends clients elsewhere. */
-  GOING_AWAY: 4204,
+  GOING_AWAY = 4204,
   /** The node failed; the fault is in its log. */
-  INTERNAL: 4205,
+  INTERNAL = 4205,
   /** A newer connection took the place of this one. */
-  REPLACED: 4206,
+  REPLACED = 4206,
   /** The node, user or address has too many connections. */
-  TOO_MANY_CONNECTIONS: 4207,
+  TOO_MANY_CONNECTIONS = 4207,
   /** A field of the request is missing or out of bounds. */
-  INVALID: 4300,
+  INVALID = 4300,
   /** The node does not serve this kind of request. */
-  UNIMPLEMENTED: 4301,
+  UNIMPLEMENTED = 4301,
   /** The token does not allow this. */
-  FORBIDDEN: 4302,
+  FORBIDDEN = 4302,
   /** The name is not a valid room name. */
-  ROOM_NAME: 4303,
+  ROOM_NAME = 4303,
   /** The connection is subscribed to as many rooms as it may be. */
-  TOO_MANY_ROOMS: 4304,
+  TOO_MANY_ROOMS = 4304,
   /** The connection is not subscribed to the room. */
-  NOT_SUBSCRIBED: 4305,
+  NOT_SUBSCRIBED = 4305,
   /** The message is larger than the room's policy allows. */
-  MESSAGE_TOO_LARGE: 4306,
+  MESSAGE_TOO_LARGE = 4306,
   /** The lane cannot be chosen here. */
-  LANE_NOT_ALLOWED: 4307,
+  LANE_NOT_ALLOWED = 4307,
   /** The idempotency key was used with another body. */
-  IDEMPOTENCY_CONFLICT: 4308,
+  IDEMPOTENCY_CONFLICT = 4308,
   /** The new token names another user. */
-  USER_MISMATCH: 4309,
+  USER_MISMATCH = 4309,
   /** There is nothing at this path. */
-  NOT_FOUND: 4310,
+  NOT_FOUND = 4310,
   /** Too many requests of this kind. */
-  RATE_LIMITED: 4400,
+  RATE_LIMITED = 4400,
   /** The log cannot be reached at present. */
-  UNAVAILABLE: 4401,
+  UNAVAILABLE = 4401,
   /** An earlier publish of this sender is not stored yet; send again in order. */
-  OUT_OF_ORDER: 4402,
+  OUT_OF_ORDER = 4402,
   /** Too many publishes are waiting for their answer. */
-  TOO_MANY_IN_FLIGHT: 4403,
-} as const;
+  TOO_MANY_IN_FLIGHT = 4403,
+}
 
 /** Runs of codes: the first number, the action, the names. */
 export const RUNS: readonly (readonly [number, Action, string])[] = [

@@ -2,147 +2,163 @@
 import { type Schema, schema } from '../wire/codec.js';
 
 /** Optional parts of the protocol. A node lists what it serves, a client what it can use. */
-export const Capability = {
+export enum Capability {
   /** Never sent. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** History and HistoryPage. */
-  HISTORY: 1,
+  HISTORY = 1,
   /** Signal. */
-  SIGNALS: 2,
+  SIGNALS = 2,
   /** Presence frames. */
-  PRESENCE: 3,
+  PRESENCE = 3,
   /** Member frames. */
-  MEMBERS: 4,
+  MEMBERS = 4,
   /** Mark, Markers and Unread. */
-  MARKERS: 5,
+  MARKERS = 5,
   /** Focus. */
-  FOCUS: 6,
+  FOCUS = 6,
   /** Fragment and FragmentAbort. */
-  FRAGMENTS: 7,
+  FRAGMENTS = 7,
   /** Credit. */
-  CREDIT: 8,
+  CREDIT = 8,
   /** RefreshToken. */
-  REFRESH: 9,
+  REFRESH = 9,
   /** ACK_LEVEL_REPLICATED in Publish. */
-  REPLICATED: 10,
-} as const;
+  REPLICATED = 10,
+}
 
 /**
  * The priority class of a frame. Chosen by the publisher for events, fixed by the spec's frame table for
  * everything else, and kept in every queue, on every wire and in every replay (LC-LANE-001).
  */
-export const Lane = {
+export enum Lane {
   /** The room policy's default, else normal. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** The protocol's own frames. Never valid in Publish. */
-  CONTROL: 1,
+  CONTROL = 1,
   /** Overtakes everything but control: call offers, alarms. */
-  URGENT: 2,
+  URGENT = 2,
   /** Ordinary messages. */
-  NORMAL: 3,
+  NORMAL = 3,
   /** Transfers and imports that yield to all others. */
-  BULK: 4,
+  BULK = 4,
   /** Signals only. Never valid in Publish. */
-  SIGNAL: 5,
-} as const;
+  SIGNAL = 5,
+}
 
 /** Why something will not be delivered. */
-export const GapCause = {
+export enum GapCause {
   /** Never sent. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** The log no longer has them. */
-  TRIMMED: 1,
+  TRIMMED = 1,
   /** Their time to live ran out. */
-  EXPIRED: 2,
+  EXPIRED = 2,
   /** They were erased on request. */
-  ERASED: 3,
+  ERASED = 3,
   /** The client's right or filter excludes them; never shown to applications. */
-  FILTERED: 4,
+  FILTERED = 4,
   /** The log lost them; what was delivered of them is revoked. */
-  ROLLED_BACK: 5,
+  ROLLED_BACK = 5,
   /** A connection to the log broke and nothing is known. */
-  UNKNOWN: 6,
+  UNKNOWN = 6,
   /** A full queue dropped them; transient events only. */
-  DROPPED: 7,
-} as const;
+  DROPPED = 7,
+}
 
 /** How much a node knows about missed transient events. */
-export const MissedKnowledge = {
+export enum MissedKnowledge {
   /** Nothing was asked. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** None was missed. */
-  NONE: 1,
+  NONE = 1,
   /** So many were missed as `count` says. */
-  COUNT: 2,
+  COUNT = 2,
   /** Some may have been missed. */
-  UNKNOWN: 3,
-} as const;
+  UNKNOWN = 3,
+}
 
 /** Why a Subscribed came unasked. */
-export const SubscribedCause = {
+export enum SubscribedCause {
   /** It was asked for. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** The log has a new epoch. */
-  EPOCH: 1,
+  EPOCH = 1,
   /** The node lost or regained the log; only `degraded` counts. */
-  DEGRADED: 2,
+  DEGRADED = 2,
   /** The server subscribed the client. */
-  SERVER: 3,
-} as const;
+  SERVER = 3,
+}
 
 /** Why a subscription ended unasked. */
-export const UnsubscribedCause = {
+export enum UnsubscribedCause {
   /** It was asked for. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** The right was lost. */
-  REVOKED: 1,
+  REVOKED = 1,
   /** An operator or a backend ended it. */
-  SERVER: 2,
+  SERVER = 2,
   /** A Subscribe in Hello was refused; `code` says why. */
-  REFUSED: 3,
-} as const;
+  REFUSED = 3,
+}
 
 /** How long a published event lives. */
-export const Delivery = {
+export enum Delivery {
   /** The room policy's default, else durable. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** Stored in the room's log; has a seq; survives disconnects. */
-  DURABLE: 1,
+  DURABLE = 1,
   /** Not stored; reaches who is subscribed now; losses are counted (LC-SUB-020). */
-  TRANSIENT: 2,
-} as const;
+  TRANSIENT = 2,
+}
 
 /** When a durable publish counts as acknowledged. */
-export const AckLevel = {
+export enum AckLevel {
   /** As STORED. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** Stored in the log. */
-  STORED: 1,
+  STORED = 1,
   /** Stored and replicated; needs CAPABILITY_REPLICATED. */
-  REPLICATED: 2,
-} as const;
+  REPLICATED = 2,
+}
 
 /** Which way a page is read. */
-export const HistoryDirection = {
+export enum HistoryDirection {
   /** As BACKWARD. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** Newest first. */
-  BACKWARD: 1,
+  BACKWARD = 1,
   /** Oldest first. */
-  FORWARD: 2,
-} as const;
+  FORWARD = 2,
+}
 
 /** Why a node sends a client away. */
-export const GoAwayReason = {
+export enum GoAwayReason {
   /** Not said. */
-  UNSPECIFIED: 0,
+  UNSPECIFIED = 0,
   /** The node shuts down or restarts. */
-  DRAINING: 1,
+  DRAINING = 1,
   /** The node has too much to do. */
-  OVERLOADED: 2,
+  OVERLOADED = 2,
   /** The client is better served elsewhere. */
-  MOVED: 3,
-} as const;
+  MOVED = 3,
+}
+
+/** Kinds of QUIC streams. */
+export enum StreamKind {
+  /** Never sent. */
+  UNSPECIFIED = 0,
+  /** The one bidirectional stream that the client opens. */
+  CONTROL = 1,
+  /** An ordered, long-lived stream of one lane. */
+  LANE = 2,
+  /** A stream that carries one message of lane urgent and ends. */
+  MESSAGE = 3,
+  /** A stream that carries one bulk transfer. */
+  TRANSFER = 4,
+  /** A stream for one signal too large for a datagram; reset when superseded. */
+  SIGNAL = 5,
+}
 
 /** What a client says about itself. */
 export interface ClientInfo {
@@ -967,4 +983,21 @@ export const Frame: Schema<Frame> = schema([
   [20, 'tokenRefreshed', 'message', 0, TokenRefreshed, 'body'],
   [21, 'limits', 'message', 0, Limits, 'body'],
   [22, 'goAway', 'message', 0, GoAway, 'body'],
+]);
+
+/** What a QUIC stream is for. */
+export interface StreamHeader {
+  /** The kind of stream; a receiver skips streams of a kind it does not know. */
+  kind: number;
+  /** The lane of all frames on the stream. */
+  lane: number;
+  /** For bulk: the number of the transfer, counted by the sender from 1. */
+  transfer: number;
+}
+
+/** Table of {@link StreamHeader}. */
+export const StreamHeader: Schema<StreamHeader> = schema([
+  [1, 'kind', 'enum'],
+  [2, 'lane', 'enum'],
+  [3, 'transfer', 'u64'],
 ]);

@@ -195,7 +195,7 @@ const ENTRY: Schema<object> = schema([
 ]);
 
 /** The name of an enum's value in lower case with hyphens; `unknown` for one of a later version. */
-export function nameOf(names: Readonly<Record<string, number>>, value: number): string {
+export function nameOf(names: Readonly<Record<string, number | string>>, value: number): string {
   const found = Object.keys(names).find((name) => names[name] === value);
   return found ? found.toLowerCase().replaceAll('_', '-') : 'unknown';
 }
