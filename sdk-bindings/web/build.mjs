@@ -12,18 +12,28 @@ import * as esbuild from 'esbuild';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const page = join(here, '../../server/page');
+/** WebTransport is a file of its own, loaded when it is first tried. */
+const CHUNKS = { splitting: true, chunkNames: '[name]-[hash]' };
 const shared = { bundle: true, format: 'esm', target: 'es2022', logLevel: 'warning', absWorkingDir: here };
 
-/** A part of the library as it is weighed: minified, with what it imports unless that is named. */
+/**
+ * A part of the library as it is weighed: minified, with what it imports unless that is named. What is loaded later only is
+ * in `later`.
+ */
 export async function weigh(entry, external) {
-  const { outputFiles } = await esbuild.build({ ...shared, entryPoints: [entry], external, minify: true, write: false });
-  return outputFiles[0].contents;
+  const options = { entryPoints: [entry], external, minify: true, write: false, outdir: '.', ...CHUNKS, metafile: true };
+  const { outputFiles, metafile } = await esbuild.build({ ...shared, ...options });
+  const outputs = Object.entries(metafile.outputs);
+  const [name, main] = outputs.find(([, { entryPoint }]) => entryPoint === entry);
+  const needed = new Set([name, ...main.imports.filter(({ kind }) => kind === 'import-statement').map(({ path }) => path)]);
+  const bytes = (which) => Buffer.concat(outputs.flatMap(([path], at) => (needed.has(path) === which ? [outputFiles[at].contents] : [])));
+  return { now: bytes(true), later: bytes(false) };
 }
 
 async function library() {
   rmSync(join(here, 'dist'), { recursive: true, force: true });
   const external = ['@bufbuild/protobuf'];
-  await esbuild.build({ ...shared, entryPoints: ['src/index.ts'], outfile: 'dist/index.js', sourcemap: true, external });
+  await esbuild.build({ ...shared, ...CHUNKS, entryPoints: ['src/index.ts'], outdir: 'dist', sourcemap: true, external });
   const tsc = join(here, 'node_modules/typescript/bin/tsc');
   const types = ['--declaration', '--emitDeclarationOnly', '--rootDir', 'src', '--outDir', 'dist/types'];
   execFileSync(process.execPath, [tsc, '-p', 'tsconfig.build.json', ...types], { cwd: here, stdio: 'inherit' });

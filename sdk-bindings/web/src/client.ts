@@ -1,5 +1,5 @@
 /**
- * The client: the session's owner, with a socket, a clock and timers.
+ * The client: the session's owner, with a transport, a clock and timers.
  *
  * Promises and iterables end by their `AbortSignal`, by `close`, or when a room ends; nothing of an earlier connection
  * reaches the session after it was dropped.
@@ -9,33 +9,32 @@ import type { OutboxLimits, PublishInput, Receipt } from './core/outbox.js';
 import type { RoomCore } from './core/room.js';
 import { Code, LanecastError } from './errors.js';
 import { Room, type RoomHost } from './room.js';
-
-/** What the client needs of a WebSocket; the one of browsers, of Node ≥ 22 and of the package `ws` fit. */
-export interface SocketLike {
-  binaryType: string;
-  readonly bufferedAmount: number;
-  onopen: ((event: never) => void) | null;
-  onmessage: ((event: never) => void) | null;
-  onclose: ((event: never) => void) | null;
-  onerror: ((event: never) => void) | null;
-  send(data: Uint8Array<ArrayBuffer>): void;
-  close(code?: number): void;
-}
-
-/** Makes a {@link SocketLike}. */
-export type SocketConstructor = new (url: string, protocols: string[]) => SocketLike;
+import { Dialer } from './transport/dialer.js';
+import type { Transport, TransportName } from './transport/transport.js';
+import type { SocketConstructor } from './transport/websocket.js';
+import type { WebTransportConstructor } from './transport/webtransport.js';
 
 /** Options of a client. */
 export interface ClientOptions {
-  /** Address of the endpoint, for example `wss://chat.example/v1/connect`; `http` and `https` are taken too. */
+  /**
+   * Address of the node, `https://chat.example/` or `wss://…`, or of its WebSocket if it has a path:
+   * `wss://chat.example/v1/connect`. What else the node serves, and where, its `/.well-known/lanecast` says.
+   */
   url: string | URL;
   /**
-   * The token, or a function that gets one. It is asked before every connection; `refused` says that the node refused
-   * the one before, so that a cached one must not be given again.
+   * By default `auto`: WebTransport where browser, page and node have it and the network lets it through, else WebSocket,
+   * at most half a second later.
+   */
+  transport?: 'auto' | TransportName;
+  /**
+   * The token, or a function that gets one. It is asked before every connection, and on a connection before the present
+   * token expires; `refused` says that the node refused the one before, so that a cached one must not be given again.
    */
   token: string | ((ask: { refused: boolean }) => string | Promise<string>);
   /** The WebSocket to use; by default the global one. Node 20 has none: pass that of the package `ws`. */
   WebSocket?: SocketConstructor;
+  /** The WebTransport to use; by default the global one. */
+  WebTransport?: WebTransportConstructor;
   /** Name and version of the application, for the logs of the node. */
   app?: { name: string; version: string };
   /** The device of the user, at most 128 bytes. */
@@ -46,10 +45,10 @@ export interface ClientOptions {
   onDiagnostic?: (error: Error) => void;
 }
 
-/** Bytes that are handed to the socket at once; our queues can reorder, those of the transport cannot. */
-const SOCKET_BYTES_MAX = 16 * 1024;
-/** How often a socket that is full is looked at; browsers have no event for it. */
-const DRAIN_POLL_MS = 5;
+/** Timers are set no closer, so that what waits for the transport does not spin. */
+const TIMER_MS_MIN = 5;
+/** Events of the window after which a connection may be dead, or a new one possible. */
+const HINTS = ['online', 'offline'];
 
 /** A connection to Lanecast that mends itself. Make one per page or process. */
 export class Client implements RoomHost {
@@ -58,7 +57,12 @@ export class Client implements RoomHost {
   readonly instance: string;
   private readonly rooms = new Map<string, Room>();
   private readonly listeners = new Set<(state: ClientState) => void>();
-  private socket: SocketLike | undefined;
+  private readonly dialer: Dialer;
+  private link: Transport | undefined;
+  /** The transport that opened, as long as there was no Welcome on it. */
+  private unproven: TransportName | undefined;
+  /** Ends the dial that is under way. */
+  private abort = new AbortController();
   private timer: ReturnType<typeof setTimeout> | undefined;
   /** Counts connections, so that what belongs to an earlier one is ignored. */
   private dials = 0;
@@ -66,6 +70,7 @@ export class Client implements RoomHost {
 
   constructor(private readonly options: ClientOptions) {
     this.instance = randomId();
+    this.dialer = new Dialer(options);
     this.session = new Session(
       {
         instance: this.instance,
@@ -80,13 +85,13 @@ export class Client implements RoomHost {
       {
         dial: (target) => void this.dial(target),
         hangUp: (code) => this.hangUp(code),
-        refresh: () => void this.refresh(),
-        changed: (state) => queueMicrotask(() => this.listeners.forEach((listener) => listener(state))),
+        refresh: (refused) => void this.refresh(refused),
+        changed: (state) => this.changed(state),
         ready: (room) => this.ready(room),
         diagnostic: (error) => queueMicrotask(() => options.onDiagnostic?.(error)),
       },
     );
-    globalThis.addEventListener?.('online', this.networkChanged);
+    for (const hint of HINTS) globalThis.addEventListener?.(hint, this.networkChanged);
   }
 
   /** Where the client stands. */
@@ -98,6 +103,11 @@ export class Client implements RoomHost {
   onState(listener: (state: ClientState) => void): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
+  }
+
+  /** What carries the present connection; undefined: there is none. */
+  get transport(): TransportName | undefined {
+    return this.state.name === 'connected' ? this.link?.name : undefined;
   }
 
   /** Round trip of the last ping, ms; 0: not measured yet. */
@@ -141,12 +151,13 @@ export class Client implements RoomHost {
 
   /** Ends everything; publishes that are not acknowledged are rejected. */
   close(): void {
-    globalThis.removeEventListener?.('online', this.networkChanged);
+    for (const hint of HINTS) globalThis.removeEventListener?.(hint, this.networkChanged);
     this.run((session) => session.close());
   }
 
-  /** Tells that the network may have changed: the client tries at once instead of waiting. */
+  /** Tells that the network may have changed: the client tries at once, or asks whether its connection still lives. */
   readonly networkChanged = (): void => {
+    this.dialer.networkChanged();
     this.run((session) => session.nudge(now()));
   };
 
@@ -180,12 +191,20 @@ export class Client implements RoomHost {
     });
   }
 
+  private changed(state: ClientState): void {
+    // What has a code of the table was said by the node, over a transport that works.
+    if (state.name === 'suspended' && this.unproven && state.cause.code < Code.NORMAL) this.dialer.failed(this.unproven);
+    if (state.name !== 'connecting') this.unproven = undefined;
+    queueMicrotask(() => this.listeners.forEach((listener) => listener(state)));
+  }
+
   private ready(core: RoomCore): void {
     this.rooms.get(core.name)?.wake(core);
   }
 
   private async dial({ address, refused }: { address: string; refused: boolean }): Promise<void> {
     const dial = ++this.dials;
+    this.link = undefined;
     const { token } = this.options;
     let text: string;
     try {
@@ -196,53 +215,50 @@ export class Client implements RoomHost {
       if (dial === this.dials) this.run((session) => session.failed(now(), error));
       return;
     }
-    if (dial === this.dials) this.open(dial, endpoint(this.options.url, address), text);
+    if (dial === this.dials) await this.open(dial, address, text);
   }
 
-  private open(dial: number, url: string, token: string): void {
-    const Socket = this.options.WebSocket ?? (globalThis.WebSocket as unknown as SocketConstructor | undefined);
-    if (!Socket) {
-      const cause = LanecastError.local('USAGE', 'there is no WebSocket here: pass one in the options');
-      return this.run((session) => session.close(cause));
-    }
-    let socket: SocketLike;
+  private async open(dial: number, address: string, token: string): Promise<void> {
+    let link: Transport;
     try {
-      socket = new Socket(url, ['lanecast.v1']);
+      link = await this.dialer.dial(address, this.abort.signal);
     } catch (error) {
-      return this.run((session) => session.close(LanecastError.local('USAGE', String(error), { cause: error })));
+      if (dial !== this.dials) return;
+      const usage = error instanceof LanecastError && error.name === 'USAGE';
+      // The constructors of the browser throw this if they cannot use the address.
+      const wrong = usage ? error : isSyntax(error) && LanecastError.local('USAGE', String(error), { cause: error });
+      return this.run((session) => (wrong ? session.close(wrong) : session.lost(now(), 1006, reasonOf(error))));
     }
-    this.socket = socket;
-    socket.binaryType = 'arraybuffer';
-    const when = (then: (session: Session) => void) => {
-      if (dial === this.dials) this.run(then);
-    };
-    socket.onopen = () => when((session) => session.opened(now(), token));
-    socket.onerror = () => {};
-    socket.onmessage = ({ data }: { data: unknown }) =>
-      when((session) => {
-        if (data instanceof ArrayBuffer) session.received(now(), new Uint8Array(data));
-        else session.lost(now(), Code.TEXT_FRAME, 'the node sent text on the binary subprotocol');
-      });
-    socket.onclose = ({ code, reason }: { code: number; reason: string }) => when((session) => session.lost(now(), code, reason));
+    if (dial !== this.dials) return link.close(Code.NORMAL);
+    this.link = link;
+    this.unproven = link.name;
+    link.start((input) => {
+      if (dial === this.dials) this.run((session) => input(session, now()));
+    });
+    this.run((session) => session.opened(now(), token, link.ordered));
   }
 
   private hangUp(code: number): void {
     this.dials++;
-    const { socket } = this;
-    this.socket = undefined;
-    if (!socket) return;
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.close(code);
+    this.abort.abort();
+    this.abort = new AbortController();
+    this.link?.close(code);
+    this.link = undefined;
   }
 
-  private async refresh(): Promise<void> {
+  private async refresh(refused: boolean): Promise<void> {
     const { token } = this.options;
     if (typeof token === 'string') return;
+    const { dials } = this;
+    const when = (then: (session: Session) => void) => {
+      if (dials === this.dials) this.run(then);
+    };
     try {
-      const text = await token({ refused: false });
-      this.run((session) => session.refresh(text));
+      const text = await token({ refused });
+      when((session) => session.refresh(now(), text));
     } catch (error) {
       this.options.onDiagnostic?.(error instanceof Error ? error : new Error(String(error)));
+      when((session) => session.notRefreshed(now()));
     }
   }
 
@@ -257,20 +273,13 @@ export class Client implements RoomHost {
   }
 
   private flush(): void {
-    const { socket, session } = this;
-    let full = false;
-    while (socket && socket === this.socket) {
-      full = socket.bufferedAmount >= SOCKET_BYTES_MAX;
-      const message = full ? undefined : session.take(now(), SOCKET_BYTES_MAX);
-      if (!message) break;
-      socket.send(message as Uint8Array<ArrayBuffer>);
-    }
+    const { session } = this;
+    this.link?.flush(session, now());
     clearTimeout(this.timer);
     const deadline = session.deadline(now());
-    const wait = deadline === undefined ? Infinity : Math.max(DRAIN_POLL_MS, deadline - now());
-    const next = full ? Math.min(wait, DRAIN_POLL_MS) : wait;
-    if (next === Infinity) return;
-    this.timer = setTimeout(() => this.run((each) => each.tick(now())), Math.min(next, 2 ** 31 - 1));
+    if (deadline === undefined) return;
+    const wait = Math.max(TIMER_MS_MIN, deadline - now());
+    this.timer = setTimeout(() => this.run((each) => each.tick(now())), Math.min(wait, 2 ** 31 - 1));
   }
 }
 
@@ -285,19 +294,12 @@ function now(): number {
   return performance.timeOrigin + performance.now();
 }
 
-function endpoint(url: string | URL, address: string): string {
-  const base = new URL(url, globalThis.location?.href);
-  base.protocol = base.protocol.replace('http', 'ws');
-  if (!address) return base.href;
-  const secure = base.protocol === 'wss:';
-  try {
-    const other = new URL(address.includes('://') ? address : `${base.protocol}//${address}${base.pathname}`);
-    other.protocol = other.protocol.replace('http', 'ws');
-    // A token that was trusted to TLS is not sent without it.
-    return /^wss?:$/.test(other.protocol) && (other.protocol === 'wss:' || !secure) ? other.href : base.href;
-  } catch {
-    return base.href;
-  }
+function isSyntax(error: unknown): boolean {
+  return error instanceof SyntaxError || (error instanceof DOMException && error.name === 'SyntaxError');
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 function randomId(): string {

@@ -5,7 +5,7 @@
  * publishes that are stored once, in order, over lost connections; state that says only what was checked. It refuses
  * to hide a gap, to grow without bounds, and to guess a priority: the lane is chosen at publish time.
  */
-export { Client, connect, type ClientOptions, type SocketConstructor, type SocketLike } from './client.js';
+export { Client, connect, type ClientOptions } from './client.js';
 export { type EventItem, type GapItem, type Item } from './core/inbox.js';
 export { type OutboxLimits, type Receipt } from './core/outbox.js';
 export { LANES, type LaneName, parsePosition, type Position, positionText } from './core/position.js';
@@ -14,6 +14,9 @@ export { type ClientState, type Page } from './core/session.js';
 export { type SignalItem } from './core/signals.js';
 export { type GapCauseName } from './core/tracker.js';
 export { LanecastError, type LocalName } from './errors.js';
+export { type TransportName } from './transport/transport.js';
+export { type SocketConstructor, type SocketLike } from './transport/websocket.js';
+export type { WebTransportConstructor, WebTransportLike } from './transport/webtransport.js';
 export { type Action, Code } from './gen/codes.js';
 export { type Cursor } from './gen/wire.js';
 export {

@@ -1,68 +1,7 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { type AddressInfo } from 'node:net';
-import { type TestContext, test } from 'node:test';
-import { type WebSocket as Socket, WebSocket, WebSocketServer } from 'ws';
-import { type ClientOptions, Client, connect, type Item, json, LanecastError, type SocketConstructor } from '../src/index.js';
-import { FakeNode, type Peer, text } from './support/node.js';
-
-/** A fake node behind a real WebSocket. */
-class Server {
-  readonly node = new FakeNode(() => Date.now());
-  readonly sockets = new Map<Socket, Peer>();
-  readonly server = new WebSocketServer({ port: 0, host: '127.0.0.1', handleProtocols: () => 'lanecast.v1' });
-
-  static async start(context: TestContext): Promise<Server> {
-    const made = new Server();
-    await once(made.server, 'listening');
-    made.server.on('connection', (socket) => made.accept(socket));
-    context.after(() => {
-      for (const socket of made.sockets.keys()) socket.terminate();
-      made.server.close();
-    });
-    return made;
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}/v1/connect`;
-  }
-
-  private accept(socket: Socket): void {
-    const peer = this.node.connect();
-    this.sockets.set(socket, peer);
-    socket.on('message', (data: Buffer) => {
-      this.node.receive(peer, data);
-      this.pump();
-    });
-    socket.on('close', () => {
-      this.node.disconnect(peer);
-      this.sockets.delete(socket);
-    });
-  }
-
-  pump(): void {
-    for (const [socket, peer] of this.sockets) {
-      for (let packet = this.node.take(peer, 4096); packet; packet = this.node.take(peer, 4096)) socket.send(packet);
-      if (peer.closed) socket.close(peer.closed);
-    }
-  }
-
-  append(room: string, body: string): void {
-    this.node.append(room, 'normal', text(body));
-    this.pump();
-  }
-
-  /** Breaks every connection without a goodbye. */
-  cut(): void {
-    for (const socket of this.sockets.keys()) socket.terminate();
-  }
-
-  async client(context: TestContext, options: Partial<ClientOptions> = {}): Promise<Client> {
-    const client = await connect({ url: this.url, token: 'dev:ann', WebSocket: WebSocket as unknown as SocketConstructor, ...options });
-    context.after(() => client.close());
-    return client;
-  }
-}
+import { test } from 'node:test';
+import { Client, type Item, json, LanecastError } from '../src/index.js';
+import { NodeWebSocket, Server } from './support/server.js';
 
 const said = (item: Item) => (item.kind === 'event' ? item.text : `gap ${item.from}-${item.to}`);
 
@@ -181,7 +120,7 @@ test('connect rejects when the node refuses for good, and when it is aborted', a
     return 'ignore';
   };
   await assert.rejects(server.client(context), (error) => error instanceof LanecastError && error.name === 'VERSION');
-  const nowhere = new Client({ url: 'ws://127.0.0.1:1/', token: 'x', WebSocket: WebSocket as unknown as SocketConstructor });
+  const nowhere = new Client({ url: 'ws://127.0.0.1:1/', token: 'x', WebSocket: NodeWebSocket });
   const signal = AbortSignal.timeout(30);
   await assert.rejects(nowhere.connect({ signal }), { name: 'TimeoutError' });
   nowhere.close();

@@ -4,6 +4,7 @@ import type { Item } from '../src/core/inbox.js';
 import type { Receipt } from '../src/core/outbox.js';
 import { LANES, perLane } from '../src/core/position.js';
 import { LanecastError } from '../src/errors.js';
+import type { Kind } from './support/link.js';
 import { text } from './support/node.js';
 import { World } from './support/world.js';
 
@@ -12,10 +13,12 @@ const CUTS = 20;
 const FOREIGN = 2000;
 const OWN = 200;
 
-// Law 1 and law 3: LC-SDK-001, LC-SDK-005, LC-PUB-027.
-for (let seed = 1; seed <= SEEDS; seed++) {
-  test(`seed ${seed}: ${CUTS} cuts, each event once and in order per lane, each publish stored once`, () => {
-    const world = new World(seed);
+const KINDS: readonly Kind[] = ['pipe', 'streams'];
+
+// Law 1 and law 3: LC-SDK-001, LC-SDK-005, LC-PUB-027, on streams LC-RES-005, LC-QUIC-005 and LC-QUIC-010.
+for (const [kind, seed] of KINDS.flatMap((kind) => Array.from({ length: SEEDS }, (_, at) => [kind, at + 1] as const))) {
+  test(`${kind}, seed ${seed}: ${CUTS} cuts, each event once and in order per lane, each publish stored once`, () => {
+    const world = new World(seed, kind);
     // Half of what others publish is there before, so that cuts fall into replays.
     const foreign = () => world.node.append('r', LANES[world.below(3)] ?? 'normal', text('foreign'));
     for (let each = 0; each < FOREIGN / 2; each++) foreign();
@@ -48,15 +51,18 @@ for (let seed = 1; seed <= SEEDS; seed++) {
       return cuts === CUTS && items.length === FOREIGN + OWN && receipts.length === OWN && room.state.name === 'live';
     });
 
-    const next = perLane(() => 1);
-    for (const item of items) {
-      assert.equal(item.kind, 'event');
-      if (item.kind === 'event') assert.equal(item.seq, next[item.lane]++, `${item.lane} in order`);
+    const seqs = perLane((lane) => items.filter((item) => item.lane === lane).map((item) => item.kind === 'event' && item.seq));
+    for (const lane of LANES) {
+      const all = seqs[lane].map((_, at) => at + 1);
+      // Urgent events are handed over as they arrive.
+      if (kind === 'streams' && lane === 'urgent') seqs[lane].sort((one, other) => Number(one) - Number(other));
+      assert.deepEqual(seqs[lane], all, `${lane}: each once, and in order`);
     }
     for (const result of receipts) assert.ok(!(result instanceof LanecastError));
     const own = items.flatMap((item) => (item.kind === 'event' && item.type === 'own' ? [item] : []));
     for (const lane of LANES) {
       const numbers = own.filter((item) => item.lane === lane).map((item) => Number(item.text));
+      if (kind === 'streams' && lane === 'urgent') continue;
       assert.deepEqual(numbers, [...numbers].sort((one, other) => one - other));
     }
     assert.equal(new Set(own.map((item) => item.text)).size, OWN);
@@ -64,8 +70,8 @@ for (let seed = 1; seed <= SEEDS; seed++) {
 }
 
 test('seeded trims and cuts: delivered plus gaps is published, for each lane', () => {
-  for (let seed = 1; seed <= 100; seed++) {
-    const world = new World(seed);
+  for (let seed = 1; seed <= 200; seed++) {
+    const world = new World(seed, KINDS[seed % 2]);
     const room = world.session.subscribe(world.now, 'r', { start: undefined, signals: false, events: true });
     world.connected();
     world.run(() => room.state.name === 'live');
@@ -83,7 +89,8 @@ test('seeded trims and cuts: delivered plus gaps is published, for each lane', (
     }
     world.pass(3000);
     world.run(() => room.state.name === 'live');
-    world.pass(100);
+    // What was sent last is still on its way.
+    world.pass(2000);
     const sums = perLane(() => 0);
     for (let item = room.inbox.next(); item; item = room.inbox.next()) {
       assert.notEqual(item.kind === 'gap' && item.cause, 'unknown');
@@ -92,5 +99,50 @@ test('seeded trims and cuts: delivered plus gaps is published, for each lane', (
     const head = world.node.head(world.node.log('r'));
     assert.deepEqual(sums, perLane((lane) => head[lane]), `seed ${seed}, ${cuts} cuts`);
     assert.deepEqual(room.inbox.position, head);
+  }
+});
+
+test('seeded forks and cuts: what was not revoked is what the log has, each once', () => {
+  for (let seed = 1; seed <= 200; seed++) {
+    const world = new World(seed, KINDS[seed % 2]);
+    const room = world.session.subscribe(world.now, 'r', { start: undefined, signals: false, events: true });
+    world.connected();
+    world.run(() => room.state.name === 'live');
+    for (let each = 0; each < 200; each++) {
+      world.after(world.below(4000), () => {
+        const lane = LANES[world.below(3)] ?? 'normal';
+        world.node.append('r', lane, text('x'));
+        const log = world.node.log('r');
+        const lost = Math.min(1 + world.below(3), world.node.head(log)[lane] - log.forkedAt[lane]);
+        if (!world.below(25) && lost) world.node.fork('r', lane, lost);
+        if (!world.below(40) && world.peer) world.cut();
+      });
+    }
+    const held = perLane(() => new Set<number>());
+    const read = () => {
+      for (let item = room.inbox.next(); item; item = room.inbox.next()) {
+        if (!item.lane) continue;
+        const set = held[item.lane];
+        if (item.kind === 'event') {
+          assert.ok(!set.has(item.seq), `seed ${seed}: ${item.lane} ${item.seq} twice`);
+          set.add(item.seq);
+        } else {
+          assert.equal(item.cause, 'rolled-back');
+          for (const seq of set) if (seq >= item.from && seq <= (item.to ?? Infinity)) set.delete(seq);
+        }
+      }
+    };
+    world.run(() => {
+      if (!world.below(4)) read();
+      return world.now > 1_004_500;
+    });
+    world.pass(3000);
+    read();
+    const head = world.node.head(world.node.log('r'));
+    for (const lane of LANES) {
+      const all = Array.from({ length: head[lane] }, (_, at) => at + 1);
+      assert.deepEqual([...held[lane]].sort((one, other) => one - other), all, `seed ${seed}: ${lane}`);
+    }
+    assert.deepEqual(room.inbox.position, head, `seed ${seed}`);
   }
 });

@@ -57,3 +57,21 @@ test('filtered gaps and lossless forks pass in silence', () => {
   assert.equal(box.next(), undefined);
   assert.equal(text(box), '2-0-4-0');
 });
+
+test('LC-RES-004: the position never passes an urgent seq that has not come, and goes back to a fork', () => {
+  const box = inbox(0);
+  const takeAll = () => {
+    while (box.next());
+  };
+  for (const seq of [2, 4]) put(box, 'urgent', 1, seq);
+  takeAll();
+  assert.equal(text(box), '1-0-0-0');
+  put(box, 'urgent', 1, 1);
+  takeAll();
+  assert.equal(text(box), '1-2-0-0');
+  const revoked = gap({ lane: 'urgent', from: 4, to: 4, cause: 'rolled-back' });
+  box.changeEpoch({ gaps: [revoked], position: { epoch: 2, urgent: 3, normal: 0, bulk: 0 }, restarted: perLane(() => false) });
+  put(box, 'urgent', 2, 3);
+  takeAll();
+  assert.equal(text(box), '2-3-0-0');
+});

@@ -7,6 +7,7 @@
  */
 import { LANES, type LaneName, type PerLane, perLane, type Position } from './position.js';
 import type { EpochChange, GapCauseName, SeqGap } from './tracker.js';
+import { SeqWindow } from './window.js';
 
 /** An event as the application gets it. */
 export interface EventItem {
@@ -56,8 +57,8 @@ export interface GapItem {
 /** What a room hands to the application. */
 export type Item = EventItem | GapItem;
 
-/** A lane and the seq up to which taking an item moves it. */
-type Mark = readonly [LaneName, number];
+/** A lane, and the first and last seq that taking an item adds to what was taken of it. */
+type Mark = readonly [LaneName, number, number];
 
 interface Entry {
   mark: Mark | undefined;
@@ -115,7 +116,7 @@ class Segment {
 export class Inbox {
   private segments: Segment[] = [new Segment()];
   private epoch = 0;
-  private taken = perLane(() => 0);
+  private taken = perLane(() => new SeqWindow(0));
   /** What the item that is with the application moves when it is taken. */
   private outstanding: Mark | undefined;
   /** Items waiting. */
@@ -127,13 +128,13 @@ export class Inbox {
 
   /** Everything up to it was taken. Undefined before the first subscription. */
   get position(): Position | undefined {
-    return this.epoch ? { epoch: this.epoch, ...this.taken } : undefined;
+    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.taken[lane].base) } : undefined;
   }
 
   /** Sets where the room begins, before anything came. */
   begin(at: Position): void {
     this.epoch = at.epoch;
-    this.taken = perLane((lane) => at[lane]);
+    this.taken = perLane((lane) => new SeqWindow(at[lane]));
   }
 
   private push(lane: LaneName, mark: Mark | undefined, item: Item | undefined, cost: number): void {
@@ -150,7 +151,7 @@ export class Inbox {
 
   /** Queues an event, durable or transient. */
   event(item: EventItem, bytes: number): void {
-    this.push(item.lane, item.seq ? [item.lane, item.seq] : undefined, item, bytes + 64);
+    this.push(item.lane, item.seq ? [item.lane, item.seq, item.seq] : undefined, item, bytes + 64);
   }
 
   /** Queues a gap of transients; `count` 0 is an unknown number. */
@@ -165,7 +166,7 @@ export class Inbox {
   /** Queues a gap. One of cause filtered moves the position and is not shown. */
   gap(gap: SeqGap): void {
     const { lane, from, to, cause } = gap;
-    this.push(lane, [lane, to ?? from], cause === 'filtered' ? undefined : this.item(gap), 64);
+    this.push(lane, [lane, from, to ?? from], cause === 'filtered' ? undefined : this.item(gap), 64);
   }
 
   private item(gap: SeqGap): GapItem {
@@ -183,8 +184,8 @@ export class Inbox {
   /** Says that the item handed out last was handled: the position moves over it. */
   take(): void {
     if (this.outstanding) {
-      const [lane, seq] = this.outstanding;
-      this.taken[lane] = Math.max(this.taken[lane], seq);
+      const [lane, from, to] = this.outstanding;
+      this.taken[lane].insert(from, to);
     }
     this.outstanding = undefined;
     this.pass();
@@ -200,7 +201,8 @@ export class Inbox {
       this.epoch = change.position.epoch;
       for (const lane of LANES) {
         const seq = change.position[lane];
-        this.taken[lane] = change.restarted[lane] ? seq : Math.min(this.taken[lane], seq);
+        if (change.restarted[lane]) this.taken[lane] = new SeqWindow(seq);
+        else this.taken[lane].cutBack(seq);
       }
     }
   }

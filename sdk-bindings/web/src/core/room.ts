@@ -68,6 +68,10 @@ export class RoomCore {
   subscribedAt = -Infinity;
   /** The inbox was full: nothing is asked for until the application caught up. */
   paused = false;
+  /** Left, and not yet back: what is still under way is dropped, and read from the log later. */
+  muted = false;
+  /** Something of this subscription was dropped before its answer came, which streams let happen. */
+  holeUnseen = false;
   private hole: { lane: LaneName; seq: number } | undefined;
   private head: Position | undefined;
   private degraded = false;
@@ -100,6 +104,13 @@ export class RoomCore {
     this.pending = undefined;
     this.subscribeAt = undefined;
     this.hole = undefined;
+    this.holeUnseen = this.muted = false;
+  }
+
+  /** The inbox is full: the room is left until the application caught up. */
+  pause(): void {
+    this.paused = this.muted = true;
+    this.pending = this.subscribeAt = undefined;
   }
 
   /** Takes Subscribed; throws `Misbehaviour`. */
@@ -108,6 +119,7 @@ export class RoomCore {
     const asked = frame.missedTransients;
     const change = this.tracker.subscribed(frame);
     const { position } = frame;
+    if (!frame.cause) this.muted = false;
     if (!before) this.inbox.begin(position as Position);
     if (change) {
       this.hole = undefined;
@@ -146,15 +158,15 @@ export class RoomCore {
     return 'live';
   }
 
-  /** Takes an event. */
-  event(event: Event, bytes: number): Verdict {
+  /** Takes an event. `ordered`: the transport keeps the order of lane urgent; the other lanes have it always. */
+  event(event: Event, bytes: number, ordered: boolean): Verdict {
     const lane = laneOf(event.lane);
     if (!lane) return 'revoked';
     const transient = event.seq === 0;
     if (transient) {
       this.tracker.transients(event.handle, lane, 1);
     } else {
-      const verdict = this.tracker.range(event.handle, lane, event.seq, event.seq);
+      const verdict = this.tracker.range(event.handle, lane, event.seq, event.seq, ordered || lane !== 'urgent');
       if (verdict !== 'deliver') return this.dropped(verdict, lane, event.seq);
       this.healed();
     }
@@ -164,8 +176,8 @@ export class RoomCore {
     return 'deliver';
   }
 
-  /** Takes a gap. */
-  gap(frame: Gap): Verdict {
+  /** Takes a gap, as {@link RoomCore.event}. */
+  gap(frame: Gap, ordered: boolean): Verdict {
     const lane = laneOf(frame.lane);
     if (!lane) return 'revoked';
     if (!frame.from) {
@@ -174,11 +186,13 @@ export class RoomCore {
       if (this.options.events) this.inbox.transientGap(lane, frame.count, causeOf(frame.cause));
       return 'deliver';
     }
-    const [verdict, news] = this.tracker.gap(frame);
-    if (!news) return this.dropped(verdict, lane, frame.to);
+    const [verdict, news] = this.tracker.gap(frame, ordered || lane !== 'urgent');
+    if (!news.length) return this.dropped(verdict, lane, frame.to);
     this.healed();
-    if (news.cause !== 'filtered') this.stats.gaps++;
-    if (this.options.events) this.inbox.gap(news);
+    for (const gap of news) {
+      if (gap.cause !== 'filtered') this.stats.gaps++;
+      if (this.options.events) this.inbox.gap(gap);
+    }
     return verdict;
   }
 

@@ -2,9 +2,9 @@
  * The client's side of the protocol, without I/O: bytes and time go in, bytes, deadlines and notices come out.
  *
  * One `Session` lives as long as the client, over all its connections. After every input its owner sends what
- * {@link Session.take} has and sets a timer for {@link Session.deadline}. Families of methods: inputs (`opened`,
- * `received`, `lost`, `failed`, `tick`), commands (`connect`, `subscribe`, `publish`, …), outputs (`take`, `deadline`,
- * and the calls of {@link Host}).
+ * {@link Session.next} has and sets a timer for {@link Session.deadline}. Families of methods: inputs (`opened`,
+ * `received`, `handle`, `lost`, `failed`, `tick`), commands (`connect`, `subscribe`, `publish`, …), outputs (`next`,
+ * `deadline`, and the calls of {@link Host}).
  *
  * ```text
  *  idle ──connect──▶ connecting ──Welcome──▶ connected
@@ -17,7 +17,7 @@
 import { Code, LanecastError } from '../errors.js';
 import * as wire from '../gen/wire.js';
 import { type Init, WireError } from '../wire/codec.js';
-import { type Body, frames, join, record } from '../wire/packet.js';
+import { type Body, frames, record } from '../wire/packet.js';
 import { type GapItem, type EventItem } from './inbox.js';
 import { Outbox, OUTBOX_LIMITS, type OutboxLimits, type PublishInput, type Receipt } from './outbox.js';
 import { laneOf, type Position } from './position.js';
@@ -27,16 +27,33 @@ import { causeOf, Misbehaviour } from './tracker.js';
 
 /** Frames whose handle is not known yet are held up to this many bytes … */
 const HELD_BYTES_MAX = 64 * 1024;
-/** … and this long (LC-QUIC-006). */
+/** … and this long, where they may overtake the Subscribed that names it (LC-QUIC-010). */
 const HELD_MS_MAX = 2000;
+/** Handles of dropped frames that are remembered: more than the rooms that a node lets a connection have. */
+const DROPPED_MAX = 256;
 /** Dialling and the handshake together take at most this long. */
 const CONNECT_MS_MAX = 15_000;
 /** A request other than Publish and Subscribe is given up after this long. */
 const REQUEST_MS_MAX = 30_000;
 /** Requests other than Publish and Subscribe that may wait at once. */
 const REQUESTS_MAX = 64;
-/** Handles of ended subscriptions that are remembered, so that what is still in flight is not held. */
-const ENDED_MAX = 1000;
+/** After a hint that the network changed, a Pong is expected this soon (LC-QUIC-012). */
+const PROBE_MS = 2000;
+/** A newer token is asked for this long before the present one expires, or a tenth of its life if that is less … */
+const REFRESH_LEAD_MS_MAX = 60_000;
+/** … and at most this often. */
+const REFRESH_MIN_MS = 1000;
+
+/** The lanes of what a client sends, highest first. */
+export const OUT_LANES = ['control', 'urgent', 'normal', 'signal', 'bulk'] as const;
+/** A lane of what a client sends. */
+export type OutLane = (typeof OUT_LANES)[number];
+
+/** A record on its way out. */
+export interface Output {
+  lane: OutLane;
+  record: Uint8Array;
+}
 
 /** State of a client. */
 export type ClientState =
@@ -52,8 +69,8 @@ export interface Host {
   dial(target: { address: string; refused: boolean }): void;
   /** Drop the socket and everything that it may still say. */
   hangUp(code: number): void;
-  /** Get a newer token and hand it to `refresh`. */
-  refresh(): void;
+  /** Get a newer token and hand it to `refresh`, or say `notRefreshed`; `refused` as for `dial`. */
+  refresh(refused: boolean): void;
   /** The state of the client changed. */
   changed(state: ClientState): void;
   /** The state of a room changed, or it has something to read. */
@@ -106,12 +123,16 @@ export class Session {
   private control: Uint8Array[] = [];
   private ids = 0;
   private handles = new Map<number, RoomCore>();
-  private ended = new Set<number>();
-  private held: { body: Delivered; bytes: number; handle: number }[] = [];
+  /** Whether the transport keeps the order of lane urgent, and that between lanes. */
+  private ordered = true;
+  private held: { body: Delivered; bytes: number }[] = [];
   private heldBytes = 0;
+  /** Handles of which frames were dropped: nothing else need show that something is missing. */
+  private dropped = new Set<number>();
   private requests = new Map<number, Request>();
   private window: wire.ReconnectWindow = { minMs: 500, maxMs: 20_000 };
-  private limits: wire.Limits = {
+  /** What the node accepts. */
+  limits: wire.Limits = {
     ...{ recordBytes: 256 * 1024, messageBytes: 64 * 1024, rooms: 100 },
     ...{ publishesInFlight: 256, signalsPerSecond: 10, historyPage: 200 },
   };
@@ -120,6 +141,10 @@ export class Session {
   private lastToken = '';
   private refusedToken: string | undefined;
   private refusedFor: LanecastError | undefined;
+  /** The token that a RefreshToken bears, and its id. */
+  private offered: { id: number; token: string } | undefined;
+  /** When the token of the connection expires, on the clock of `now`. */
+  private expiresAt = 0;
   private lastConnection = '';
   private connectedAt = Infinity;
   // Timers; undefined: not set.
@@ -162,10 +187,10 @@ export class Session {
     for (const room of [...this.rooms.values()]) this.end(room, { name: 'ended', cause: 'closed', error: cause });
   }
 
-  /** The network may have changed: tries at once, or asks at once whether the node is there. */
+  /** The network may have changed: tries at once, or asks at once whether the node is there (LC-QUIC-012). */
   nudge(now: number): void {
     if (this.state.name === 'suspended') this.dial(now);
-    else if (this.state.name === 'connected' && this.pongBy === undefined) this.ping(now);
+    else if (this.state.name === 'connected') this.ping(now, PROBE_MS);
   }
 
   /** Subscribes to a room, or adds to what is asked of it. */
@@ -233,17 +258,27 @@ export class Session {
   }
 
   /** A newer token, which `Host.refresh` was asked for. */
-  refresh(token: string): void {
+  refresh(now: number, token: string): void {
     if (this.state.name !== 'connected') return;
-    this.lastToken = token;
-    this.send(this.nextId(), { case: 'refreshToken', value: { token } });
+    // It would be refused again (LC-AUTH-022).
+    if (token === this.refusedToken) return this.notRefreshed(now);
+    const id = this.nextId();
+    this.offered = { id, token };
+    this.send(id, { case: 'refreshToken', value: { token } });
+  }
+
+  /** There is no newer token, or the node did not take it: asks again while the present one holds. */
+  notRefreshed(now: number): void {
+    const at = now + Math.max(REFRESH_MIN_MS, (this.expiresAt - now) / 4);
+    if (at < this.expiresAt) this.refreshAt = at;
   }
 
   // Inputs.
 
-  /** The socket is open. */
-  opened(now: number, token: string): void {
+  /** The transport is open; `ordered` says whether it keeps the order of lane urgent, and that between lanes. */
+  opened(now: number, token: string, ordered = true): void {
     if (this.state.name !== 'connecting') return;
+    this.ordered = ordered;
     if (token === this.refusedToken) {
       // It would be refused again (LC-AUTH-022).
       this.close(this.refusedFor);
@@ -282,12 +317,17 @@ export class Session {
       for (const [frame, bytes] of frames(packet)) {
         // A frame may have ended the connection that the rest came on.
         if (this.state.name !== 'connecting' && this.state.name !== 'connected') return;
-        if (frame.body) this.frame(now, frame.id, frame.body, bytes);
+        this.handle(now, frame, bytes);
       }
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
-      this.giveUp(now, LanecastError.of(1002, `the node sent what is no packet: ${error.message}`));
+      this.malformed(now, error.message);
     }
+  }
+
+  /** The node broke the framing. */
+  malformed(now: number, detail: string): void {
+    this.giveUp(now, LanecastError.of(1002, `the node sent what is no packet: ${detail}`), Code.PROTOCOL);
   }
 
   /** A deadline may have passed. */
@@ -300,7 +340,7 @@ export class Session {
     if (due(this.pingAt)) this.ping(now);
     if (due(this.refreshAt)) {
       this.refreshAt = undefined;
-      this.host.refresh();
+      this.host.refresh(this.refusedToken !== undefined);
     }
     if (due(this.heldUntil)) this.dropHeld(now);
     this.outbox.expire(now);
@@ -329,34 +369,22 @@ export class Session {
     return next === Infinity ? undefined : next;
   }
 
-  /** The next message to send, about `bytes` long at most; undefined: nothing to send. */
-  take(now: number, bytes: number): Uint8Array | undefined {
-    const records: Uint8Array[] = [];
-    let size = 0;
-    // No message is longer than a record may be (LC-WS-010).
-    const most = Math.min(bytes, this.limits.recordBytes);
-    while (size < most) {
-      const next = this.control[0] ?? this.nextRecord(now);
-      if (!next) break;
-      if (size && size + next.length > most) {
-        // Made already, so it stands first in the next message.
-        if (next !== this.control[0]) this.control.unshift(next);
-        break;
-      }
-      if (next === this.control[0]) this.control.shift();
-      records.push(next);
-      size += next.length;
+  /** The next record to send, of the highest lane that `free` lets pass; undefined: there is none. */
+  next(now: number, free: (lane: OutLane) => boolean): Output | undefined {
+    for (const lane of OUT_LANES) {
+      const record = free(lane) ? this.nextOf(now, lane) : undefined;
+      if (!record) continue;
+      if (this.welcome) this.pingAt = now + (this.welcome.heartbeat?.pingAfterMs || 25_000);
+      return { lane, record };
     }
-    if (!records.length) return undefined;
-    if (this.welcome) this.pingAt = now + (this.welcome.heartbeat?.pingAfterMs || 25_000);
-    return join(records);
+    return undefined;
   }
 
-  private nextRecord(now: number): Uint8Array | undefined {
+  private nextOf(now: number, lane: OutLane): Uint8Array | undefined {
+    if (lane === 'control') return this.control.shift();
     if (this.state.name !== 'connected') return undefined;
-    const publish = (lane: 'urgent' | 'normal' | 'bulk') => this.outbox.next(now, lane, () => this.nextId());
-    const signal = () => (this.serves(wire.Capability.SIGNALS) ? this.signals.next(now) : undefined);
-    return publish('urgent') ?? publish('normal') ?? signal() ?? publish('bulk');
+    if (lane !== 'signal') return this.outbox.next(now, lane, () => this.nextId());
+    return this.serves(wire.Capability.SIGNALS) ? this.signals.next(now) : undefined;
   }
 
   // Connection.
@@ -368,8 +396,8 @@ export class Session {
     this.host.dial({ address: this.address, refused: this.refusedFor !== undefined });
   }
 
-  private giveUp(now: number, cause: LanecastError): void {
-    this.host.hangUp(Code.NORMAL);
+  private giveUp(now: number, cause: LanecastError, code: number = Code.NORMAL): void {
+    this.host.hangUp(code);
     this.suspend(now, cause);
   }
 
@@ -396,9 +424,10 @@ export class Session {
     this.connectedAt = Infinity;
     this.control = [];
     this.handles.clear();
-    this.ended.clear();
     this.held = [];
     this.heldBytes = 0;
+    this.dropped.clear();
+    this.offered = undefined;
     this.welcome = undefined;
     this.outbox.disconnected();
     for (const room of this.rooms.values()) {
@@ -407,9 +436,9 @@ export class Session {
     }
   }
 
-  private ping(now: number): void {
+  private ping(now: number, withinMs = this.welcome?.heartbeat?.pongWithinMs || 10_000): void {
     this.pingAt = undefined;
-    this.pongBy = now + (this.welcome?.heartbeat?.pongWithinMs || 10_000);
+    this.pongBy = Math.min(this.pongBy ?? Infinity, now + withinMs);
     this.send(this.nextId(), { case: 'ping', value: { stamp: Math.floor(now) } });
   }
 
@@ -439,9 +468,13 @@ export class Session {
 
   /** Asks for a newer token some time before the present one expires, where the node takes it. */
   private expires(now: number, atMs: number): void {
-    const can = this.serves(wire.Capability.REFRESH);
-    const left = atMs - this.clockOffsetMs - now;
-    this.refreshAt = atMs && can ? now + Math.max(0, left - Math.max(1000, Math.min(30_000, left / 10))) : undefined;
+    this.refreshAt = undefined;
+    if (!atMs || !this.serves(wire.Capability.REFRESH)) return;
+    this.expiresAt = atMs - this.clockOffsetMs;
+    const left = this.expiresAt - now;
+    // Clients that got their tokens at once do not ask for others at once.
+    const lead = Math.min(REFRESH_LEAD_MS_MAX, left / 10) * (1 + this.options.random() / 2);
+    this.refreshAt = now + Math.max(REFRESH_MIN_MS, left - lead);
   }
 
   /** Whether the node serves an optional part (LC-HS-020); true as long as nothing is known. */
@@ -465,8 +498,9 @@ export class Session {
 
   // Frames.
 
-  private frame(now: number, id: number, body: Body, bytes: number): void {
-    switch (body.case) {
+  /** A frame came, `bytes` long with its tag. */
+  handle(now: number, { id, body }: wire.Frame, bytes: number): void {
+    switch (body?.case) {
       case 'event':
       case 'gap':
       case 'signal':
@@ -500,6 +534,8 @@ export class Session {
       case 'limits':
         return this.limit(body.value);
       case 'tokenRefreshed':
+        if (id === this.offered?.id) this.lastToken = this.offered.token;
+        this.refusedToken = this.offered = undefined;
         return this.expires(now, body.value.expiresAtMs);
       case 'goAway':
         this.leaveAt = now + body.value.retryAfterMs;
@@ -514,6 +550,13 @@ export class Session {
     if (closing) return this.giveUp(now, error);
     if (id) {
       if (this.outbox.refused(now, id, error)) return;
+      if (id === this.offered?.id) {
+        // The connection goes on with the former token (LC-AUTH-021).
+        const again = error.action === 'new-token';
+        if (again) this.refusedToken = this.offered.token;
+        if (again || error.retryable) this.notRefreshed(now);
+        this.offered = undefined;
+      }
       const request = this.requests.get(id);
       if (request) {
         this.requests.delete(id);
@@ -536,11 +579,8 @@ export class Session {
   private subscribed(now: number, id: number, frame: wire.Subscribed): void {
     const room = this.rooms.get(frame.room);
     const asked = frame.cause === wire.SubscribedCause.UNSPECIFIED;
-    if (!room || (asked && id !== room.pending)) {
-      // It answers what was asked before the room was left, or asked for anew.
-      if (!room?.tracker.knows(frame.handle)) this.ignore(frame.handle);
-      return;
-    }
+    // It may answer what was asked before the room was left, or asked for anew.
+    if (!room || (asked && id !== room.pending)) return;
     // While an answer is outstanding only that counts, since it tells all (LC-RES-016).
     if (!asked && room.pending !== undefined) return;
     if (frame.cause === wire.SubscribedCause.DEGRADED) {
@@ -558,13 +598,16 @@ export class Session {
     }
     room.stats.subscriptions++;
     room.subscribeAt = undefined;
-    this.ended.delete(frame.handle);
     for (const handle of room.tracker.handles) this.handles.set(handle, room);
-    const held = this.held.filter((each) => each.handle === frame.handle);
-    this.held = this.held.filter((each) => each.handle !== frame.handle);
-    this.heldBytes = this.held.reduce((sum, each) => sum + each.bytes, 0);
-    if (!this.held.length) this.heldUntil = undefined;
+    const { held } = this;
+    this.held = [];
+    this.heldBytes = 0;
     for (const { body, bytes } of held) this.delivered(now, body, bytes);
+    if (!this.held.length) this.heldUntil = undefined;
+    if (this.dropped.delete(frame.handle) || room.holeUnseen) {
+      room.holeUnseen = false;
+      room.resubscribe(now);
+    }
     this.setRoom(room, { name: room.progress() });
     this.host.ready(room);
   }
@@ -594,15 +637,8 @@ export class Session {
   }
 
   private forget(room: RoomCore): void {
-    for (const handle of room.tracker.handles) this.ignore(handle);
+    for (const handle of room.tracker.handles) this.handles.delete(handle);
     room.disconnected();
-  }
-
-  private ignore(handle: number): void {
-    const [oldest] = this.ended;
-    if (oldest !== undefined && this.ended.size >= ENDED_MAX) this.ended.delete(oldest);
-    this.handles.delete(handle);
-    this.ended.add(handle);
   }
 
   private end(room: RoomCore, state: RoomState): void {
@@ -618,10 +654,17 @@ export class Session {
   }
 
   private delivered(now: number, body: Delivered, bytes: number): void {
+    const { ordered } = this;
     const { handle } = body.value;
     const room = this.handles.get(handle);
     if (!room?.tracker.knows(handle)) {
-      if (!room && !this.ended.has(handle)) this.hold(now, body, bytes, handle);
+      // Where the order is kept there is nothing to wait for: the handle is one that ended.
+      if (!ordered) this.hold(now, body, bytes);
+      return;
+    }
+    if (room.muted) {
+      // It may also be what follows the answer that is awaited, and have overtaken it.
+      if (room.pending !== undefined) room.holeUnseen = !ordered;
       return;
     }
     if (body.case === 'signal') {
@@ -630,25 +673,32 @@ export class Session {
     }
     if (room.full) {
       // The application is behind: leave, and come back from *received* when it caught up. Nothing is lost by that.
-      room.paused = true;
-      this.leave(room);
+      room.pause();
+      this.send(this.nextId(), { case: 'unsubscribe', value: { room: room.name } });
       return this.setRoom(room, { name: 'catching-up' });
     }
-    const verdict = body.case === 'event' ? room.event(body.value, bytes) : room.gap(body.value);
-    if (verdict === 'hole') room.resubscribe(now);
+    const verdict = body.case === 'event' ? room.event(body.value, bytes, ordered) : room.gap(body.value, ordered);
+    if (verdict === 'hole' && room.pending === undefined) room.resubscribe(now);
+    // What follows the answer may have overtaken it, so the answer is not known to cure this.
+    else if (verdict === 'hole') room.holeUnseen = !ordered;
     else if (verdict === 'deliver') this.host.ready(room);
     this.setRoom(room, { name: room.progress() });
   }
 
-  private hold(now: number, body: Delivered, bytes: number, handle: number): void {
-    if (this.heldBytes + bytes > HELD_BYTES_MAX) return this.dropHeld(now);
-    this.held.push({ body, bytes, handle });
+  private hold(now: number, body: Delivered, bytes: number): void {
+    this.held.push({ body, bytes });
     this.heldBytes += bytes;
     this.heldUntil ??= now + HELD_MS_MAX;
+    if (this.heldBytes > HELD_BYTES_MAX) this.dropHeld(now);
   }
 
-  /** The handle did not become known in time: ask again for every room whose Subscribed is outstanding. */
+  /** The handles did not become known in time: ask again for every room whose Subscribed is outstanding. */
   private dropHeld(now: number): void {
+    for (const { body } of this.held) {
+      const [oldest] = this.dropped;
+      if (oldest !== undefined && this.dropped.size >= DROPPED_MAX) this.dropped.delete(oldest);
+      this.dropped.add(body.value.handle);
+    }
     this.held = [];
     this.heldBytes = 0;
     this.heldUntil = undefined;

@@ -5,12 +5,13 @@
  * change of an epoch into the gaps that revoke what the log lost. It keeps *received*; *taken*, which the application
  * moves, is kept by the inbox.
  *
- * It serves transports that keep the order of a lane, as WebSocket does. One on which urgent events overtake each other
- * needs a window above *received* (LC-QUIC-005, LC-RES-015).
+ * Where streams overtake one another *received* of lane urgent has a window above it, kept across reconnects (LC-QUIC-005,
+ * LC-RES-005, LC-RES-015).
  */
 import { type Gap, GapCause, type Subscribed, SubscribedCause, type TransientMark } from '../gen/wire.js';
 import { nameOf } from '../wire/codec.js';
 import { LANES, laneOf, type LaneName, type PerLane, perLane, type Position } from './position.js';
+import { SeqWindow } from './window.js';
 
 /** Former handles of a room that still count, for epochs that follow one another faster than lanes drain. */
 const FORMER_MAX = 4;
@@ -58,7 +59,7 @@ export class Tracker {
   epoch = 0;
   /** 0 while there is no subscription on the present connection. */
   handle = 0;
-  private received = perLane(() => 0);
+  private received = perLane(() => new SeqWindow(0));
   private former: { handle: number; through: PerLane<number> }[] = [];
   /** Transient events, counted as the node counts them; undefined once some were lost in an unknown number. */
   mark: TransientMark | undefined;
@@ -69,12 +70,12 @@ export class Tracker {
 
   private begin(at: Position): void {
     this.epoch = at.epoch;
-    this.received = perLane((lane) => at[lane]);
+    this.received = perLane((lane) => new SeqWindow(at[lane]));
   }
 
   /** The position to resume from: *received*. Undefined before the first subscription. */
   get position(): Position | undefined {
-    return this.epoch ? { epoch: this.epoch, ...this.received } : undefined;
+    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.received[lane].base) } : undefined;
   }
 
   /** Whether frames under this handle are, or still count as, this room's. */
@@ -106,7 +107,7 @@ export class Tracker {
       this.begin(position);
     } else if (this.epoch === position.epoch && !gaps.length) {
       // On an unasked frame of the same epoch seqs may still be in flight; they count as before.
-      const skips = LANES.some((lane) => position[lane] > this.received[lane]);
+      const skips = LANES.some((lane) => position[lane] > this.received[lane].base);
       if (skips && frame.cause === SubscribedCause.UNSPECIFIED) {
         throw new Misbehaviour('LC-SUB-010: begins beyond the position that was asked for');
       }
@@ -124,19 +125,37 @@ export class Tracker {
     for (const gap of gaps) {
       if (gap.to !== undefined) continue;
       // What was on its way under the former handle cannot be told from the seqs of the new epoch.
-      gap.from = Math.min(gap.from, this.received[gap.lane] + 1);
+      gap.from = Math.min(gap.from, this.received[gap.lane].base + 1);
       restarted[gap.lane] = true;
     }
     const through = perLane((lane) => (restarted[lane] ? 0 : position[lane]));
+    const kept = { ...position };
     for (const lane of LANES) {
-      this.received[lane] = restarted[lane] ? position[lane] : Math.min(this.received[lane], position[lane]);
+      if (restarted[lane]) this.received[lane] = new SeqWindow(position[lane]);
+      else this.received[lane].cutBack((kept[lane] = this.survives(lane, position[lane], gaps)));
       for (const former of this.former) former.through[lane] = Math.min(former.through[lane], through[lane]);
     }
     if (this.handle) {
       if (this.former.length === FORMER_MAX) this.former.shift();
       this.former.push({ handle: this.handle, through });
     }
-    return { gaps, position, restarted };
+    return { gaps, position: kept, restarted };
+  }
+
+  /**
+   * Up to where a lane's seqs survive a fork after which the node begins at `position`.
+   *
+   * Urgent seqs that overtook others lie above the position that was asked for, so the node does not know of them. A gap
+   * of this epoch says where the fork was: what lies before it survives, and would be delivered twice if it were
+   * forgotten. Without one nothing proves that they survive: they are revoked, and come again if they do.
+   */
+  private survives(lane: LaneName, position: number, gaps: SeqGap[]): number {
+    const { epoch } = this;
+    const forks = gaps.flatMap((gap) => (gap.lane === lane && gap.epoch === epoch ? [gap.from - 1] : []));
+    if (forks.length) return Math.max(position, Math.min(...forks));
+    const to = this.received[lane].highest;
+    if (to > position) gaps.push({ lane, epoch, from: position + 1, to, cause: 'rolled-back', refillable: false });
+    return position;
   }
 
   /** Up to where frames under a handle count: all, or up to where its epoch was left; undefined: it is not known. */
@@ -145,28 +164,31 @@ export class Tracker {
     return this.former.find((each) => each.handle === handle)?.through[lane];
   }
 
-  /** Takes the place of `from..=to`. A gap may reach over a fork: up to there it counts. */
-  range(handle: number, lane: LaneName, from: number, to: number): Verdict {
+  /**
+   * Takes the place of `from..=to`. A gap may reach over a fork: up to there it counts. `ordered` says that the transport
+   * keeps the order of the lane.
+   */
+  range(handle: number, lane: LaneName, from: number, to: number, ordered = true): Verdict {
     const through = this.countsThrough(handle, lane);
     if (through === undefined) return 'unknown-handle';
     if (from > through) return 'revoked';
+    const window = this.received[lane];
     const last = Math.min(to, through);
-    if (last <= this.received[lane]) return 'duplicate';
-    if (from > this.received[lane] + 1) return 'hole';
-    this.received[lane] = last;
-    return 'deliver';
+    if (last <= window.base || (from === last && window.has(last))) return 'duplicate';
+    return (!ordered || from <= window.base + 1) && window.insert(from, last) ? 'deliver' : 'hole';
   }
 
-  /** Takes the range of a durable gap; with `deliver` also what of it is news to the application. */
-  gap(gap: Gap): [Verdict, SeqGap?] {
+  /** Takes the range of a durable gap; with `deliver` also what of it is news: not what overtook it. */
+  gap(gap: Gap, ordered = true): [Verdict, SeqGap[]] {
     const lane = laneOf(gap.lane);
-    if (!lane || gap.to < gap.from) return ['hole'];
-    const from = Math.max(gap.from, this.received[lane] + 1);
-    const verdict = this.range(gap.handle, lane, gap.from, gap.to);
-    if (verdict !== 'deliver') return [verdict];
-    const { epoch, received } = this;
+    if (!lane || gap.to < gap.from) return ['hole', []];
+    const { epoch } = this;
+    const { handle, refillable } = gap;
     const cause = causeOf(gap.cause);
-    return [verdict, { lane, epoch, from, to: received[lane], cause, refillable: gap.refillable }];
+    const missing = this.received[lane].missing(gap.from, Math.min(gap.to, this.countsThrough(handle, lane) ?? 0));
+    const verdict = this.range(handle, lane, gap.from, gap.to, ordered);
+    if (verdict !== 'deliver') return [verdict, []];
+    return [verdict, missing.map(([from, to]) => ({ lane, epoch, from, to, cause, refillable }))];
   }
 
   /** Counts transient events; `count` 0 is an unknown number (LC-RES-021). */

@@ -1,4 +1,4 @@
-/** Packets: what travels in one WebSocket message (LC-FRM-001). */
+/** Packets: what travels in one WebSocket message or datagram, and, without an end, on a stream (LC-FRM-001). */
 import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import { Frame } from '../gen/wire.js';
 import { decode, encode, type Init, WireError } from './codec.js';
@@ -8,7 +8,12 @@ export type Body = NonNullable<Frame['body']>;
 
 /** Encodes one frame as a record; the concatenation of records is a packet. */
 export function record(frame: Init<Frame>): Uint8Array {
-  return new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(encode(Frame, frame)).finish();
+  return field(1, encode(Frame, frame));
+}
+
+/** A field of a packet. */
+export function field(number: number, bytes: Uint8Array): Uint8Array {
+  return new BinaryWriter().tag(number, WireType.LengthDelimited).bytes(bytes).finish();
 }
 
 /**

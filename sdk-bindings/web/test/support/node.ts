@@ -24,6 +24,16 @@ interface Log {
   first: PerLane<number>;
   /** Forks of the log: what the earlier epoch lost. */
   lost: Init<wire.Gap>[];
+  /** Where the present epoch began. A log that goes back behind that takes the fork along, which this one cannot. */
+  forkedAt: PerLane<number>;
+}
+
+/** A record on its way out. */
+export interface Outgoing {
+  lane: 'control' | 'signal' | LaneName;
+  record: Uint8Array;
+  /** Of a durable event or gap: its handle. */
+  handle?: number;
 }
 
 /** One connection as the node sees it. */
@@ -32,7 +42,7 @@ export class Peer {
   instance = '';
   readonly rooms = new Map<string, { place: PerLane<number>; signals: boolean; handle: number }>();
   /** Ready to send, by lane; control and signal beside the durable lanes. */
-  readonly out = { control: [] as Uint8Array[], signal: [] as Uint8Array[] };
+  readonly out = { control: [] as Uint8Array[], lossy: [] as Outgoing[] };
   closed: number | undefined;
 }
 
@@ -55,7 +65,7 @@ export class FakeNode {
   log(room: string): Log {
     let log = this.logs.get(room);
     if (!log) {
-      log = { epoch: 1, handle: ++this.handles, order: 0, lanes: perLane(() => []), first: perLane(() => 1), lost: [] };
+      log = { epoch: 1, handle: ++this.handles, order: 0, lanes: perLane(() => []), first: perLane(() => 1), lost: [], forkedAt: perLane(() => 0) };
       this.logs.set(room, log);
     }
     return log;
@@ -89,6 +99,7 @@ export class FakeNode {
     const cause = wire.GapCause.ROLLED_BACK;
     log.lost.push({ lane: laneNumber(lane), epoch: log.epoch, from: head - count + 1, to: head, cause });
     log.epoch++;
+    log.forkedAt = this.head(log);
     log.handle = ++this.handles;
     for (const peer of this.peers) {
       const sub = peer.rooms.get(room);
@@ -117,7 +128,9 @@ export class FakeNode {
   }
 
   send(peer: Peer, id: number, body: Init<Body>): void {
-    peer.out.control.push(record({ id, body } as Init<wire.Frame>));
+    const frame = record({ id, body } as Init<wire.Frame>);
+    if (body.case === 'historyPage') peer.out.lossy.push({ lane: 'bulk', record: frame });
+    else peer.out.control.push(frame);
   }
 
   /** Refuses with an Error; a closing one is the last. */
@@ -216,7 +229,7 @@ export class FakeNode {
         const sub = other.rooms.get(frame.room);
         if (!sub) continue;
         const value = { handle: sub.handle, lane: frame.lane, from: { instance: peer.instance }, envelope: frame.envelope };
-        other.out.signal.push(record({ body: { case: 'event', value } } as Init<wire.Frame>));
+        other.out.lossy.push({ lane, record: record({ body: { case: 'event', value } } as Init<wire.Frame>) });
       }
       return this.send(peer, id, { case: 'published', value: { lane: frame.lane } });
     }
@@ -241,7 +254,7 @@ export class FakeNode {
       if (!sub?.signals) continue;
       const expiresAtMs = Math.floor(this.clock()) + (frame.ttlMs || 10_000);
       const value = { ...frame, room: '', handle: sub.handle, expiresAtMs, from: { user: peer.hello?.token.replace('dev:', ''), instance: peer.instance } };
-      other.out.signal.push(record({ body: { case: 'signal', value } } as Init<wire.Frame>));
+      other.out.lossy.push({ lane: 'signal', record: record({ body: { case: 'signal', value } } as Init<wire.Frame>) });
     }
   }
 
@@ -263,35 +276,39 @@ export class FakeNode {
   take(peer: Peer, bytes: number): Uint8Array | undefined {
     const records: Uint8Array[] = [];
     let size = 0;
-    for (const next of this.ready(peer)) {
-      records.push(next);
-      size += next.length;
+    for (const { record } of this.ready(peer)) {
+      records.push(record);
+      size += record.length;
       if (size >= bytes) break;
     }
     return records.length ? Buffer.concat(records) : undefined;
   }
 
-  private *ready(peer: Peer): Generator<Uint8Array> {
-    for (let next = peer.out.control.shift(); next; next = peer.out.control.shift()) yield next;
+  /** What is ready for a peer, record by record. */
+  *ready(peer: Peer): Generator<Outgoing> {
+    const { control, lossy } = peer.out;
+    for (let record = control.shift(); record; record = control.shift()) yield { lane: 'control', record };
     for (const lane of LANES) {
-      if (lane === 'bulk') for (let next = peer.out.signal.shift(); next; next = peer.out.signal.shift()) yield next;
+      if (lane === 'bulk') for (let next = lossy.shift(); next; next = lossy.shift()) yield next;
       for (const [room, sub] of peer.rooms) yield* this.durable(sub, this.log(room), lane);
     }
   }
 
-  private *durable(sub: { place: PerLane<number>; handle: number }, log: Log, lane: LaneName): Generator<Uint8Array> {
+  private *durable(sub: { place: PerLane<number>; handle: number }, log: Log, lane: LaneName): Generator<Outgoing> {
+    const { handle } = sub;
+    const outgoing = (body: Init<Body>): Outgoing => ({ lane, handle, record: record({ body } as Init<wire.Frame>) });
     const wireLane = laneNumber(lane);
     if (log.first[lane] > sub.place[lane] + 1) {
-      const value = { handle: sub.handle, lane: wireLane, epoch: log.epoch, from: sub.place[lane] + 1, to: log.first[lane] - 1 };
+      const value = { handle, lane: wireLane, epoch: log.epoch, from: sub.place[lane] + 1, to: log.first[lane] - 1 };
       sub.place[lane] = log.first[lane] - 1;
-      yield record({ body: { case: 'gap', value: { ...value, cause: wire.GapCause.TRIMMED } } });
+      yield outgoing({ case: 'gap', value: { ...value, cause: wire.GapCause.TRIMMED } });
     }
     for (;;) {
       const stored = log.lanes[lane][sub.place[lane] + 1 - log.first[lane]];
       if (!stored) return;
       sub.place[lane]++;
       const { seq, order, instance, envelope } = stored;
-      yield record({ body: { case: 'event', value: { handle: sub.handle, lane: wireLane, seq, order, from: { instance }, envelope } } });
+      yield outgoing({ case: 'event', value: { handle, lane: wireLane, seq, order, from: { instance }, envelope } });
     }
   }
 }

@@ -4,7 +4,9 @@
  */
 import { type ClientState, Session } from '../../src/core/session.js';
 import type { RoomCore } from '../../src/core/room.js';
-import { FakeNode, type Peer } from './node.js';
+import { Packer } from '../../src/transport/websocket.js';
+import { type Kind, Way } from './link.js';
+import { FakeNode, type Outgoing, type Peer } from './node.js';
 
 /** mulberry32. */
 export function random(seed: number): () => number {
@@ -39,11 +41,19 @@ export class World {
   packetBytes = 2000;
   reachable = true;
   peer: Peer | undefined;
+  private packer = new Packer();
+  private up = new Way((limit) => this.below(limit));
+  private down = new Way((limit) => this.below(limit));
+  /** What the token provider gives for a refresh; undefined: it fails. */
+  fresh: (refused: boolean) => string | undefined = () => 'dev:newer';
   private queue: Happening[] = [];
   private link = 0;
   private readonly random: () => number;
 
-  constructor(seed = 1) {
+  constructor(
+    seed = 1,
+    private readonly kind: Kind = 'pipe',
+  ) {
     this.random = random(seed);
     this.session = new Session(
       { instance: 'me', client: {}, random: this.random },
@@ -53,12 +63,18 @@ export class World {
           this.hangUps.push(code);
           this.drop();
         },
-        refresh: () => this.after(1, () => this.session.refresh('dev:newer')),
+        refresh: (refused) => this.after(1, () => this.refreshed(refused)),
         changed: (state) => this.states.push(state.name),
         ready: (room) => this.ready.push(room),
         diagnostic: (error) => this.diagnostics.push(error),
       },
     );
+  }
+
+  private refreshed(refused: boolean): void {
+    const token = this.fresh(refused);
+    if (token === undefined) this.session.notRefreshed(this.now);
+    else this.session.refresh(this.now, token);
   }
 
   /** A whole number from 0 to below `limit`. */
@@ -80,7 +96,10 @@ export class World {
         return this.session.lost(this.now, 1006);
       }
       this.peer = this.node.connect();
-      this.session.opened(this.now, typeof this.token === 'string' ? this.token : this.token());
+      this.packer = new Packer();
+      this.up = new Way((limit) => this.below(limit));
+      this.down = new Way((limit) => this.below(limit));
+      this.session.opened(this.now, typeof this.token === 'string' ? this.token : this.token(), this.kind === 'pipe');
     });
   }
 
@@ -101,22 +120,33 @@ export class World {
   private pump(): void {
     const { peer, link } = this;
     if (!peer) return;
-    for (let message = this.session.take(this.now, 4096); message; message = this.session.take(this.now, 4096)) {
-      const packet = message;
-      this.after(this.delayMs, () => {
-        if (link === this.link) this.node.receive(peer, packet);
-      });
-    }
-    for (let message = this.node.take(peer, this.packetBytes); message; message = this.node.take(peer, this.packetBytes)) {
-      const packet = message;
-      this.after(this.delayMs, () => {
-        if (link === this.link) this.session.received(this.now, packet);
-      });
+    const up = (at: number, packet: Uint8Array) =>
+      this.after(at - this.now, () => link === this.link && this.node.receive(peer, packet));
+    const down = (at: number, packet: Uint8Array) =>
+      this.after(at - this.now, () => link === this.link && this.session.received(this.now, packet));
+    if (this.kind === 'streams') {
+      for (let next = this.session.next(this.now, () => true); next; next = this.session.next(this.now, () => true)) {
+        const { lane, record } = next;
+        if (lane === 'signal') for (const at of this.up.datagram(this.now)) up(at, record);
+        else up(this.up.ordered(this.now, lane), record);
+      }
+      for (const next of this.node.ready(peer)) for (const at of this.arrivals(next)) down(at, next.record);
+    } else {
+      const message = () => this.packer.take(this.session, this.now, 4096);
+      for (let packet = message(); packet; packet = message()) up(this.now + this.delayMs, packet);
+      const packet = () => this.node.take(peer, this.packetBytes);
+      for (let next = packet(); next; next = packet()) down(this.now + this.delayMs, next);
     }
     if (peer.closed) {
       const code = peer.closed;
       this.after(this.delayMs + 1, () => link === this.link && this.cut(code));
     }
+  }
+
+  private arrivals({ lane, handle }: Outgoing): number[] {
+    if (lane === 'signal') return this.down.datagram(this.now);
+    if (lane === 'urgent' && handle) return [this.down.message(this.now, handle)];
+    return [this.down.ordered(this.now, lane)];
   }
 
   /** Runs until `done` says so, or fails after so many virtual ms. */
