@@ -139,6 +139,12 @@ impl Lanes {
         Self(self.0 & !(1 << lane.index()))
     }
 
+    /// The lanes that are in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether no lane is in the set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

@@ -1,5 +1,6 @@
 //! `lanecast serve`: the life of a node.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, EngineKind};
 use crate::http::listener::Listener;
 use crate::node::Node;
+use crate::transport::quic::QuicListener;
 use crate::transport::upgrade;
 use crate::{api, cluster, http, telemetry};
 
@@ -30,6 +32,9 @@ pub(super) struct Serve {
     /// Listen here instead of where the configuration says; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Serve QUIC and WebTransport here (UDP) instead of where the configuration says.
+    #[arg(long, value_name = "ADDRESS")]
+    quic: Option<SocketAddr>,
     /// Keep rooms in this Redis instead of where the configuration says: redis://user:password@host:port.
     #[arg(long, value_name = "URL", env = "LANECAST_REDIS")]
     redis: Option<String>,
@@ -63,16 +68,25 @@ impl Serve {
         config.dev = self.dev;
         if let Some(address) = self.listen {
             config.listen.address = address;
+            if self.dev {
+                // Beside a node on the usual ports, or many in a test.
+                config.listen.quic = Some(SocketAddr::new(address.ip(), 0));
+            }
+        }
+        if let Some(address) = self.quic {
+            config.listen.quic = Some(address);
         }
         if let Some(url) = &self.redis {
             config.engine.kind = EngineKind::Redis;
             config.redis.url.clone_from(url);
             config.redis.url_file = None;
         }
-        if config.dev && !config.listen.address.ip().is_loopback() {
+        let addresses = [Some(config.listen.address), config.listen.quic];
+        if let Some(address) = addresses.into_iter().flatten().find(|address| !address.ip().is_loopback())
+            && config.dev
+        {
             return Err(format!(
-                "--dev takes tokens that anyone can make up, so it listens on loopback addresses only, not on {}",
-                config.listen.address
+                "--dev takes tokens that anyone can make up, so it listens on loopback addresses only, not on {address}"
             )
             .into());
         }
@@ -96,9 +110,11 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
         .map_err(|error| format!("cannot listen on {}: {error}", node.config.listen.address))?;
     let address = listener.address()?;
     let router = http::router(node.clone(), upgrade::routes(node.config.dev).merge(api::routes()));
+    let quic = bind_quic(&node, address.port())?;
     node.cluster.listens_at(address);
     cluster::join(&node).await;
     let accepting = tokio::spawn(listener.serve(router));
+    let accepting_quic = quic.map(|quic| tokio::spawn(quic.serve()));
     let housekeeping = tokio::spawn(housekeep(node.clone()));
     let in_cluster = tokio::spawn(cluster::run(node.clone()));
     let watched = node.clone();
@@ -118,6 +134,9 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     };
     // The loop ends when the node is closed, which it is now.
     accepting.await?;
+    if let Some(accepting) = accepting_quic {
+        accepting.await?;
+    }
     housekeeping.abort();
     in_cluster.abort();
     watching.abort();
@@ -126,6 +145,23 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     cluster::retire(&node).await;
     tracing::info!(dropped, "the node has ended");
     Ok(())
+}
+
+/// Binds the address of QUIC, if there is one and a certificate for it.
+fn bind_quic(node: &Arc<Node>, http_port: u16) -> Result<Option<QuicListener>, Failure> {
+    let Some(address) = node.config.listen.quic.filter(|_| node.tls.is_some()) else { return Ok(None) };
+    let bound = match QuicListener::bind(node.clone(), address, http_port) {
+        // In development the page asks the node where QUIC is.
+        Err(error) if error.kind() == ErrorKind::AddrInUse && node.config.dev => {
+            tracing::warn!(%address, "the address of QUIC is taken: another port is used");
+            QuicListener::bind(node.clone(), SocketAddr::new(address.ip(), 0), http_port)
+        }
+        bound => bound,
+    };
+    let quic = bound.map_err(|error| format!("cannot serve QUIC on {address}: {error}"))?;
+    // Set here and nowhere else.
+    let _ = node.quic_address.set(quic.address());
+    Ok(Some(quic))
 }
 
 async fn housekeep(node: Arc<Node>) {
@@ -139,6 +175,9 @@ fn announce(node: &Node, address: SocketAddr) {
     // One line for programs that start a node and read where it listens.
     let scheme = if node.config.speaks_tls() { "https" } else { "http" };
     println!("listening on {scheme}://{address}/");
+    if let Some(quic) = node.quic_address.get() {
+        println!("listening on quic://{quic}");
+    }
     tracing::info!(node = &*node.id, %address, version = env!("CARGO_PKG_VERSION"), "the node serves");
     if node.config.dev {
         eprintln!(

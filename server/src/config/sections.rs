@@ -18,6 +18,9 @@ options! {
         /// Address for HTTP and WebSocket.
         address: SocketAddr = "\"127.0.0.1:8080\"",
             because "loopback only until someone decides otherwise";
+        /// Address for WebTransport and raw QUIC (UDP), served if there is a certificate; empty for none.
+        quic: Option<SocketAddr> = "\"127.0.0.1:8443\"",
+            because "loopback like the other; where 443 is free, give that, which the fewest networks block";
         /// Host and port at which operators and other machines reach the HTTP API; shown in the list of nodes.
         advertised: Option<String> = "\"\"",
             because "the address on which the node listens, which is right unless that is 0.0.0.0 or behind a proxy";
@@ -28,7 +31,7 @@ options! {
         /// Whether connections begin with a header of the PROXY protocol, version 2; then trusted proxies alone may connect.
         proxy_protocol: bool = "false",
             because "only proxies that were told so send it";
-        /// Connections open at once; one more is answered 503 and closed.
+        /// Connections open at once, by TCP and as many by QUIC; one more is refused (TCP: answered 503 and closed).
         connections_max: usize = "10_000" in 1..=1_000_000,
             because "fits the usual limit of open files (20,000) with room for the engine's own";
         /// A request whose headers, or PROXY header, are not complete after this is closed.

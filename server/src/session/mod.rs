@@ -122,6 +122,12 @@ impl<T: Transport> Connection<T> {
         }
     }
 
+    /// Counts the time for Hello from when the transport was opened, which may be earlier.
+    pub fn opened(mut self, opened: Now) -> Self {
+        self.session = Session::new(Arc::clone(&self.node.session), opened);
+        self
+    }
+
     /// Runs the connection to its end.
     pub async fn run(mut self) {
         loop {
@@ -510,6 +516,7 @@ impl<T> Drop for Connection<T> {
     }
 }
 
-fn now(node: &Node) -> Now {
+/// The node's time as sessions take it.
+pub(crate) fn now(node: &Node) -> Now {
     Now { monotonic_ms: node.clock.elapsed().as_millis() as u64, wall_ms: node.clock.now_ms() }
 }

@@ -49,6 +49,10 @@ label! {
     Transport, "transport":
     /// WebSocket.
     WebSocket = "websocket",
+    /// WebTransport, binary.
+    WebTransport = "webtransport",
+    /// Raw QUIC, binary.
+    Quic = "quic",
     /// Server-sent events.
     Sse = "sse",
 }

@@ -63,6 +63,8 @@ pub struct Metrics {
     pub degraded: Gauge,
     /// TLS handshakes of the HTTP port that came to nothing.
     pub tls_handshakes_failed: Series<TlsFailure, Counter>,
+    /// QUIC handshakes of which no connection came: they took too long, failed, or the session was refused.
+    pub quic_handshakes_failed: Counter,
     /// Certificates that were replaced while the node ran.
     pub certificate_reloads: Series<Reload, Counter>,
     /// When the certificate ends, in seconds since the Unix epoch; 0 without one.
@@ -117,6 +119,7 @@ impl Metrics {
             retries: Series::register(r, "retries", "Calls of the engine that were made again", counter),
             degraded: registered(r, "degraded", "1 while clients are told that the store cannot be reached"),
             tls_handshakes_failed: Series::register(r, "tls_handshakes_failed", "TLS handshakes that failed", counter),
+            quic_handshakes_failed: registered(r, "quic_handshakes_failed", "QUIC handshakes that came to nothing"),
             certificate_reloads: Series::register(r, "certificate_reloads", "Certificates replaced", counter),
             certificate_expires: registered(
                 r,

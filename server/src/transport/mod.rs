@@ -3,6 +3,7 @@
 //! A transport gives whole records in and takes [`Output`]s; what a record means is the session's business, and how
 //! routes are folded into pipes, streams and datagrams is the transport's.
 
+pub mod quic;
 pub mod upgrade;
 pub mod websocket;
 

@@ -1,0 +1,377 @@
+//! A connection with streams and datagrams as the node's sessions see it.
+
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use lanecast_protocol::binding::{Piece, Purpose, Sender, StreamId, StreamReader, Target};
+use lanecast_protocol::codec::{self, CodecError};
+use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::{Lane, Lanes};
+use lanecast_protocol::outbox::Output;
+use quinn::{ReadError, RecvStream, SendDatagramError};
+
+use super::link::{Link, Reads, Writes};
+use super::outgoing::{Outgoing, Written};
+use crate::transport::{Gone, Received, Source, Transport};
+
+/// Bytes that are taken of the session at once, unless a single record is longer: what is handed over can no longer be
+/// reordered.
+const WRITE_BYTES: usize = 16 * 1024;
+/// Bytes of a stream that are read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+type Sending = BoxFuture<'static, Result<(), SendDatagramError>>;
+type Ended = BoxFuture<'static, StreamId>;
+
+/// A connection over raw QUIC or WebTransport. Its queues are bounded by what one [`Transport::send`] takes for each
+/// lane, and by the [`Sender`]; its readers hold one record for each stream that the peer may open.
+pub(super) struct StreamsTransport {
+    link: Link,
+    record_bytes: usize,
+    /// Whether something came on control: before that nothing else is read, so that Hello comes first (LC-QUIC-002).
+    begun: bool,
+    control: Reads,
+    control_reader: StreamReader,
+    incoming: Vec<(Reads, StreamReader)>,
+    accept: BoxFuture<'static, Option<Reads>>,
+    datagrams: BoxFuture<'static, Option<Bytes>>,
+    sender: Sender,
+    /// Control, and the ordered streams of lanes once something went there.
+    lanes: Vec<(Lane, Outgoing)>,
+    /// The ordered stream of lane urgent.
+    urgent: Option<(StreamId, Outgoing)>,
+    /// Streams that end, until their end is acknowledged.
+    ending: Vec<(StreamId, Outgoing)>,
+    ends: FuturesUnordered<Ended>,
+    /// A datagram for which there was no room.
+    datagram: Option<Sending>,
+    code: Option<Code>,
+}
+
+impl StreamsTransport {
+    /// A connection whose client has opened control.
+    pub(super) fn new(link: Link, control: (Writes, Reads), record_bytes: usize) -> Self {
+        let (accept, datagrams) = (link.accept(), link.receive_datagram());
+        let (writes, reads) = control;
+        Self {
+            record_bytes,
+            begun: false,
+            control: reads,
+            control_reader: StreamReader::control(record_bytes),
+            incoming: Vec::new(),
+            accept,
+            datagrams,
+            sender: Sender::default(),
+            lanes: vec![(Lane::Control, Outgoing::control(writes))],
+            urgent: None,
+            ending: Vec::new(),
+            ends: FuturesUnordered::new(),
+            datagram: None,
+            code: None,
+            link,
+        }
+    }
+
+    // Input.
+
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        loop {
+            match poll_chunk(self.control.stream(), cx) {
+                Poll::Pending => return Poll::Pending,
+                // A client that ends control, or whose connection is gone, has left.
+                Poll::Ready(Err(_) | Ok(None)) => return Poll::Ready(Received::Closed),
+                Poll::Ready(Ok(Some(bytes))) => match self.control_reader.feed(bytes) {
+                    Ok(Piece::Records(lane, packet)) => {
+                        self.begun = true;
+                        return Poll::Ready(self.records(packet, lane));
+                    }
+                    Ok(Piece::Nothing | Piece::Unknown) => {}
+                    Err(fault) => return Poll::Ready(Received::Fault(fault)),
+                },
+            }
+        }
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        // The peer's streams are bounded by the connection's limit.
+        while let Poll::Ready(accepted) = self.accept.poll_unpin(cx) {
+            let Some(stream) = accepted else { return Poll::Ready(Received::Closed) };
+            self.incoming.push((stream, StreamReader::unidirectional(self.record_bytes)));
+            self.accept = self.link.accept();
+        }
+        Poll::Pending
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        let mut at = 0;
+        while let Some((stream, reader)) = self.incoming.get_mut(at) {
+            let read = poll_chunk(stream.stream(), cx);
+            let fed = match read {
+                Poll::Pending => {
+                    at += 1;
+                    continue;
+                }
+                Poll::Ready(Ok(Some(bytes))) => reader.feed(bytes),
+                Poll::Ready(Ok(None)) => {
+                    let finished = reader.finish();
+                    self.incoming.swap_remove(at);
+                    match finished {
+                        Ok(()) => continue,
+                        Err(fault) => return Poll::Ready(Received::Fault(fault)),
+                    }
+                }
+                Poll::Ready(Err(ReadError::ConnectionLost(_))) => return Poll::Ready(Received::Closed),
+                // The peer took it back.
+                Poll::Ready(Err(_)) => {
+                    self.incoming.swap_remove(at);
+                    continue;
+                }
+            };
+            match fed {
+                Ok(Piece::Records(lane, packet)) => {
+                    // Whose turn it was is last the next time, so that no stream keeps the others waiting.
+                    let last = self.incoming.len() - 1;
+                    self.incoming.swap(at, last);
+                    return Poll::Ready(self.records(packet, lane));
+                }
+                Ok(Piece::Nothing) => {}
+                Ok(Piece::Unknown) => {
+                    let (mut stream, _) = self.incoming.swap_remove(at);
+                    // Fails if it has ended, which is as good.
+                    let _ = stream.stream().stop(0u32.into());
+                }
+                Err(fault) => return Poll::Ready(Received::Fault(fault)),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        match self.datagrams.poll_unpin(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(Received::Closed),
+            Poll::Ready(Some(packet)) => {
+                self.datagrams = self.link.receive_datagram();
+                if packet.len() > self.record_bytes {
+                    let detail = "datagram above the limit";
+                    return Poll::Ready(Received::Fault(CodecError { code: Code::TooLarge, detail }));
+                }
+                Poll::Ready(self.records(packet, Lane::Signal))
+            }
+        }
+    }
+
+    fn records(&self, packet: Bytes, lane: Lane) -> Received {
+        Received::Records(codec::records(packet, self.record_bytes), Some(lane))
+    }
+
+    // Output.
+
+    fn put(&mut self, output: Output, target: Target) {
+        let Output { record, .. } = output;
+        match target {
+            Target::Control => self.lane(Lane::Control).push(record),
+            Target::Lane(lane) => self.lane(lane).push(record),
+            Target::Message(stream) => match Outgoing::open_now(&self.link, Purpose::Message) {
+                Some(outgoing) => self.put_single(stream, outgoing, record),
+                None => match self.sender.fall_back(stream) {
+                    Target::Ordered(stream) => self.put_ordered(stream, record),
+                    target => debug_assert!(false, "fell back to {target:?}"),
+                },
+            },
+            Target::Ordered(stream) => self.put_ordered(stream, record),
+            Target::Signal { stream, supersedes } => {
+                if let Some(at) = self.ending.iter().position(|(id, _)| Some(*id) == supersedes) {
+                    self.ending.swap_remove(at).1.reset();
+                }
+                let outgoing = Outgoing::open(&self.link, Purpose::Signal);
+                self.put_single(stream, outgoing, record);
+            }
+            Target::Datagram => {
+                let connection = self.link.connection().clone();
+                let datagram = self.link.datagram(record);
+                if connection.datagram_send_buffer_space() >= datagram.len() {
+                    // What the path does not take any more is lost, as datagrams may be.
+                    let _ = connection.send_datagram(datagram);
+                } else {
+                    self.datagram = Some(async move { connection.send_datagram_wait(datagram).await }.boxed());
+                }
+            }
+        }
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut Outgoing {
+        let at = self.lanes.iter().position(|(known, _)| *known == lane).unwrap_or_else(|| {
+            self.lanes.push((lane, Outgoing::open(&self.link, Purpose::Lane(lane))));
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[at].1
+    }
+
+    fn put_single(&mut self, stream: StreamId, mut outgoing: Outgoing, record: Bytes) {
+        outgoing.push(record);
+        outgoing.end();
+        self.ending.push((stream, outgoing));
+    }
+
+    fn put_ordered(&mut self, stream: StreamId, record: Bytes) {
+        if self.urgent.as_ref().is_none_or(|(known, _)| *known != stream) {
+            self.end_ordered();
+            self.urgent = Some((stream, Outgoing::open(&self.link, Purpose::Lane(Lane::Urgent))));
+        }
+        if let Some((_, outgoing)) = &mut self.urgent {
+            outgoing.push(record);
+        }
+    }
+
+    fn end_ordered(&mut self) {
+        if let Some((stream, mut outgoing)) = self.urgent.take() {
+            outgoing.end();
+            self.ending.push((stream, outgoing));
+        }
+    }
+
+    /// Writes all streams as far as the connection takes it.
+    fn write_all(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Result<(), Gone> {
+        let ordered = self.urgent.as_mut().map(|(_, outgoing)| outgoing);
+        for outgoing in self.lanes.iter_mut().map(|(_, outgoing)| outgoing).chain(ordered) {
+            if outgoing.is_pending()
+                && let Poll::Ready(Written::Stopped) = outgoing.poll_write(cx, progress)?
+            {
+                // Lanes are not a client's to refuse.
+                return Err(Gone);
+            }
+        }
+        for (stream, outgoing) in &mut self.ending {
+            if !outgoing.is_pending() {
+                continue;
+            }
+            if outgoing.poll_write(cx, progress)?.is_ready() {
+                let stream = *stream;
+                let end = outgoing.acknowledged();
+                self.ends.push(
+                    async move {
+                        if let Some(end) = end {
+                            // An error is the end of the connection, which shows elsewhere.
+                            let _ = end.await;
+                        }
+                        stream
+                    }
+                    .boxed(),
+                );
+            }
+        }
+        if let Some(sending) = &mut self.datagram
+            && sending.poll_unpin(cx).is_ready()
+        {
+            *progress = true;
+            self.datagram = None;
+        }
+        Ok(())
+    }
+
+    /// Takes the ends that were acknowledged.
+    fn take_ends(&mut self, cx: &mut Context<'_>, progress: &mut bool) {
+        while let Poll::Ready(Some(stream)) = self.ends.poll_next_unpin(cx) {
+            *progress = true;
+            self.ending.retain(|(id, _)| *id != stream);
+            self.sender.acknowledged(stream);
+            while let Some((output, target)) = self.sender.release() {
+                self.put(output, target);
+            }
+        }
+    }
+}
+
+fn poll_chunk(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+    // The stream, not the future, keeps who is to be woken.
+    let chunk = std::task::ready!(pin!(stream.read_chunk(READ_BYTES, true)).poll(cx));
+    Poll::Ready(chunk.map(|chunk| chunk.map(|chunk| chunk.bytes)))
+}
+
+impl Transport for StreamsTransport {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        if let ready @ Poll::Ready(_) = self.poll_control(cx) {
+            return ready;
+        }
+        if !self.begun {
+            return Poll::Pending;
+        }
+        for poll in [Self::poll_accept, Self::poll_incoming, Self::poll_datagram] {
+            if let ready @ Poll::Ready(_) = poll(self, cx) {
+                return ready;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn takes(&self) -> Lanes {
+        let mut lanes = self.sender.lanes();
+        for (lane, _) in self.lanes.iter().filter(|(_, outgoing)| outgoing.is_pending()) {
+            lanes = lanes.without(*lane);
+        }
+        // Signals that wait for a stream conflate where they are now; so do those that wait for a datagram.
+        let waits = self.ending.iter().any(|(_, outgoing)| outgoing.is_pending());
+        if waits || self.urgent.as_ref().is_some_and(|(_, outgoing)| outgoing.is_pending()) {
+            lanes = lanes.without(Lane::Urgent).without(Lane::Signal);
+        }
+        if self.datagram.is_some() {
+            lanes = lanes.without(Lane::Signal);
+        }
+        lanes
+    }
+
+    fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize {
+        let lanes = self.takes();
+        let datagram_bytes = self.link.datagram_bytes_max();
+        let bytes_max = bytes_max.min(WRITE_BYTES);
+        let mut bytes = 0;
+        while bytes < bytes_max && !lanes.is_empty() {
+            let mut now = lanes.and(self.sender.lanes());
+            if self.datagram.is_some() {
+                now = now.without(Lane::Signal);
+            }
+            let Some(output) = next(now) else {
+                if now.contains(Lane::Urgent) && self.sender.drained().is_some() {
+                    self.end_ordered();
+                }
+                break;
+            };
+            bytes += output.record.len();
+            if let Some((output, target)) = self.sender.offer(output, datagram_bytes) {
+                self.put(output, target);
+            }
+        }
+        bytes
+    }
+
+    fn is_busy(&self) -> bool {
+        let lanes = self.lanes.iter().map(|(_, outgoing)| outgoing);
+        let ordered = self.urgent.iter().map(|(_, outgoing)| outgoing);
+        self.datagram.is_some() || !self.ending.is_empty() || lanes.chain(ordered).any(Outgoing::is_pending)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let mut progress = false;
+        self.write_all(cx, &mut progress)?;
+        self.take_ends(cx, &mut progress);
+        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn start_close(&mut self, code: Code) {
+        self.code = Some(code);
+        // The Error is out; a client that understands it closes the connection.
+        self.lane(Lane::Control).end();
+    }
+}
+
+impl Drop for StreamsTransport {
+    fn drop(&mut self) {
+        // Dropping a stream ends it in good order, which a half-sent record is not: the connection goes first.
+        self.link.close(self.code.unwrap_or(Code::Normal));
+    }
+}
