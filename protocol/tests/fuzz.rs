@@ -226,6 +226,7 @@ fn client(seed: u64, at: Now) -> Client {
         device: String::new(),
         outbox: Bounds { items_max: 100, bytes_max: 100_000 },
         outbox_ttl_ms: 60_000,
+        renews_tokens: true,
         seed,
     };
     let mut client = Client::new(options);
@@ -243,6 +244,7 @@ fn drive(rng: &mut SmallRng, client: &mut Client, at: Now, ordered: bool) -> Opt
         match action {
             Action::Connect { .. } => client.opened(at, "t".into(), ordered),
             Action::Disconnect(code) => closed = Some(code),
+            Action::RenewToken { .. } => client.renewed(at, "t".into()),
         }
     }
     if client.state() == ClientState::Connecting && rng.random_bool(0.9) {

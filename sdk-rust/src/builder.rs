@@ -55,9 +55,10 @@ impl Builder {
         self
     }
 
-    /// A function that gets a token: asked before the first connection, and again when a node refused the token. An
-    /// error of it counts as a failed connection attempt, which is repeated with backoff. It has what remains of the
-    /// 10 s of an attempt.
+    /// A function that gets a token: asked before the first connection, before the token expires where the node takes a
+    /// new one on the same connection, and again when a node refused the token. Its error counts as a failed connection
+    /// attempt, which is repeated with backoff; while connected the old token is kept as long as it holds. It has 10 s,
+    /// or what remains of the 10 s of an attempt.
     pub fn token_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
         F: Fn(TokenRequest) -> Fut + Send + Sync + 'static,
@@ -158,3 +159,4 @@ impl Builder {
         Ok(Client::start(&runtime, options, target, self.tokens, kept))
     }
 }
+            renews_tokens: matches!(self.tokens, TokenSource::Provider(_)),

@@ -159,6 +159,18 @@ impl Client {
     /// Closes the client, and waits until its connection and task are gone, and its outbox file is unlocked. Publishes that
     /// are not settled end with an error: [`Self::flush`] first. What an outbox file keeps of them, the next client that
     /// opens it sends. Subscriptions end after what they still hold.
+    /// Asks the token provider for a new token now and hands it to the node, which goes on with its rights: for an
+    /// application that knows of new ones. Before a token expires that happens by itself. Nothing happens without a
+    /// connection, with a fixed token, or where the node does not serve it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, nothing was asked.
+    pub async fn refresh_token(&self) {
+        // A closed client needs no token.
+        let _ = self.send(Command::RefreshToken).await;
+    }
+
     ///
     /// # Cancel safety
     ///

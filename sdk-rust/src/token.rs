@@ -14,7 +14,8 @@ pub(crate) type TokenError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenRequest {
-    /// The code with which a node refused the token before; `None`: this is the first one.
+    /// The code with which a node refused the token before; `None`: this is the first one, or the present one will
+    /// expire.
     pub refused: Option<u32>,
 }
 
@@ -25,7 +26,7 @@ type Provider = dyn Fn(TokenRequest) -> BoxFuture<'static, Result<String, TokenE
 pub(crate) enum TokenSource {
     /// One token. When it is refused the client is closed, because it is never sent again (LC-AUTH-022).
     Fixed(String),
-    /// Asked before the first connection, and after a node refused the token.
+    /// Asked before the first connection, before the token expires, and after a node refused it.
     Provider(Arc<Provider>),
 }
 

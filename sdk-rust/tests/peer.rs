@@ -289,6 +289,45 @@ async fn a_refused_token_is_asked_for_anew() {
 }
 
 #[tokio::test]
+async fn a_token_that_will_expire_is_renewed_on_its_connection() {
+    // LC-SDK-019
+    let peer = Peer::listen().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let client = Client::builder(&peer.url)
+        .token_provider(move |request| {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                assert_eq!(request.refused, (number == 2).then_some(4100));
+                Ok::<_, std::io::Error>(format!("token {number}"))
+            }
+        })
+        .connect()
+        .unwrap();
+    let (mut connection, hello) = peer.accept().await;
+    assert!(hello.capabilities.contains(&v1::Capability::Refresh.into()));
+    let expires = now_ms() + 4_000;
+    let capabilities = vec![v1::Capability::Refresh.into()];
+    let welcome = v1::Welcome { capabilities, token_expires_at_ms: expires, ..welcome() };
+    connection.send([Body::Welcome(welcome)]).await;
+    let (id, refresh) = connection.refresh().await;
+    assert!(refresh.token == "token 1" && now_ms() < expires);
+    let error = v1::Error { code: Code::BadToken.number().into(), ..Default::default() };
+    connection.answer(id, Body::Error(error)).await;
+    connection.heartbeat().await;
+    // Asked for by the application, while the client would wait with it.
+    client.refresh_token().await;
+    let (id, refresh) = connection.refresh().await;
+    assert_eq!(refresh.token, "token 2");
+    connection.answer(id, Body::TokenRefreshed(v1::TokenRefreshed { expires_at_ms: 0 })).await;
+    connection.heartbeat().await;
+    drop(connection);
+    let (_connection, hello) = peer.welcome().await;
+    assert_eq!(hello.token, "token 2", "what the node took last");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
 async fn a_fixed_token_is_not_repeated() {
     // LC-AUTH-022
     let peer = Peer::listen().await;

@@ -12,4 +12,5 @@ mod lossy;
 mod order;
 mod publish;
 mod raw;
+mod refresh;
 mod resume;

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Flush { reply: oneshot::Sender<Result<(), FlushError>> },
     /// The network changed.
     NetworkChanged,
+    /// Ask the application for a new token now.
+    RefreshToken,
     /// Close for good.
     Close,
 }

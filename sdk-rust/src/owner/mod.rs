@@ -39,7 +39,7 @@ use crate::error::{HistoryError, HistoryErrorKind};
 use crate::history::Unread;
 use crate::outbox::{Contents, Outcome, Report, Writer};
 use crate::state::{Cause, ClientState};
-use crate::token::{TokenRequest, TokenSource};
+use crate::token::{TokenError, TokenRequest, TokenSource};
 use crate::transport::{self, Target, Transport, Turn};
 
 /// How long a peer may take to close its side.
@@ -89,6 +89,8 @@ enum Input {
     Opened(Result<(Box<dyn Transport>, String), OpenError>),
     Turn(Turn),
     Closed,
+    /// What the application gave for a token that will expire.
+    Renewed(Result<String, TokenError>),
     /// Of the outbox file.
     Report(Option<Report>),
     Deadline,
@@ -105,6 +107,8 @@ pub(crate) struct Owner {
     /// The token that was accepted last, or not yet refused.
     token: Option<String>,
     /// The code with which a node ended the last connection.
+    /// The application makes a new token while the connection goes on.
+    renewing: Option<BoxFuture<'static, Result<String, TokenError>>>,
     last_code: u32,
     /// Why the last connection or attempt ended, for developers.
     last_detail: String,
@@ -148,6 +152,7 @@ impl Owner {
             link: None,
             closing: None,
             pages: BTreeMap::new(),
+            renewing: None,
         }
     }
 
@@ -171,7 +176,7 @@ impl Owner {
     /// Waits for whatever comes first.
     async fn input(&mut self) -> Input {
         let deadline = self.deadline();
-        let Self { seams, opening, link, closing, has_handles, publishes, .. } = self;
+        let Self { seams, opening, link, closing, renewing, has_handles, publishes, .. } = self;
         tokio::select! {
             command = seams.commands.recv(), if *has_handles => Input::Command(command.map(Box::new)),
             () = seams.wake.notified() => Input::Woken,
@@ -186,6 +191,7 @@ impl Owner {
     fn deadline(&self) -> Option<Instant> {
         let now = self.clock.now();
         let session = self.session.poll_timeout(now).map(|at_ms| match at_ms > now.monotonic_ms {
+            renewed = maybe(renewing) => Input::Renewed(renewed),
             true => self.clock.at(at_ms),
             false => Instant::now() + OVERDUE,
         });
@@ -219,6 +225,10 @@ impl Owner {
             }
             Input::Deadline => {}
         }
+            Input::Renewed(renewed) => {
+                self.renewing = None;
+                self.renewed(now, renewed);
+            }
         // Also when something else came first: a deadline must not wait for a quiet moment.
         self.session.handle_timeout(now);
         self.rooms.expire(self.session.node_time_ms(now));
@@ -246,6 +256,7 @@ impl Owner {
             },
             Command::Flush { reply } => self.publishes.flush(reply),
             Command::NetworkChanged => self.session.network_changed(now),
+            Command::RefreshToken => self.session.refresh_token(now),
             Command::Close => self.session.close(now),
         }
     }
@@ -375,6 +386,21 @@ impl Owner {
         let message_max = session.record_bytes_max();
         link.write(&mut || session.poll_output(now, Lanes::ALL), message_max);
     }
+    fn renew(&mut self, refused: u32) {
+        let (tokens, request) = (self.tokens.clone(), TokenRequest { refused: (refused != 0).then_some(refused) });
+        self.renewing = Some(async move { tokens.token(request).await }.boxed());
+    }
+
+    fn renewed(&mut self, now: Now, renewed: Result<String, TokenError>) {
+        match renewed {
+            Ok(token) => self.session.renewed(now, token),
+            Err(error) => {
+                tracing::debug!(%error, "no new token");
+                self.session.not_renewed(now);
+            }
+        }
+    }
+
 
     /// Hands on what happened. Returns whether something did.
     fn events(&mut self) -> bool {
@@ -386,6 +412,7 @@ impl Owner {
                 Event::Room(room, state) => self.rooms.state(&mut self.session, &room, state),
                 Event::Ready(room) => self.rooms.supply(&mut self.session, &room),
                 Event::Signal(room, signal) => {
+                    Action::RenewToken { refused } => self.renew(refused),
                     let node_ms = self.session.node_time_ms(self.clock.now());
                     self.rooms.signal(&room, node_ms, *signal);
                 }
@@ -423,6 +450,7 @@ impl Owner {
 /// The future, or none that ever ends. Cancel safe: the future stays where it is.
 async fn maybe<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
+                Event::TokenRefreshed(token) => self.token = Some(token),
         Some(future) => future.await,
         None => pending().await,
     }

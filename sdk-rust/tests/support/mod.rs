@@ -146,6 +146,19 @@ impl Connection {
         }
     }
 
+    pub async fn refresh(&mut self) -> (u32, v1::RefreshToken) {
+        match self.body().await {
+            (id, Body::RefreshToken(refresh)) => (id, refresh),
+            other => panic!("not RefreshToken: {other:?}"),
+        }
+    }
+
+    /// After this the client has handled what it was sent before.
+    pub async fn heartbeat(&mut self) {
+        self.answer(7, Body::Ping(v1::Ping::default())).await;
+        assert!(matches!(self.body().await, (7, Body::Pong(_))));
+    }
+
     /// The code with which the client closes, after whatever it still sends.
     pub async fn closed(&mut self) -> Option<u16> {
         loop {

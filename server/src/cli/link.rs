@@ -65,6 +65,7 @@ impl Link {
             device: String::new(),
             outbox: Bounds { items_max: 1024, bytes_max: 16 * 1024 * 1024 },
             outbox_ttl_ms: OUTBOX_TTL_MS,
+            renews_tokens: false,
             seed: rand::random(),
         };
         let (clock, mut client) = (Clock::system(), Client::new(options));
@@ -112,6 +113,8 @@ impl Link {
                         let _ = socket.close(None).await;
                     }
                 }
+                // There is no other.
+                Action::RenewToken { .. } => self.client.not_renewed(self.now()),
             }
         }
     }

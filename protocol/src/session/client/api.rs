@@ -18,6 +18,8 @@ pub struct Options {
     pub outbox: Bounds,
     /// How long a durable publish may wait before it is given up.
     pub outbox_ttl_ms: u64,
+    /// Whether the application can be asked for a new token while it is connected.
+    pub renews_tokens: bool,
     /// Random; spreads the client's reconnects.
     pub seed: u64,
 }
@@ -55,6 +57,11 @@ pub enum Action {
     },
     /// Write what [`super::Client::poll_output`] still gives, then close the transport with this code.
     Disconnect(Code),
+    /// Ask the application for a new token, then call [`super::Client::renewed`] or [`super::Client::not_renewed`].
+    RenewToken {
+        /// The code with which the node refused the one before; 0: it did not.
+        refused: u32,
+    },
 }
 
 /// What happened, for the application.
@@ -70,6 +77,8 @@ pub enum Event {
     Signal(String, Box<v1::Signal>),
     /// A publish ended.
     Settled(Ticket, Settled),
+    /// The node took this token in place of the one before: connect with it from now on.
+    TokenRefreshed(String),
     /// A page of history, or why there is none.
     Page(Ticket, Result<Box<v1::HistoryPage>, v1::Error>),
 }

@@ -59,6 +59,11 @@ impl Client {
                 }
                 self.signals.limit(now, limits.signals_per_second);
             }
+            Body::TokenRefreshed(refreshed) => {
+                if let Some(Pending::Refresh(token)) = self.answered(id) {
+                    self.token_refreshed(now, token, refreshed.expires_at_ms);
+                }
+            }
             Body::Done(_) => {
                 self.answered(id);
             }
@@ -157,6 +162,7 @@ impl Client {
                     _ => self.end(&name, error.code),
                 }
             }
+            Some(Pending::Refresh(_)) => self.refresh_refused(now, &error),
             Some(Pending::Ignored) | None => {}
         }
     }

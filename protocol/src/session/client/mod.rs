@@ -13,9 +13,10 @@
 //! ```
 //!
 //! Methods come in four families: *inputs* ([`Client::opened`], [`Client::failed`], [`Client::no_token`],
-//! [`Client::handle_record`], [`Client::handle_closed`], [`Client::handle_timeout`], [`Client::network_changed`]), *commands* of the application
+//! [`Client::handle_record`], [`Client::handle_closed`], [`Client::handle_timeout`], [`Client::network_changed`],
+//! [`Client::renewed`], [`Client::not_renewed`]), *commands* of the application
 //! ([`Client::connect`], [`Client::subscribe`], [`Client::publish`], [`Client::signal`], [`Client::history`],
-//! [`Client::next_batch`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
+//! [`Client::next_batch`], [`Client::refresh_token`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
 //! [`Client::poll_event`], [`Client::poll_timeout`]) and getters. After each input or command drain all outputs.
 
 mod api;
@@ -23,6 +24,7 @@ mod bounds;
 mod frames;
 mod held;
 mod publish;
+mod refresh;
 mod room;
 mod signals;
 
@@ -34,6 +36,7 @@ pub use self::api::{Action, ClientState, CommandError, Event, Options};
 use self::held::{Held, HeldFrame};
 use self::publish::OutboxUser;
 pub use self::publish::{Kept, OldOutbox, PublishOptions, Queued};
+use self::refresh::Refresh;
 use self::room::Room;
 pub use self::room::{RoomState, SubscribeOptions};
 pub use self::signals::Outgoing;
@@ -52,8 +55,8 @@ use crate::v1;
 use crate::v1::frame::Body;
 
 /// Optional parts that the client can use.
-const CAPABILITIES: [v1::Capability; 3] =
-    [v1::Capability::History, v1::Capability::Signals, v1::Capability::Replicated];
+const CAPABILITIES: [v1::Capability; 4] =
+    [v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh, v1::Capability::Replicated];
 /// How long opening a transport, and then the answer to Hello, may take.
 const CONNECT_WITHIN_MS: u64 = 10_000;
 /// Heartbeat and reconnect window until a Welcome says otherwise.
@@ -77,10 +80,13 @@ pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 const ASK_AGAIN_MS: u64 = 500;
 /// After a hint that the network changed, a Pong is expected this soon.
 const PROBE_MS: u64 = 2_000;
+
 enum Pending {
     Publish(Ticket),
     History(Ticket),
     Subscribe(String),
+    /// The new token.
+    Refresh(String),
     Ignored,
 }
 
@@ -96,6 +102,7 @@ struct Open {
     record_bytes: usize,
     /// Whether the node can answer a publish only once it is replicated.
     replicates: bool,
+    refresh: Refresh,
     pending: BTreeMap<u32, Pending>,
     held: Held,
 }
@@ -202,12 +209,20 @@ impl Client {
             instance: self.options.instance.clone(),
             replaces: self.connection_id.clone(),
             client: Some(self.options.info.clone()),
-            capabilities: CAPABILITIES.map(i32::from).to_vec(),
+            capabilities: self.capabilities(),
             subscriptions,
             device: self.options.device.clone(),
         };
         self.outbox.push(Lane::Control, codec::encode_body(id, Body::Hello(hello)));
         self.link = Link::Handshake { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS, held: Held::default() };
+    }
+
+    fn capabilities(&self) -> Vec<i32> {
+        let can = |capability: &v1::Capability| match capability {
+            v1::Capability::Refresh => self.options.renews_tokens,
+            _ => true,
+        };
+        CAPABILITIES.into_iter().filter(can).map(i32::from).collect()
     }
 
     /// The transport could not be opened.
@@ -304,6 +319,7 @@ impl Client {
             self.ping(now);
         }
         self.expire_held(now);
+        self.refresh_timeout(now);
         let again: Vec<String> = self
             .rooms
             .iter()
@@ -445,7 +461,8 @@ impl Client {
                 let again = self.rooms.values().filter_map(|room| room.again_at_ms).min();
                 // While one waits for the transport, the next is made by its progress and not by time.
                 let signals = self.signals.poll_timeout().filter(|_| self.outbox.bytes(Lane::Signal) == 0);
-                [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals].into_iter().flatten().min()
+                let refresh = open.refresh.poll_timeout();
+                [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals, refresh].into_iter().flatten().min()
             }
         };
         [link, self.publisher.poll_timeout(now.monotonic_ms)].into_iter().flatten().min()
@@ -537,7 +554,7 @@ impl Client {
                 self.events.push_back(Event::Settled(ticket, settled));
             }
             Pending::History(ticket) => self.events.push_back(Event::Page(ticket, Err(error))),
-            Pending::Subscribe(_) | Pending::Ignored => {}
+            Pending::Subscribe(_) | Pending::Refresh(_) | Pending::Ignored => {}
         }
     }
 
@@ -617,9 +634,12 @@ impl Client {
             in_flight_max: limits.publishes_in_flight.max(1) as usize,
             record_bytes: limits.record_bytes as usize,
             replicates: welcome.capabilities.contains(&v1::Capability::Replicated.into()),
+            refresh: Refresh::default(),
             pending: BTreeMap::new(),
             held,
         }));
+        let refreshes = welcome.capabilities.contains(&v1::Capability::Refresh.into());
+        self.begin_refresh(now, refreshes, welcome.token_expires_at_ms);
         self.events.push_back(Event::State(ClientState::Connected));
         // Rooms that the application named after Hello was sent.
         let late: Vec<String> = self

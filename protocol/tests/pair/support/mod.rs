@@ -121,6 +121,7 @@ pub fn options(seed: u64, instance: &str) -> Options {
         device: String::new(),
         outbox: Bounds { items_max: 100_000, bytes_max: 1 << 30 },
         outbox_ttl_ms: 12 * 3600 * 1000,
+        renews_tokens: true,
         seed,
     }
 }
@@ -436,6 +437,7 @@ impl Pair {
                         self.node.closed(link.conn);
                     }
                 }
+                Action::RenewToken { .. } => self.peers[at].client.not_renewed(self.now),
             }
         }
         busy
@@ -459,6 +461,7 @@ impl Pair {
                     let before = peer.settled.insert(ticket, settled);
                     assert_eq!(before, None, "a publish settles once");
                 }
+                Event::TokenRefreshed(token) => peer.token = token,
                 Event::Page(ticket, page) => {
                     peer.pages.insert(ticket, page.map(|page| *page));
                 }
