@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::outbox::{OutboxFile, OutboxSync, Writer, new_instance};
 use crate::token::{TokenError, TokenRequest, TokenSource};
-use crate::transport::Target;
+use crate::transport::{Dialer, Proxy, QUIC_PORT, Target, Tls, Trust};
 
 /// Publishes that the outbox holds, and bytes of them.
 const OUTBOX: Bounds = Bounds { items_max: 10_000, bytes_max: 16 * 1024 * 1024 };
@@ -32,6 +32,9 @@ pub struct Builder {
     outbox_ttl: Duration,
     outbox_file: Option<PathBuf>,
     outbox_sync: OutboxSync,
+    trust: Trust,
+    http_proxy: Option<String>,
+    quic_port: u16,
 }
 
 impl Builder {
@@ -46,6 +49,9 @@ impl Builder {
             outbox_ttl: OUTBOX_TTL,
             outbox_file: None,
             outbox_sync: OutboxSync::default(),
+            trust: Trust::default(),
+            http_proxy: None,
+            quic_port: QUIC_PORT,
         }
     }
 
@@ -115,6 +121,34 @@ impl Builder {
         self
     }
 
+    /// The UDP port of QUIC where an `https://` address races it against WebSocket: 8443 unless told otherwise. The client
+    /// does not ask the node for it, because it would have to ask over TCP, and QUIC has to work where TCP is blocked.
+    pub fn quic_port(mut self, port: u16) -> Self {
+        self.quic_port = port;
+        self
+    }
+
+    /// Believes certificates of these roots, a PEM text, beside those that the system believes. Not on Android, where
+    /// the application's network security configuration says it.
+    pub fn extra_root(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.trust.extra_roots.push(pem.into());
+        self
+    }
+
+    /// Takes the one certificate with this SHA-256 (of its DER form) and no other, whatever its name, issuer and dates:
+    /// for the certificate of a node in development, which prints it.
+    pub fn certificate_hash(mut self, sha256: [u8; 32]) -> Self {
+        self.trust.certificate_hash = Some(sha256);
+        self
+    }
+
+    /// Connects through an HTTP proxy, `http://[user:password@]host[:port]`, by the method CONNECT. It carries WebSocket
+    /// only, so an `https://` address races nothing then, and a `quic://` address is an error.
+    pub fn http_proxy(mut self, url: impl Into<String>) -> Self {
+        self.http_proxy = Some(url.into());
+        self
+    }
+
     /// Makes the client, which begins to connect and stays connected until it is closed or its last handle is dropped.
     /// Does not wait for the connection: rooms can be subscribed and published to at once. To wait, see
     /// [`Client::connected`].
@@ -123,10 +157,11 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Of kind `BadUrl`, `UnsupportedScheme`, or `NoRuntime` outside of a tokio runtime; with an outbox file also
-    /// `OutboxLocked`, `OutboxDamaged`, `OutboxVersion` and `OutboxFile`.
+    /// Of kind `BadUrl`, `UnsupportedScheme`, `Certificates`, or `NoRuntime` outside of a tokio runtime; with an outbox
+    /// file also `OutboxLocked`, `OutboxDamaged`, `OutboxVersion` and `OutboxFile`.
     pub fn connect(self) -> Result<Client, ConnectError> {
         let target = Target::parse(&self.url)?;
+        let dialer = self.dialer(&target)?;
         let no_runtime = |error: String| ConnectError::local(ConnectErrorKind::NoRuntime, error);
         let runtime = tokio::runtime::Handle::try_current().map_err(|error| no_runtime(error.to_string()))?;
         let mut seed = [0; 8];
@@ -154,9 +189,23 @@ impl Builder {
             device: self.device,
             outbox: self.outbox,
             outbox_ttl_ms: crate::subscription::millis(self.outbox_ttl),
+            renews_tokens: matches!(self.tokens, TokenSource::Provider(_)),
             seed: u64::from_ne_bytes(seed),
         };
-        Ok(Client::start(&runtime, options, target, self.tokens, kept))
+        Ok(Client::start(&runtime, options, (target, dialer), self.tokens, kept))
+    }
+
+    fn dialer(&self, target: &Target) -> Result<Dialer, ConnectError> {
+        let proxy = self.http_proxy.as_deref().map(Proxy::parse).transpose()?;
+        if proxy.is_some() && target.is_quic_only() {
+            let detail = "a proxy carries WebSocket only, and the address is one of QUIC";
+            return Err(ConnectError::local(ConnectErrorKind::BadUrl, detail));
+        }
+        let tls = Tls::new(self.trust.clone());
+        // An address in the clear needs no roots; should its node send the client to another, they are read then.
+        if target.is_secret() {
+            tls.prepare().map_err(|detail| ConnectError::local(ConnectErrorKind::Certificates, detail))?;
+        }
+        Ok(Dialer::new(tls, proxy, self.quic_port))
     }
 }
-            renews_tokens: matches!(self.tokens, TokenSource::Provider(_)),

@@ -17,7 +17,7 @@ use crate::owner::{Command, Owner, Seams};
 use crate::room::Room;
 use crate::state::ClientState;
 use crate::token::TokenSource;
-use crate::transport::Target;
+use crate::transport::{Dialer, Target};
 
 /// Commands on their way to the owner task; beyond them the callers wait.
 const COMMANDS_MAX: usize = 256;
@@ -46,8 +46,17 @@ struct Shared {
 }
 
 impl Client {
-    /// Begins to make a client of the node at an address like `ws://127.0.0.1:8080/v1/connect`. The path may be left
-    /// out.
+    /// Begins to make a client of the node at an address:
+    ///
+    /// | address | transport |
+    /// | --- | --- |
+    /// | `https://host[:port]` | QUIC or WebSocket over TLS, whichever works: QUIC (port: [`Builder::quic_port`]) has a head start of 500 ms |
+    /// | `quic://host[:port]` | QUIC; port 8443 unless named |
+    /// | `wss://host[:port][/path]` | WebSocket over TLS |
+    /// | `ws://host[:port][/path]`, or `http://` | WebSocket in the clear |
+    ///
+    /// Without a path it is `/v1/connect`. A node may send the client to another address of any of these forms, but never
+    /// from an encrypted one to one in the clear.
     pub fn builder(url: impl Into<String>) -> Builder {
         Builder::new(url.into())
     }
@@ -55,7 +64,7 @@ impl Client {
     pub(crate) fn start(
         runtime: &Handle,
         options: Options,
-        target: Target,
+        to: (Target, Dialer),
         tokens: TokenSource,
         kept: Option<(Contents, Writer)>,
     ) -> Self {
@@ -68,7 +77,7 @@ impl Client {
         let seams =
             Seams { commands: receiver, wake: wake.clone(), state, clock_offset_ms: clock_offset_ms.clone(), pending };
         let outbox = Outbox::new(kept.is_some(), pending_watcher, restored, outcomes_receiver);
-        let task = runtime.spawn(Owner::new(options, target, tokens, seams, kept, outcomes).run());
+        let task = runtime.spawn(Owner::new(options, to, tokens, seams, kept, outcomes).run());
         let task = Mutex::new(Some(task));
         Self { shared: Arc::new(Shared { commands, wake, state: watcher, clock_offset_ms, outbox, task }) }
     }
@@ -137,8 +146,10 @@ impl Client {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Says that the network changed: another Wi-Fi, a new address. The client checks its connection at once, and
-    /// connects at once if it has none. For applications that hear of such things; nothing breaks without.
+    /// Says that the network changed: another Wi-Fi, a new address. The client checks its connection at once, over QUIC
+    /// from a new socket, gives it up if nothing comes within 2 s, and connects at once if it has none. What it had
+    /// learned of which transport works is forgotten. For applications that hear of such things; without the hint a
+    /// dead path is noticed 2 s after something was sent over QUIC, and by the heartbeat over WebSocket.
     ///
     /// # Cancel safety
     ///
@@ -146,6 +157,18 @@ impl Client {
     pub async fn network_changed(&self) {
         // A closed client has no network to speak of.
         let _ = self.send(Command::NetworkChanged).await;
+    }
+
+    /// Asks the token provider for a new token now and hands it to the node, which goes on with its rights: for an
+    /// application that knows of new ones. Before a token expires that happens by itself. Nothing happens without a
+    /// connection, with a fixed token, or where the node does not serve it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, nothing was asked.
+    pub async fn refresh_token(&self) {
+        // A closed client needs no token.
+        let _ = self.send(Command::RefreshToken).await;
     }
 
     /// The node's clock, as far as it is known: use it to judge [`Event::expires_at`](crate::Event), not the device's.
@@ -159,18 +182,6 @@ impl Client {
     /// Closes the client, and waits until its connection and task are gone, and its outbox file is unlocked. Publishes that
     /// are not settled end with an error: [`Self::flush`] first. What an outbox file keeps of them, the next client that
     /// opens it sends. Subscriptions end after what they still hold.
-    /// Asks the token provider for a new token now and hands it to the node, which goes on with its rights: for an
-    /// application that knows of new ones. Before a token expires that happens by itself. Nothing happens without a
-    /// connection, with a fixed token, or where the node does not serve it.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it resolves, nothing was asked.
-    pub async fn refresh_token(&self) {
-        // A closed client needs no token.
-        let _ = self.send(Command::RefreshToken).await;
-    }
-
     ///
     /// # Cancel safety
     ///

@@ -80,10 +80,12 @@ macro_rules! kinds {
 kinds! {
     /// Why a client could not be made, or did not get its connection.
     ConnectErrorKind, ConnectError {
-        /// The address is not a WebSocket URL.
+        /// The address, or that of the proxy, is none that can be used.
         BadUrl = "the address cannot be used",
-        /// The scheme is known, and not served by this version: `wss`, `https`.
-        UnsupportedScheme = "the scheme is not served by this version",
+        /// The scheme needs a feature of the crate with which this client was not built.
+        UnsupportedScheme = "the scheme is not served by this build",
+        /// The certificates to believe cannot be used: an extra root is none, or the system has no roots.
+        Certificates = "the certificates cannot be used",
         /// There is no tokio runtime to run the client on, or no randomness.
         NoRuntime = "the client cannot run here",
         /// The client is closed; `code` says why.

@@ -13,7 +13,7 @@
 //!
 //! # What it refuses
 //!
-//! - `wss://`: TLS comes with the transports that need it; an address with it is an error, never a silent downgrade.
+//! - A silent downgrade: an encrypted address stays encrypted, also where a node sends the client elsewhere.
 //! - Choosing what to drop. A full outbox is an error, because only the application knows what matters.
 //!
 //! # In reading order

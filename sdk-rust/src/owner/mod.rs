@@ -24,7 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::lane::Lanes;
+use lanecast_protocol::lane::Lane;
 use lanecast_protocol::publisher::Ticket;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::client::{self as session, Action, Event, RECORD_BYTES_MAX};
@@ -40,7 +40,7 @@ use crate::history::Unread;
 use crate::outbox::{Contents, Outcome, Report, Writer};
 use crate::state::{Cause, ClientState};
 use crate::token::{TokenError, TokenRequest, TokenSource};
-use crate::transport::{self, Target, Transport, Turn};
+use crate::transport::{Dialer, Opened, Target, Transport, Trial, Turn};
 
 /// How long a peer may take to close its side.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
@@ -80,13 +80,13 @@ enum OpenError {
     Failed(String),
 }
 
-type Opening = BoxFuture<'static, Result<(Box<dyn Transport>, String), OpenError>>;
+type Opening = BoxFuture<'static, Result<(Opened, String), OpenError>>;
 
 enum Input {
     /// `None`: no handle is left.
     Command(Option<Box<Command>>),
     Woken,
-    Opened(Result<(Box<dyn Transport>, String), OpenError>),
+    Opened(Result<(Opened, String), OpenError>),
     Turn(Turn),
     Closed,
     /// What the application gave for a token that will expire.
@@ -103,16 +103,21 @@ pub(crate) struct Owner {
     /// Some handle may still send commands.
     has_handles: bool,
     target: Target,
+    dialer: Arc<Dialer>,
     tokens: TokenSource,
     /// The token that was accepted last, or not yet refused.
     token: Option<String>,
-    /// The code with which a node ended the last connection.
     /// The application makes a new token while the connection goes on.
     renewing: Option<BoxFuture<'static, Result<String, TokenError>>>,
+    /// The code with which a node ended the last connection.
     last_code: u32,
     /// Why the last connection or attempt ended, for developers.
     last_detail: String,
     opening: Option<Opening>,
+    /// What the session asked of the connection being opened: whether with a new token, and to which address.
+    asked: (bool, String),
+    /// Of the connection in `link`.
+    trial: Option<Trial>,
     link: Option<Box<dyn Transport>>,
     /// The connection before, on its way down. A further one takes its place: closing is a courtesy.
     closing: Option<BoxFuture<'static, ()>>,
@@ -125,7 +130,7 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn new(
         options: session::Options,
-        target: Target,
+        (target, dialer): (Target, Dialer),
         tokens: TokenSource,
         seams: Seams,
         kept: Option<(Contents, Writer)>,
@@ -144,15 +149,18 @@ impl Owner {
             seams,
             has_handles: true,
             target,
+            dialer: Arc::new(dialer),
             tokens,
             token: None,
+            renewing: None,
             last_code: 0,
             last_detail: String::new(),
             opening: None,
+            asked: (false, String::new()),
+            trial: None,
             link: None,
             closing: None,
             pages: BTreeMap::new(),
-            renewing: None,
         }
     }
 
@@ -183,6 +191,7 @@ impl Owner {
             opened = maybe(opening) => Input::Opened(opened),
             turn = turn(link) => Input::Turn(turn),
             () = maybe(closing) => Input::Closed,
+            renewed = maybe(renewing) => Input::Renewed(renewed),
             report = publishes.report() => Input::Report(report),
             () = sleep_until(deadline) => Input::Deadline,
         }
@@ -191,7 +200,6 @@ impl Owner {
     fn deadline(&self) -> Option<Instant> {
         let now = self.clock.now();
         let session = self.session.poll_timeout(now).map(|at_ms| match at_ms > now.monotonic_ms {
-            renewed = maybe(renewing) => Input::Renewed(renewed),
             true => self.clock.at(at_ms),
             false => Instant::now() + OVERDUE,
         });
@@ -217,6 +225,10 @@ impl Owner {
             }
             Input::Turn(turn) => self.turn(now, turn),
             Input::Closed => self.closing = None,
+            Input::Renewed(renewed) => {
+                self.renewing = None;
+                self.renewed(now, renewed);
+            }
             Input::Report(report) => {
                 if !self.publishes.reported(&mut self.session, report) {
                     tracing::error!("the thread of an outbox file ended");
@@ -225,10 +237,6 @@ impl Owner {
             }
             Input::Deadline => {}
         }
-            Input::Renewed(renewed) => {
-                self.renewing = None;
-                self.renewed(now, renewed);
-            }
         // Also when something else came first: a deadline must not wait for a quiet moment.
         self.session.handle_timeout(now);
         self.rooms.expire(self.session.node_time_ms(now));
@@ -255,7 +263,7 @@ impl Owner {
                 Err(error) => drop(reply.send(Err(Unread::NotAsked(error)))),
             },
             Command::Flush { reply } => self.publishes.flush(reply),
-            Command::NetworkChanged => self.session.network_changed(now),
+            Command::NetworkChanged => self.network_changed(now),
             Command::RefreshToken => self.session.refresh_token(now),
             Command::Close => self.session.close(now),
         }
@@ -263,12 +271,12 @@ impl Owner {
 
     // The connection.
 
-    fn opened(&mut self, now: Now, opened: Result<(Box<dyn Transport>, String), OpenError>) {
+    fn opened(&mut self, now: Now, opened: Result<(Opened, String), OpenError>) {
         match opened {
-            Ok((link, token)) => {
+            Ok((Opened { link, trial }, token)) => {
                 self.token = Some(token.clone());
                 self.session.opened(now, token, link.ordered());
-                self.link = Some(link);
+                (self.link, self.trial) = (Some(link), Some(trial));
             }
             Err(OpenError::NoToken(detail) | OpenError::Failed(detail)) => {
                 tracing::debug!(%detail, "no connection");
@@ -280,12 +288,13 @@ impl Owner {
 
     fn turn(&mut self, now: Now, turn: Turn) {
         match turn {
-            Turn::Packet(packet) => self.packet(now, packet),
+            Turn::Packet(lane, packet) => self.packet(now, lane, packet),
             // `drain` writes on.
             Turn::Written => {}
             Turn::Over { code, detail } => {
                 tracing::debug!(code, %detail, "the connection ended");
                 self.last_detail = detail;
+                self.judge(code.is_none());
                 self.hang_up(None);
                 self.session.handle_closed(now, code);
             }
@@ -293,10 +302,10 @@ impl Owner {
         }
     }
 
-    fn packet(&mut self, now: Now, packet: Bytes) {
+    fn packet(&mut self, now: Now, lane: Option<Lane>, packet: Bytes) {
         for record in codec::records(packet, RECORD_BYTES_MAX) {
             match record {
-                Ok(record) => self.session.handle_record(now, None, record),
+                Ok(record) => self.session.handle_record(now, lane, record),
                 Err(error) => return self.fault(now, error.code),
             }
             // The session's events are drained record by record, so that a packet of many makes no queue of them.
@@ -312,9 +321,33 @@ impl Owner {
         self.session.handle_closed(now, None);
     }
 
+    /// What was learned here of transports holds no more, and sockets may be bound to what is gone.
+    fn network_changed(&mut self, now: Now) {
+        self.dialer.forget();
+        if self.opening.is_some() {
+            let (new_token, address) = self.asked.clone();
+            self.connect(new_token, &address);
+        }
+        if let Some(link) = &mut self.link {
+            link.network_changed();
+        }
+        self.session.network_changed(now);
+    }
+
+    /// Remembers how the transport did; `lost`: neither side ended the connection.
+    fn judge(&mut self, lost: bool) {
+        let Some(trial) = self.trial.take() else { return };
+        let welcomed = self.session.state() == session::ClientState::Connected;
+        match lost {
+            true => self.dialer.lost(trial, welcomed),
+            false => self.dialer.ended(trial, welcomed),
+        }
+    }
+
     /// Closes the connection in the background.
     fn hang_up(&mut self, code: Option<Code>) {
         self.opening = None;
+        self.judge(matches!(code, Some(Code::IdleTimeout | Code::HandshakeTimeout)));
         if let Some(link) = self.link.take() {
             let closed = link.close(code);
             let within = async move { drop(tokio::time::timeout(CLOSE_WITHIN, closed).await) };
@@ -337,7 +370,8 @@ impl Owner {
                 self.target.clone()
             }),
         };
-        let (tokens, token) = (self.tokens.clone(), self.token.clone());
+        self.asked = (new_token, address.to_owned());
+        let (tokens, token, dialer) = (self.tokens.clone(), self.token.clone(), self.dialer.clone());
         let opening = async move {
             let token = match token {
                 Some(token) => token,
@@ -346,10 +380,25 @@ impl Owner {
                     token.map_err(|error| OpenError::NoToken(format!("no token: {error}")))?
                 }
             };
-            let link = transport::open(target).await.map_err(OpenError::Failed)?;
+            let link = dialer.open(&target).await.map_err(OpenError::Failed)?;
             Ok((link, token))
         };
         self.opening = Some(opening.boxed());
+    }
+
+    fn renew(&mut self, refused: u32) {
+        let (tokens, request) = (self.tokens.clone(), TokenRequest { refused: (refused != 0).then_some(refused) });
+        self.renewing = Some(async move { tokens.token(request).await }.boxed());
+    }
+
+    fn renewed(&mut self, now: Now, renewed: Result<String, TokenError>) {
+        match renewed {
+            Ok(token) => self.session.renewed(now, token),
+            Err(error) => {
+                tracing::debug!(%error, "no new token");
+                self.session.not_renewed(now);
+            }
+        }
     }
 
     // Outputs.
@@ -363,6 +412,7 @@ impl Owner {
                 match action {
                     Action::Connect { new_token, address } => self.connect(new_token, &address),
                     Action::Disconnect(code) => self.hang_up(Some(code)),
+                    Action::RenewToken { refused } => self.renew(refused),
                 }
             }
             quiet &= !self.events();
@@ -384,23 +434,8 @@ impl Owner {
         let now = self.clock.now();
         let session = &mut self.session;
         let message_max = session.record_bytes_max();
-        link.write(&mut || session.poll_output(now, Lanes::ALL), message_max);
+        link.write(&mut |lanes| session.poll_output(now, lanes), message_max);
     }
-    fn renew(&mut self, refused: u32) {
-        let (tokens, request) = (self.tokens.clone(), TokenRequest { refused: (refused != 0).then_some(refused) });
-        self.renewing = Some(async move { tokens.token(request).await }.boxed());
-    }
-
-    fn renewed(&mut self, now: Now, renewed: Result<String, TokenError>) {
-        match renewed {
-            Ok(token) => self.session.renewed(now, token),
-            Err(error) => {
-                tracing::debug!(%error, "no new token");
-                self.session.not_renewed(now);
-            }
-        }
-    }
-
 
     /// Hands on what happened. Returns whether something did.
     fn events(&mut self) -> bool {
@@ -412,10 +447,10 @@ impl Owner {
                 Event::Room(room, state) => self.rooms.state(&mut self.session, &room, state),
                 Event::Ready(room) => self.rooms.supply(&mut self.session, &room),
                 Event::Signal(room, signal) => {
-                    Action::RenewToken { refused } => self.renew(refused),
                     let node_ms = self.session.node_time_ms(self.clock.now());
                     self.rooms.signal(&room, node_ms, *signal);
                 }
+                Event::TokenRefreshed(token) => self.token = Some(token),
                 Event::Settled(ticket, settled) => self.publishes.settled(ticket, settled),
                 Event::Page(ticket, page) => {
                     let Some(reply) = self.pages.remove(&ticket) else { continue };
@@ -450,7 +485,6 @@ impl Owner {
 /// The future, or none that ever ends. Cancel safe: the future stays where it is.
 async fn maybe<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
-                Event::TokenRefreshed(token) => self.token = Some(token),
         Some(future) => future.await,
         None => pending().await,
     }

@@ -7,9 +7,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::outbox::Output;
 use lanecast_protocol::session::client::RECORD_BYTES_MAX;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
@@ -24,11 +25,11 @@ const SUBPROTOCOL: &str = "lanecast.v1";
 const MESSAGE_BYTES: usize = 16 * 1024;
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
-type Half = fn(&mut WebSocket, &mut Context<'_>) -> Poll<Turn>;
+type Half<S> = fn(&mut WebSocket<S>, &mut Context<'_>) -> Poll<Turn>;
 
-/// An open WebSocket.
-pub(super) struct WebSocket {
-    socket: WebSocketStream<TcpStream>,
+/// An open WebSocket above a stream of bytes: TCP, or TLS above it.
+pub(super) struct WebSocket<S> {
+    socket: WebSocketStream<S>,
     /// A message is on its way into the socket.
     writing: bool,
     /// An output that did not fit into the last message.
@@ -37,13 +38,8 @@ pub(super) struct WebSocket {
     read_first: bool,
 }
 
-impl WebSocket {
-    pub(super) async fn open(uri: Uri) -> Result<Self, String> {
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let stream =
-            TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| error.to_string())?;
-        // Records are coalesced here; what is written should leave at once.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> WebSocket<S> {
+    pub(super) async fn open(stream: S, uri: Uri) -> Result<Self, String> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(RECORD_BYTES_MAX))
@@ -57,10 +53,10 @@ impl WebSocket {
 
     /// Folds outputs into one message; a single one is passed on without a copy.
     fn fold(&mut self, next: &mut Source<'_>, message_max: usize) -> Option<Bytes> {
-        let first = self.left.take().or_else(&mut *next)?.record;
+        let first = self.left.take().or_else(|| next(Lanes::ALL))?.record;
         let mut rest = BytesMut::new();
         while first.len() + rest.len() < MESSAGE_BYTES.min(message_max) {
-            let Some(output) = next() else { break };
+            let Some(output) = next(Lanes::ALL) else { break };
             if first.len() + rest.len() + output.record.len() > message_max {
                 self.left = Some(output);
                 break;
@@ -92,7 +88,7 @@ impl WebSocket {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         loop {
             let turn = match std::task::ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                Some(Ok(Message::Binary(packet))) => Turn::Packet(packet),
+                Some(Ok(Message::Binary(packet))) => Turn::Packet(None, packet),
                 Some(Ok(Message::Text(_))) => Turn::Fault(Code::TextFrame),
                 Some(Ok(Message::Close(frame))) => Turn::Over {
                     code: frame.as_ref().map(|frame| frame.code.into()),
@@ -108,7 +104,7 @@ impl WebSocket {
     }
 }
 
-impl Transport for WebSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket<S> {
     fn ordered(&self) -> bool {
         true
     }
@@ -125,7 +121,7 @@ impl Transport for WebSocket {
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.read_first = !self.read_first;
-        let (first, second): (Half, Half) = match self.read_first {
+        let (first, second): (Half<S>, Half<S>) = match self.read_first {
             true => (Self::poll_read, Self::poll_write),
             false => (Self::poll_write, Self::poll_read),
         };

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod node;
+pub mod quic;
+pub mod relay;
 
 use std::time::Duration;
 
