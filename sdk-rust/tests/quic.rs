@@ -171,15 +171,23 @@ async fn a_frame_on_a_stream_of_another_lane_closes_the_connection() {
 #[tokio::test]
 async fn codes_of_the_table_are_application_codes() {
     // LC-QUIC-006, LC-LIFE-013
-    let peer = QuicPeer::listen();
-    let client = peer.builder().connect().unwrap();
-    let (mut connection, _) = peer.welcome().await;
-    soon(client.connected()).await.unwrap();
-    connection.close(Code::Disconnected).await;
-    let error =
-        soon(client.state().wait_for(|state| matches!(state, ClientState::Closed(_)))).await.map(|state| state.clone());
-    let ClientState::Closed(cause) = error.unwrap() else { unreachable!() };
-    assert_eq!(cause.code, Some(Code::Disconnected.number().into()));
+    for told_first in [true, false] {
+        let peer = QuicPeer::listen();
+        let client = peer.builder().connect().unwrap();
+        let (mut connection, _) = peer.welcome().await;
+        soon(client.connected()).await.unwrap();
+        let code = u32::from(Code::Disconnected.number());
+        if told_first {
+            connection.answer(0, Body::Error(v1::Error { code, closing: true, ..Default::default() })).await;
+            assert_eq!(connection.closed().await, u64::from(code), "the node waits for the client to close");
+        } else {
+            connection.connection.close(code.into(), b"");
+        }
+        let mut state = client.state();
+        let state = soon(state.wait_for(|state| matches!(state, ClientState::Closed(_)))).await.unwrap().clone();
+        let ClientState::Closed(cause) = state else { unreachable!() };
+        assert_eq!(cause.code, Some(code), "told first: {told_first}");
+    }
 }
 
 #[tokio::test]

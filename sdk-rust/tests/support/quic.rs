@@ -9,12 +9,11 @@ use bytes::Bytes;
 use lanecast::{Builder, Client};
 use lanecast_protocol::binding::{Piece, Purpose, StreamReader};
 use lanecast_protocol::codec;
-use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::v1;
 use lanecast_protocol::v1::frame::Body;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, ServerConfig, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, ServerConfig};
 use rustls::crypto::ring;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
@@ -35,6 +34,10 @@ impl Certificate {
 
     pub fn pem(&self) -> String {
         self.made.cert.pem()
+    }
+
+    pub fn key_pem(&self) -> String {
+        self.made.signing_key.serialize_pem()
     }
 
     pub fn hash(&self) -> [u8; 32] {
@@ -166,13 +169,6 @@ impl QuicConnection {
         stream.write_all(header).await.unwrap();
         stream.write_all(&codec::encode_body(0, body)).await.unwrap();
         stream
-    }
-
-    /// Closes with a code, as nodes do: Error first.
-    pub async fn close(&mut self, code: Code) {
-        let error = v1::Error { code: code.number().into(), closing: true, ..Default::default() };
-        self.answer(0, Body::Error(error)).await;
-        self.connection.close(VarInt::from_u32(code.number().into()), b"");
     }
 
     /// The code with which the client closes.

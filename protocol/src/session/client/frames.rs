@@ -44,7 +44,7 @@ impl Client {
             Body::Event(_) | Body::Gap(_) | Body::Signal(_) => {
                 self.handle_room_frame(now, HeldFrame { at_ms: now.monotonic_ms, bytes, body });
             }
-            Body::Error(error) if error.closing => self.closing = Some(error.code),
+            Body::Error(error) if error.closing => self.told_to_close(now, error.code),
             Body::Error(error) => self.handle_error(now, id, error),
             Body::GoAway(go_away) => {
                 if let Link::Open(open) = &mut self.link {

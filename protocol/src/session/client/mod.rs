@@ -259,7 +259,7 @@ impl Client {
         match &mut self.link {
             Link::Handshake { held, .. } => match body {
                 Body::Welcome(welcome) => self.welcomed(now, welcome),
-                Body::Error(error) if error.closing => self.closing = Some(error.code),
+                Body::Error(error) if error.closing => self.told_to_close(now, error.code),
                 Body::Event(_) | Body::Gap(_) | Body::Signal(_) if !self.ordered => {
                     // What does not fit is asked for again once the subscription is known.
                     held.push(HeldFrame { at_ms: now.monotonic_ms, bytes, body });
@@ -564,6 +564,15 @@ impl Client {
         // The node may have said why it closes before its transport fell silent.
         let said = self.closing.take().unwrap_or(0);
         self.lost(now, said);
+    }
+
+    /// The node is about to close, for this reason. On streams it waits for this side, which has all that it is going to
+    /// get on control (LC-QUIC-006); a WebSocket has a closing handshake of its own.
+    fn told_to_close(&mut self, now: Now, code: u32) {
+        self.closing = Some(code);
+        if !self.ordered {
+            self.give_up(now, Code::from_number(code).unwrap_or(Code::Normal));
+        }
     }
 
     /// A connection that lived long enough ends the row of failures (LC-LIFE-023).
