@@ -4,6 +4,7 @@ import { Chat } from './chat.js';
 import { byId, hueOf, setText } from './dom.js';
 import { Lanes } from './lanes.js';
 import { People } from './people.js';
+import { scanned } from './scanned.js';
 import { Cable } from './socket.js';
 import { sentence, Wire } from './wire.js';
 
@@ -50,7 +51,8 @@ function send(room: Room, lanes: Lanes, type: 'msg' | 'call', text: string): voi
 }
 
 function burst(room: Room, lanes: Lanes): void {
-  const id = crypto.randomUUID();
+  // Not randomUUID, which a page has by https or on its own machine only.
+  const id = crypto.getRandomValues(new Uint32Array(4)).join('-');
   const data = new Uint8Array(BLOCK_BYTES);
   for (let block = 0; block < BURST_BLOCKS; block++) {
     const headers = { ...lanes.begin(), burst: id, of: `${BURST_BLOCKS}` };
@@ -132,12 +134,15 @@ async function main(): Promise<void> {
   const description = await describe();
   const asked = new URLSearchParams(location.search).get('user');
   const known = asked ?? sessionStorage.getItem(USER_KEY) ?? '';
-  const ready = known && description.development;
-  const { user, token } = ready ? { user: known, token: `dev:${known}` } : await ask(known, description.development);
+  const free = known && description.development ? { user: known, token: `dev:${known}` } : undefined;
+  const brought = scanned();
+  const { user, token } = brought ?? free ?? (await ask(known, description.development));
   sessionStorage.setItem(USER_KEY, user);
-  const me = byId('rename');
+  const me = byId<HTMLButtonElement>('rename');
   setText(me, user);
   me.classList.add(hueOf(user));
+  // Who came with a token is who it says.
+  me.disabled = brought !== undefined;
   me.onclick = async () => {
     const next = await ask(user, description.development);
     sessionStorage.setItem(USER_KEY, next.user);

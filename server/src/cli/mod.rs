@@ -4,6 +4,7 @@ mod api;
 mod config;
 mod dial;
 mod doctor;
+mod lan;
 mod link;
 mod operate;
 mod publish;

@@ -1,6 +1,6 @@
 //! `lanecast serve`: the life of a node.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
+use super::lan::{Lan, Which};
 use crate::clock::Clock;
 use crate::config::{Config, EngineKind};
 use crate::http::listener::Listener;
@@ -26,6 +27,17 @@ pub(super) struct Serve {
     /// Development: take tokens "dev:<user>" and the API key "dev-key", on a loopback address only.
     #[arg(long)]
     dev: bool,
+    /// Development: let phones on the local network into the demo room, and draw a QR code for them. ADDRESS is the one
+    /// of this machine on that network; it is found if there is only one.
+    #[arg(
+        long,
+        requires = "dev",
+        value_name = "ADDRESS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    lan: Option<Which>,
     /// The configuration file.
     #[arg(long, value_name = "FILE", env = "LANECAST_CONFIG")]
     config: Option<PathBuf>,
@@ -50,12 +62,14 @@ impl Serve {
     }
 
     pub(super) fn run(self) -> Result<(), Failure> {
-        let config = self.config()?;
+        let mut config = self.config()?;
+        let clock = Clock::system();
+        let lan = self.lan.map(|which| Lan::open(which, &mut config, clock.now_ms())).transpose()?;
         telemetry::init(&config.log)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
-            let node = Node::start(config, Clock::system()).await?;
-            serve(Arc::new(Node { one_write_each: self.one_write_each, ..node })).await
+            let node = Node::start(config, clock).await?;
+            serve(Arc::new(Node { one_write_each: self.one_write_each, ..node }), lan).await
         })
     }
 
@@ -102,7 +116,7 @@ impl Serve {
 }
 
 /// The node's life: bind, say where, serve, wait for a signal, drain.
-async fn serve(node: Arc<Node>) -> Result<(), Failure> {
+async fn serve(node: Arc<Node>, lan: Option<Lan>) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = Listener::bind(node.clone())
@@ -113,6 +127,11 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     let quic = bind_quic(&node, address.port())?;
     node.cluster.listens_at(address);
     cluster::join(&node).await;
+    let beside = match &lan {
+        Some(lan) => Some(open_to_network(&listener, SocketAddr::new(lan.address, address.port())).await?),
+        None => None,
+    };
+    let accepting_beside = beside.map(|beside| tokio::spawn(beside.serve(router.clone())));
     let accepting = tokio::spawn(listener.serve(router));
     let accepting_quic = quic.map(|quic| tokio::spawn(quic.serve()));
     let housekeeping = tokio::spawn(housekeep(node.clone()));
@@ -120,7 +139,7 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     let watched = node.clone();
     let watching = tokio::spawn(async move { tokio::join!(watched.watch_store(), watched.watch_certificate()) });
     node.health.set_started();
-    announce(&node, address);
+    announce(&node, address, lan.as_ref());
 
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("SIGINT: draining; once more ends at once"),
@@ -134,7 +153,7 @@ async fn serve(node: Arc<Node>) -> Result<(), Failure> {
     };
     // The loop ends when the node is closed, which it is now.
     accepting.await?;
-    if let Some(accepting) = accepting_quic {
+    for accepting in [accepting_beside, accepting_quic].into_iter().flatten() {
         accepting.await?;
     }
     housekeeping.abort();
@@ -164,6 +183,10 @@ fn bind_quic(node: &Arc<Node>, http_port: u16) -> Result<Option<QuicListener>, F
     Ok(Some(quic))
 }
 
+async fn open_to_network(listener: &Listener, address: SocketAddr) -> Result<Listener, Failure> {
+    listener.beside(address).await.map_err(|error| format!("cannot open {address} to the network: {error}").into())
+}
+
 async fn housekeep(node: Arc<Node>) {
     loop {
         tokio::time::sleep(HOUSEKEEP_EVERY).await;
@@ -171,7 +194,7 @@ async fn housekeep(node: Arc<Node>) {
     }
 }
 
-fn announce(node: &Node, address: SocketAddr) {
+fn announce(node: &Node, address: SocketAddr, lan: Option<&Lan>) {
     // One line for programs that start a node and read where it listens.
     let scheme = if node.config.speaks_tls() { "https" } else { "http" };
     println!("listening on {scheme}://{address}/");
@@ -179,14 +202,25 @@ fn announce(node: &Node, address: SocketAddr) {
         println!("listening on quic://{quic}");
     }
     tracing::info!(node = &*node.id, %address, version = env!("CARGO_PKG_VERSION"), "the node serves");
-    if node.config.dev {
-        eprintln!(
-            "\n  ============================ DEVELOPMENT ============================\n  \
-             Anyone on this machine may be anyone: tokens \"dev:<user>\" and the API\n  \
-             key \"dev-key\" are taken. Only loopback connections are.\n\n  \
-             Page:  {scheme}://{address}/\n  \
-             =====================================================================\n"
-        );
+    if !node.config.dev {
+        return;
+    }
+    let reach = match lan {
+        None => "Only loopback connections are.".to_owned(),
+        Some(lan) => format!("From {} only with the QR code.", lan.address),
+    };
+    eprintln!(
+        "\n  ============================ DEVELOPMENT ============================\n  \
+         Anyone on this machine may be anyone: tokens \"dev:<user>\" and the API\n  \
+         key \"dev-key\" are taken. {reach}\n\n  \
+         Page:  {scheme}://{address}/\n  \
+         =====================================================================\n"
+    );
+    match lan {
+        // A credential belongs on a screen that somebody looks at, and in no log.
+        Some(lan) if std::io::stderr().is_terminal() => eprintln!("{}", lan.told(address.port())),
+        Some(_) => eprintln!("  The QR code is drawn on a terminal only, since it holds a token.\n"),
+        None => {}
     }
 }
 

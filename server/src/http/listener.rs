@@ -61,6 +61,12 @@ impl Listener {
         Ok(Self { tcp, slots, secure: Secure::of(&node), node })
     }
 
+    /// Binds another address beside this one, with which it shares all bounds.
+    pub async fn beside(&self, address: SocketAddr) -> io::Result<Self> {
+        let tcp = TcpListener::bind(address).await?;
+        Ok(Self { tcp, slots: self.slots.clone(), secure: self.secure.clone(), node: self.node.clone() })
+    }
+
     /// The address that was bound.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()

@@ -1,9 +1,10 @@
 //! `/.well-known/lanecast`: what a client may know before it connects.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 use base64::Engine as _;
@@ -13,12 +14,16 @@ use serde_json::{Value, json};
 use crate::node::Node;
 
 /// The document. Its `limits` are the canonical JSON of `Limits`.
-pub(super) async fn document(State(node): State<Arc<Node>>) -> impl IntoResponse {
+pub(super) async fn document(
+    State(node): State<Arc<Node>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> impl IntoResponse {
     // Pages of every origin may read it (LC-API-030): it says nothing that a handshake would not.
-    ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(describe(&node)))
+    ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(describe(&node, peer.ip().to_canonical())))
 }
 
-fn describe(node: &Node) -> Value {
+/// What holds for who asks: this machine alone may use development tokens, and reaches what listens on loopback.
+fn describe(node: &Node, peer: IpAddr) -> Value {
     let limits = node.limits();
     let capabilities: Vec<&str> = node.session.capabilities.iter().map(|capability| capability.as_str_name()).collect();
     let mut document = json!({
@@ -34,10 +39,11 @@ fn describe(node: &Node) -> Value {
             "signalsPerSecond": limits.signals_per_second,
             "historyPage": limits.history_page,
         },
-        "development": node.config.dev,
+        "development": node.config.dev && peer.is_loopback(),
         "node": &*node.id,
     });
-    if let Some(address) = node.quic_address.get() {
+    let reached = |address: &&SocketAddr| peer.is_loopback() || !address.ip().is_loopback();
+    if let Some(address) = node.quic_address.get().filter(reached) {
         document["quic"] = json!({ "port": address.port() });
         document["webtransport"] = json!({ "port": address.port(), "path": "/v1/connect" });
         let hashes = node.tls.as_ref().map(|tls| tls.hashes()).unwrap_or_default();

@@ -105,15 +105,20 @@ struct Rate {
     bytes_per_second: Option<u64>,
 }
 
-/// Limits what a connection gets, for the page's bad network. Only in development, where everybody is trusted.
+/// Limits what a connection gets, for the page's bad network. Only in development, where everybody on this machine is
+/// trusted.
 async fn set_rate(
     State(node): State<Arc<Node>>,
+    client: Client,
     Path(id): Path<String>,
     headers: HeaderMap,
     Json(rate): Json<Rate>,
 ) -> Response {
     if !origin::is_allowed(&headers, &node.config) {
         return Refused::new(Code::Origin, "Pages of this origin may not do this.").into_response();
+    }
+    if !client.address.ip().to_canonical().is_loopback() {
+        return Refused::new(Code::Forbidden, "Only this machine may do this.").into_response();
     }
     match node.registry.find(&id) {
         None => Refused::new(Code::NotFound, "There is no connection with this id.").into_response(),
