@@ -16,6 +16,7 @@ use crate::engine::probe::Probe;
 use crate::engine::{Engine, EngineSink};
 use crate::http::listener::Listener;
 use crate::node::Node;
+use crate::transport::quic::QuicListener;
 use crate::{cluster, http};
 
 /// A node that serves on a free port.
@@ -73,6 +74,16 @@ impl Running {
         let watching = node.clone();
         drop(tokio::spawn(async move { tokio::join!(watching.watch_store(), watching.watch_certificate()) }));
         Self { node, address }
+    }
+
+    /// Serves raw QUIC and WebTransport too, on a free port.
+    pub(crate) fn serve_quic(&self) -> SocketAddr {
+        let any = SocketAddr::new(self.address.ip(), 0);
+        let quic = QuicListener::bind(self.node.clone(), any, self.address.port()).unwrap();
+        let address = quic.address();
+        self.node.quic_address.set(address).unwrap();
+        drop(tokio::spawn(quic.serve()));
+        address
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {

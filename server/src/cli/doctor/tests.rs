@@ -73,6 +73,34 @@ async fn a_healthy_node_is_usable() {
 }
 
 #[tokio::test]
+async fn quic_and_webtransport_are_tried_to_a_session() {
+    let node = node(|_| {}).await;
+    node.serve_quic();
+    let of_page =
+        Patient { origin: Some(format!("http://{}", node.address)), ..patient(&format!("http://{}", node.address)) };
+    let of_stranger =
+        Patient { origin: Some("https://evil.example".to_owned()), ..patient(&format!("http://{}", node.address)) };
+    let (welcome, refused) = tokio::join!(report(&of_page), report(&of_stranger));
+    assert_found(&welcome, "QUIC", Verdict::Ok, "user \"doctor\"");
+    assert_found(&welcome, "WebTransport", Verdict::Ok, "user \"doctor\"");
+    assert!(welcome.is_usable());
+    assert_found(&refused, "QUIC", Verdict::Ok, "user \"doctor\"");
+    assert_found(&refused, "WebTransport", Verdict::Problem, "[origins] allow");
+    assert!(!refused.is_usable());
+}
+
+#[tokio::test]
+async fn where_tcp_is_blocked_quic_still_makes_the_node_usable() {
+    let node = node(|_| {}).await;
+    let quic = node.serve_quic();
+    let (_, known) = web::well_known(&patient(&format!("http://{}", node.address)), node.address).await;
+    let mut report = Report::default();
+    let patient = patient("http://127.0.0.1");
+    quic::examine(&patient, quic, Some(quic.port()), known.as_ref(), &mut report).await;
+    assert!(report.is_usable(), "{report:?}");
+}
+
+#[tokio::test]
 async fn a_port_that_accepts_and_says_nothing_is_no_node() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = silent.local_addr().unwrap();

@@ -1,13 +1,17 @@
 //! HTTPS and wss over real sockets, with real files.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use lanecast_protocol::binding::{Piece, Purpose, StreamReader};
 use lanecast_protocol::codec;
 use lanecast_protocol::v1;
 use lanecast_protocol::v1::frame::Body;
-use rustls::pki_types::ServerName;
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -48,7 +52,11 @@ impl Https {
     }
 
     async fn handshake(&self) -> ClientStream<TcpStream> {
-        let connector = TlsConnector::from(self.authority.client(&[b"h2", b"http/1.1"]));
+        self.handshake_as(self.authority.client(&[b"h2", b"http/1.1"])).await
+    }
+
+    async fn handshake_as(&self, client: Arc<ClientConfig>) -> ClientStream<TcpStream> {
+        let connector = TlsConnector::from(client);
         let name = ServerName::try_from("localhost").unwrap();
         connector.connect(name, self.node.connect().await).await.unwrap()
     }
@@ -66,19 +74,60 @@ impl Https {
         Ok(tokio_tungstenite::client_async(request, self.handshake().await).await?.0)
     }
 
+    /// A connection by raw QUIC.
+    async fn quic(&self, endpoint: &quinn::Endpoint, to: SocketAddr) -> Quic {
+        let crypto = QuicClientConfig::try_from(self.authority.client(&[b"lanecast/1"])).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
+        let (mut send, receive) = connection.open_bi().await.unwrap();
+        send.write_all(&Purpose::Control.header()).await.unwrap();
+        let mut quic = Quic { connection, send, receive, reader: StreamReader::control(usize::MAX) };
+        assert!(matches!(quic.ask(1, hello()).await, Body::Welcome(_)));
+        quic
+    }
+
     /// A connection of a user.
     async fn connect(&self) -> Socket {
         let origin = format!("https://localhost:{}", self.node.address.port());
         let mut socket = self.websocket(&origin).await.unwrap();
-        let hello = v1::Hello {
-            version_min: 1,
-            version_max: 1,
-            token: "dev:ann".into(),
-            instance: format!("{:032x}", rand::random::<u128>()),
-            ..Default::default()
-        };
-        assert!(matches!(ask(&mut socket, 1, Body::Hello(hello)).await, Body::Welcome(_)));
+        assert!(matches!(ask(&mut socket, 1, hello()).await, Body::Welcome(_)));
         socket
+    }
+}
+
+/// A greeting of a user whom nobody else is.
+fn hello() -> Body {
+    let instance = format!("{:032x}", rand::random::<u128>());
+    let token = format!("dev:{instance}");
+    Body::Hello(v1::Hello { version_min: 1, version_max: 1, token, instance, ..Default::default() })
+}
+
+struct Quic {
+    connection: quinn::Connection,
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+    reader: StreamReader,
+}
+
+impl Quic {
+    async fn ask(&mut self, id: u32, body: Body) -> Body {
+        self.send.write_all(&codec::encode_body(id, body)).await.unwrap();
+        loop {
+            let chunk = self.receive.read_chunk(usize::MAX, true).await.unwrap().expect("the connection lives");
+            let Piece::Records(_, packet) = self.reader.feed(chunk.bytes).unwrap() else { continue };
+            for record in codec::records(packet, usize::MAX) {
+                let frame = codec::decode(record.unwrap()).unwrap();
+                if frame.id == id {
+                    return frame.body.unwrap();
+                }
+            }
+        }
+    }
+
+    /// The certificate that its handshake was shown.
+    fn shown(&self) -> Vec<u8> {
+        let chain = self.connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
+        chain[0].to_vec()
     }
 }
 
@@ -102,8 +151,13 @@ async fn ping(socket: &mut Socket, stamp: u64) {
     }
 }
 
+/// Reads what follows the handshake: a request and its answer are behind it.
+async fn take_tickets(stream: &mut ClientStream<TcpStream>) {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+}
+
 fn certificate_in(folder: &Path) -> Vec<u8> {
-    use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
     CertificateDer::from_pem_file(folder.join("tls.crt")).unwrap().to_vec()
 }
@@ -113,10 +167,20 @@ async fn a_certificate_is_replaced_under_a_hundred_connections() {
     let https = Https::start(|_| {}).await;
     let before = certificate_in(https.folder.path());
     assert_eq!(https.shown().await, before);
-    let mut sockets = Vec::new();
+    let to = https.node.serve_quic();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (mut sockets, mut quics) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         sockets.push(https.connect().await);
+        quics.push(https.quic(&endpoint, to).await);
     }
+    assert_eq!(quics[0].shown(), before);
+    let resuming = https.authority.client(&[]);
+    let mut resumed = https.handshake_as(Arc::clone(&resuming)).await;
+    take_tickets(&mut resumed).await;
+    let mut resumed = https.handshake_as(Arc::clone(&resuming)).await;
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    take_tickets(&mut resumed).await;
 
     write(https.folder.path(), &https.authority.issue());
     let after = certificate_in(https.folder.path());
@@ -131,7 +195,14 @@ async fn a_certificate_is_replaced_under_a_hundred_connections() {
     for (stamp, socket) in (1..).zip(&mut sockets) {
         ping(socket, stamp).await;
     }
-    assert_eq!(https.node.node.registry.len(), 100, "none was dropped");
+    for (stamp, quic) in (1..).zip(&mut quics) {
+        let pong = quic.ask(9, Body::Ping(v1::Ping { stamp })).await;
+        assert!(matches!(pong, Body::Pong(pong) if pong.stamp == stamp));
+    }
+    assert_eq!(https.node.node.registry.len(), 200, "none was dropped");
+    assert_eq!(https.quic(&endpoint, to).await.shown(), after);
+    let anew = https.handshake_as(resuming).await;
+    assert_ne!(anew.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed), "else it would not see the new one");
     let mut late = https.connect().await;
     assert_eq!(late.get_ref().get_ref().1.peer_certificates().unwrap()[0].to_vec(), after);
     ping(&mut late, 1).await;

@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use wtransport::endpoint::ConnectOptions;
 use wtransport::tls::Sha256Digest;
 
-use super::QuicListener;
 use super::link::{Link, Reads, Writes};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -44,10 +43,7 @@ struct Client {
 
 async fn start(change: impl FnOnce(&mut Config)) -> Running {
     let running = Running::start(change, Clock::system(), axum::Router::new()).await;
-    let node = Arc::clone(&running.node);
-    let quic = QuicListener::bind(node, "127.0.0.1:0".parse().unwrap(), running.address.port()).unwrap();
-    running.node.quic_address.set(quic.address()).unwrap();
-    drop(tokio::spawn(quic.serve()));
+    running.serve_quic();
     running
 }
 
