@@ -63,6 +63,9 @@ const DATAGRAM_RECEIVE_BYTES: usize = 64 * 1024;
 /// By how much QUIC's own idle time-out is longer than the session's, which says why it closes.
 const IDLE_MARGIN: Duration = Duration::from_secs(10);
 
+/// How long the endpoint may take to say goodbye.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// The bound endpoint.
 #[derive(Debug)]
 pub struct QuicListener {
@@ -105,8 +108,8 @@ impl QuicListener {
         self.address
     }
 
-    /// Accepts until the node drains. Connections are tasks of the node's [`Shutdown`](crate::shutdown::Shutdown).
-    /// Cancel safe: connections end with the endpoint, whose last handle this is not.
+    /// Accepts until the node drains, and keeps the endpoint until it is closed. Connections are tasks of the node's
+    /// [`Shutdown`](crate::shutdown::Shutdown). Cancelling it ends all connections.
     pub async fn serve(self) {
         let mut draining = pin!(self.node.shutdown.draining());
         loop {
@@ -120,6 +123,8 @@ impl QuicListener {
         // Who comes now is sent to another node at once, and who is here may stay until the drain is over.
         self.endpoint.set_server_config(None);
         self.node.shutdown.closed().await;
+        // The last packets say why. A peer that does not answer is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
     }
 
     fn take(&self, incoming: Incoming) {

@@ -19,6 +19,7 @@ use super::link::{Link, Reads, Writes};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::testing::Running;
+use crate::tls::testing::client;
 
 const LIMIT: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
@@ -57,10 +58,8 @@ async fn connect(running: &Running, kind: Kind) -> Link {
     let address = running.node.quic_address.get().unwrap();
     match kind {
         Kind::Quic => {
-            let hashes = running.node.tls.as_ref().unwrap().hashes();
-            let mut tls = crate::tls::testing::pinned(hashes);
-            tls.alpn_protocols = vec![super::RAW.to_vec()];
-            let crypto = QuicClientConfig::try_from(tls).unwrap();
+            let certificate = running.node.tls.as_ref().unwrap().certificate();
+            let crypto = QuicClientConfig::try_from(client(&certificate, &[super::RAW])).unwrap();
             let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
             endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
             Link::Quic(endpoint.connect(*address, "localhost").unwrap().await.unwrap())
