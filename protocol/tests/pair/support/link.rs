@@ -2,13 +2,15 @@
 //!
 //! A pipe is what a WebSocket is: records coalesced into packets, one order for all. Streams are what QUIC is: an
 //! ordered stream for control and for each lane, a stream for each urgent message, and datagrams that may be lost,
-//! doubled and overtaken. Latency is drawn per packet, and inside a stream nothing overtakes.
+//! doubled and overtaken; the protocol's [`Sender`] says what goes where. Latency is drawn per packet, and inside a
+//! stream nothing overtakes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use lanecast_protocol::outbox::{Output, Route};
-use lanecast_protocol::tracker::URGENT_WINDOW;
+use lanecast_protocol::binding::{Sender, StreamId, Target};
+use lanecast_protocol::lane::{Lane, Lanes};
+use lanecast_protocol::outbox::Output;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -51,8 +53,11 @@ impl Net {
 
 struct InFlight {
     stream: u64,
-    packet: Bytes,
+    packet: Packet,
 }
+
+/// What arrived: the lane of its stream, `None` on a pipe, and whole records.
+pub type Packet = (Option<Lane>, Bytes);
 
 /// One direction of a connection.
 pub struct Way {
@@ -64,10 +69,11 @@ pub struct Way {
     streams: BTreeMap<u64, u64>,
     bytes: usize,
     busy_until_ms: u64,
-    /// When the newest 64 urgent messages arrive, and the latest of those before them: none starts more than 64 above
-    /// one that is still under way (LC-QUIC-004).
-    urgent: VecDeque<u64>,
-    urgent_floor_ms: u64,
+    sender: Sender,
+    /// Streams that end, whose end is acknowledged when all of it has arrived.
+    ending: Vec<StreamId>,
+    /// Packets under way by stream.
+    under_way: BTreeMap<u64, u32>,
     /// The transport takes nothing.
     pub stalled: bool,
     /// Bytes that were written in all.
@@ -75,8 +81,12 @@ pub struct Way {
 }
 
 const CONTROL: u64 = 0;
-/// Message streams and datagrams are numbered from here.
-const SINGLE: u64 = 100;
+/// Streams that the sender numbers begin here.
+const NUMBERED: u64 = 100;
+/// Datagrams are numbered from here: each is a stream of its own.
+const DATAGRAM: u64 = 1 << 32;
+/// Bytes of a datagram.
+const DATAGRAM_BYTES: usize = 1_200;
 
 impl Way {
     pub fn new(net: Net) -> Self {
@@ -87,79 +97,98 @@ impl Way {
             streams: BTreeMap::new(),
             bytes: 0,
             busy_until_ms: 0,
-            urgent: VecDeque::new(),
-            urgent_floor_ms: 0,
+            sender: Sender::default(),
+            ending: Vec::new(),
+            under_way: BTreeMap::new(),
             stalled: false,
             written: 0,
         }
     }
 
     /// Writes what `next` gives while the transport takes it. Returns the bytes that were written.
-    pub fn write(&mut self, now_ms: u64, rng: &mut SmallRng, mut next: impl FnMut() -> Option<Output>) -> usize {
+    pub fn write(&mut self, now_ms: u64, rng: &mut SmallRng, mut next: impl FnMut(Lanes) -> Option<Output>) -> usize {
         let before = self.written;
         let mut packet = BytesMut::new();
+        self.acknowledge(now_ms, rng);
         while !self.stalled && self.bytes + packet.len() < self.net.capacity {
-            let Some(output) = next() else { break };
+            let lanes = self.sender.lanes();
+            let Some(output) = next(lanes) else {
+                if lanes.contains(Lane::Urgent) {
+                    self.ending.extend(self.sender.drained());
+                }
+                break;
+            };
             match self.net.kind {
                 Kind::Pipe => {
                     packet.extend_from_slice(&output.record);
                     if packet.len() >= PACKET_BYTES {
-                        self.put(now_ms, rng, CONTROL, packet.split().freeze());
+                        self.put(now_ms, rng, CONTROL, (None, packet.split().freeze()));
                     }
                 }
-                Kind::Streams => self.put_output(now_ms, rng, output),
+                Kind::Streams => {
+                    if let Some((output, target)) = self.sender.offer(output, DATAGRAM_BYTES) {
+                        self.carry(now_ms, rng, output, target);
+                    }
+                }
             }
         }
         if !packet.is_empty() {
-            self.put(now_ms, rng, CONTROL, packet.freeze());
+            self.put(now_ms, rng, CONTROL, (None, packet.freeze()));
         }
         (self.written - before) as usize
     }
 
-    fn put_output(&mut self, now_ms: u64, rng: &mut SmallRng, Output { route, lane, record, .. }: Output) {
-        let stream = match route {
-            Route::Control => CONTROL,
-            Route::Stream(_) => 1 + lane.index() as u64,
-            Route::Message | Route::Datagram => SINGLE + self.serial,
-        };
-        if route == Route::Datagram {
-            if rng.random_ratio(self.net.datagrams_lost, 100) {
-                return;
+    /// Takes the ends of streams of which everything has arrived.
+    fn acknowledge(&mut self, now_ms: u64, rng: &mut SmallRng) {
+        let (under_way, mut arrived) = (&self.under_way, Vec::new());
+        self.ending.retain(|id| {
+            let ended = !under_way.contains_key(&(NUMBERED + id));
+            if ended {
+                arrived.push(*id);
             }
-            if rng.random_ratio(self.net.datagrams_doubled, 100) {
-                self.put(now_ms, rng, stream, record.clone());
-                return self.put(now_ms, rng, SINGLE + self.serial, record);
+            !ended
+        });
+        for id in arrived {
+            self.sender.acknowledged(id);
+            while let Some((output, target)) = self.sender.release() {
+                self.carry(now_ms, rng, output, target);
             }
         }
-        if route != Route::Message {
-            return self.put(now_ms, rng, stream, record);
-        }
-        if self.urgent.len() == URGENT_WINDOW as usize {
-            self.urgent_floor_ms = self.urgent_floor_ms.max(self.urgent.pop_front().unwrap_or(0));
-        }
-        let begins = self.busy_until_ms.max(now_ms);
-        let waits = self.urgent_floor_ms.saturating_sub(begins);
-        let latency = rng.random_range(self.net.latency_ms.0..=self.net.latency_ms.1);
-        self.urgent.push_back(begins + waits + latency);
-        self.insert(begins + waits + latency, stream, record);
     }
 
-    fn put(&mut self, now_ms: u64, rng: &mut SmallRng, stream: u64, packet: Bytes) {
+    fn carry(&mut self, now_ms: u64, rng: &mut SmallRng, output: Output, target: Target) {
+        let packet = (Some(output.lane), output.record);
+        match target {
+            Target::Control => self.put(now_ms, rng, CONTROL, packet),
+            Target::Lane(lane) => self.put(now_ms, rng, 1 + lane.index() as u64, packet),
+            Target::Message(id) | Target::Signal { stream: id, .. } => {
+                self.put(now_ms, rng, NUMBERED + id, packet);
+                self.ending.push(id);
+            }
+            Target::Ordered(id) => self.put(now_ms, rng, NUMBERED + id, packet),
+            Target::Datagram if rng.random_ratio(self.net.datagrams_lost, 100) => {}
+            Target::Datagram => {
+                if rng.random_ratio(self.net.datagrams_doubled, 100) {
+                    self.put(now_ms, rng, DATAGRAM + self.serial, packet.clone());
+                }
+                self.put(now_ms, rng, DATAGRAM + self.serial, packet);
+            }
+        }
+    }
+
+    fn put(&mut self, now_ms: u64, rng: &mut SmallRng, stream: u64, packet: Packet) {
         let begin = self.busy_until_ms.max(now_ms);
-        self.busy_until_ms = begin + packet.len() as u64 / self.net.rate;
+        self.busy_until_ms = begin + packet.1.len() as u64 / self.net.rate;
         let latency = rng.random_range(self.net.latency_ms.0..=self.net.latency_ms.1);
         let last = self.streams.get(&stream).copied().unwrap_or(0);
         let arrival = (self.busy_until_ms + latency).max(last);
-        if stream < SINGLE {
+        if stream < DATAGRAM {
             self.streams.insert(stream, arrival);
         }
-        self.insert(arrival, stream, packet);
-    }
-
-    fn insert(&mut self, arrival: u64, stream: u64, packet: Bytes) {
         self.serial += 1;
-        self.bytes += packet.len();
-        self.written += packet.len() as u64;
+        self.bytes += packet.1.len();
+        self.written += packet.1.len() as u64;
+        *self.under_way.entry(stream).or_default() += 1;
         self.in_flight.insert((arrival, self.serial), InFlight { stream, packet });
     }
 
@@ -174,10 +203,16 @@ impl Way {
     }
 
     /// The next packet that has arrived.
-    pub fn arrived(&mut self, now_ms: u64) -> Option<Bytes> {
+    pub fn arrived(&mut self, now_ms: u64) -> Option<Packet> {
         let entry = self.in_flight.first_entry().filter(|entry| entry.key().0 <= now_ms)?;
-        let packet = entry.remove().packet;
-        self.bytes -= packet.len();
+        let InFlight { stream, packet } = entry.remove();
+        if let Some(left) = self.under_way.get_mut(&stream) {
+            *left -= 1;
+            if *left == 0 {
+                self.under_way.remove(&stream);
+            }
+        }
+        self.bytes -= packet.1.len();
         Some(packet)
     }
 
@@ -187,10 +222,10 @@ impl Way {
     }
 
     /// Cuts each stream at a random byte: what lies wholly before it arrives now, the rest never does.
-    pub fn cut(&mut self, rng: &mut SmallRng) -> Vec<Bytes> {
+    pub fn cut(&mut self, rng: &mut SmallRng) -> Vec<Packet> {
         let mut streams: BTreeMap<u64, usize> = BTreeMap::new();
         for in_flight in self.in_flight.values() {
-            *streams.entry(in_flight.stream).or_default() += in_flight.packet.len();
+            *streams.entry(in_flight.stream).or_default() += in_flight.packet.1.len();
         }
         for budget in streams.values_mut() {
             *budget = rng.random_range(0..=*budget);
@@ -199,8 +234,8 @@ impl Way {
         let mut arrived = Vec::new();
         for (_, InFlight { stream, packet }) in std::mem::take(&mut self.in_flight) {
             let budget = streams.get_mut(&stream).expect("each stream has a budget");
-            if packet.len() <= *budget {
-                *budget -= packet.len();
+            if packet.1.len() <= *budget {
+                *budget -= packet.1.len();
                 arrived.push(packet);
             } else {
                 *budget = 0;

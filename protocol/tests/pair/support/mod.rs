@@ -11,10 +11,8 @@ pub mod node;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::log::RoomLog;
 use lanecast_protocol::position::{DurableLane, Position};
 use lanecast_protocol::publisher::{Bounds, Settled, Ticket};
@@ -27,7 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 pub use self::app::{Ledger, Seen, envelope};
-pub use self::link::{Kind, Net, Way};
+pub use self::link::{Kind, Net, Packet, Way};
 pub use self::node::Node;
 
 /// Longest that a scenario may drive towards something, virtual ms.
@@ -369,12 +367,12 @@ impl Pair {
         peer.client.opened(self.now, peer.token.clone(), self.net.kind == Kind::Pipe);
     }
 
-    fn node_takes(&mut self, conn: u64, packet: Bytes) {
+    fn node_takes(&mut self, conn: u64, (lane, packet): Packet) {
         let limit = self.node.config.limits.record_bytes as usize;
         if let Some(conn) = self.node.conns.get_mut(&conn) {
             for record in codec::records(packet, limit) {
                 match record {
-                    Ok(record) => drop(conn.session.handle_record(self.now, None, record)),
+                    Ok(record) => drop(conn.session.handle_record(self.now, lane, record)),
                     Err(fault) => conn.session.handle_fault(fault),
                 }
             }
@@ -382,9 +380,9 @@ impl Pair {
         self.node.work(self.now, conn);
     }
 
-    fn client_takes(&mut self, at: usize, packet: Bytes) {
+    fn client_takes(&mut self, at: usize, (lane, packet): Packet) {
         for record in codec::records(packet, RECORD_BYTES_MAX) {
-            self.peers[at].client.handle_record(self.now, None, record.expect("the node sends whole records"));
+            self.peers[at].client.handle_record(self.now, lane, record.expect("the node sends whole records"));
         }
         self.drain_events(at);
     }
@@ -490,14 +488,14 @@ impl Pair {
     fn write_up(&mut self, at: usize) -> bool {
         let Peer { client, link: Some(link), .. } = &mut self.peers[at] else { return false };
         let now = self.now;
-        link.up.write(now.monotonic_ms, &mut self.rng, || client.poll_output(now, Lanes::ALL)) > 0
+        link.up.write(now.monotonic_ms, &mut self.rng, |lanes| client.poll_output(now, lanes)) > 0
     }
 
     fn write_down(&mut self, at: usize) -> bool {
         let Some(link) = &mut self.peers[at].link else { return false };
         let Some(conn) = self.node.conns.get_mut(&link.conn) else { return false };
         let now = self.now;
-        let written = link.down.write(now.monotonic_ms, &mut self.rng, || conn.session.poll_output(now, Lanes::ALL));
+        let written = link.down.write(now.monotonic_ms, &mut self.rng, |lanes| conn.session.poll_output(now, lanes));
         let waiting = conn.session.has_output();
         if written > 0 || (waiting && !link.waiting) {
             conn.session.progress(now, waiting);
@@ -519,13 +517,13 @@ impl Pair {
     pub fn send_raw(&mut self, peer: usize, frames: &[v1::Frame]) {
         let conn = self.peers[peer].link.as_ref().expect("there is a connection").conn;
         let packet: Vec<u8> = frames.iter().flat_map(codec::encode).collect();
-        self.node_takes(conn, packet.into());
+        self.node_takes(conn, (None, packet.into()));
     }
 
     /// Hands frames to the peer's client as if its node had sent them.
     pub fn receive_raw(&mut self, peer: usize, frames: &[v1::Frame]) {
         for frame in frames {
-            self.client_takes(peer, codec::encode(frame));
+            self.client_takes(peer, (None, codec::encode(frame)));
         }
     }
 
