@@ -16,13 +16,14 @@ use crate::telemetry::labels::EngineCall;
 /// Reads a page. The fields of `history` were checked.
 ///
 /// # Errors
-/// FORBIDDEN, INVALID for a cursor out of bounds, or what the engine says.
+/// FORBIDDEN, INVALID for a cursor out of bounds, RATE_LIMITED, or what the engine says.
 pub async fn read(node: &Node, identity: &Identity, history: v1::History) -> Result<v1::HistoryPage, Refusal> {
     if !identity.allows(Verb::History, &history.room) {
         return Err(forbidden());
     }
     let cursor = history.cursor.as_ref().map(Cursor::try_from).transpose();
     let cursor = cursor.map_err(|_| Refusal::new(Code::Invalid, "the cursor is out of bounds"))?;
+    node.rates.request(&node.metrics, identity)?;
     let page_max = node.config.limits.history_page;
     let events_max = if history.limit == 0 { page_max } else { history.limit.min(page_max) };
     let lanes: Vec<_> = history.lanes.iter().filter_map(|lane| DurableLane::from_wire(*lane)).collect();

@@ -23,6 +23,7 @@ pub mod hub;
 pub mod node;
 pub mod policy;
 pub mod publish;
+pub mod rates;
 pub mod session;
 pub mod shutdown;
 pub mod telemetry;

@@ -14,6 +14,7 @@ use crate::config::{Config, EngineKind, Redis};
 use crate::engine::{EngineSink, MemoryEngine, MemoryOptions, RedisEngine, RedisOptions};
 use crate::health::Health;
 use crate::hub::Hub;
+use crate::rates::Rates;
 use crate::session::Registry;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -49,6 +50,8 @@ pub struct Node {
     pub admission: Admission,
     /// Who may do what.
     pub auth: Arc<Auth>,
+    /// How much anyone may ask.
+    pub rates: Rates,
     /// What the probes are told.
     pub health: Arc<Health>,
     /// Rooms with local subscribers, and the engine behind them.
@@ -103,6 +106,7 @@ impl Node {
         Self {
             admission: Admission::new(&config, Arc::clone(&metrics)),
             auth: Arc::new(Auth::new(&config, clock.clone())),
+            rates: Rates::new(&config.rates, clock.clone()),
             session: Arc::new(session_config(&id, &config)),
             tls: certificate(&config, &clock).map(Arc::new),
             quic_address: OnceLock::new(),
@@ -144,6 +148,7 @@ impl Node {
     /// What has to be done every few seconds for as long as the node lives.
     pub async fn housekeep(&self) {
         self.hub.sweep().await;
+        self.rates.sweep();
         self.hub.engine().sweep();
     }
 }

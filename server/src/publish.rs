@@ -81,6 +81,9 @@ pub fn prepare(node: &Node, intent: Intent<'_>) -> Result<Prepared, Refusal> {
         }
         PublishVerdict::Forbidden => return Err(forbidden()),
     }
+    if !policy.lanes.contains(&lane) {
+        return Err(Refusal::new(Code::LaneNotAllowed, "the policy of this room does not have this lane"));
+    }
     let time_ms = node.clock.now_ms();
     let expires_at_ms = if intent.ttl_ms == 0 { 0 } else { time_ms + u64::from(intent.ttl_ms) };
     let event_type: Arc<str> = intent.decoded.r#type.as_str().into();
@@ -95,6 +98,15 @@ pub fn prepare(node: &Node, intent: Intent<'_>) -> Result<Prepared, Refusal> {
     } else {
         Prepared::Transient(Transient { lane, expires_at_ms, event_type, tail })
     })
+}
+
+/// Counts an event that will be given to the engine, after everything else was checked: what is refused for another
+/// reason costs nothing.
+///
+/// # Errors
+/// RATE_LIMITED.
+pub fn count(node: &Node, identity: &Identity, room: &str) -> Result<(), Refusal> {
+    node.rates.event(&node.metrics, identity, room, node.config.policies.of(room))
 }
 
 fn retention(policy: &Policy) -> Retention {
@@ -217,7 +229,7 @@ pub fn engine_refusal(error: EngineError) -> Refusal {
 /// Checks a signal and makes it ready for the engine.
 ///
 /// # Errors
-/// MESSAGE_TOO_LARGE or FORBIDDEN.
+/// MESSAGE_TOO_LARGE, FORBIDDEN or RATE_LIMITED.
 pub fn signal(
     node: &Node,
     identity: &Identity,
@@ -230,6 +242,7 @@ pub fn signal(
     if !identity.allows_type(Verb::Signal, &signal.room, &envelope.r#type) {
         return Err(forbidden());
     }
+    node.rates.signal(&node.metrics, identity, &signal.room, policy)?;
     let ttl_ms = match signal.ttl_ms {
         0 => policy.signal_ttl_ms,
         asked => asked.min(policy.signal_ttl_max_ms),

@@ -23,6 +23,7 @@ pub(super) async fn position(
     if !caller.identity.allows(Verb::History, &caller.room) {
         return Err(forbidden().into());
     }
+    node.rates.request(&node.metrics, &caller.identity)?;
     let head = node.hub.engine().head(&caller.room).await.map_err(|error| {
         node.metrics.engine_failed(EngineCall::Head, &caller.room, &error);
         engine_refusal(error)

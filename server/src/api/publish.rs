@@ -204,12 +204,16 @@ fn prepare(node: &Node, identity: &Identity, item: &Item) -> Result<Ready, Refus
         Some(key) => Origin::Keyed { api_key: identity.service.clone(), key: Arc::clone(key), body: event.digest },
         None => Origin::Unmarked,
     };
-    match publish::prepare(node, intent)?.into_append(origin) {
-        Ok((retention, append)) => Ok(Ready::Durable(retention, append)),
+    let ready = match publish::prepare(node, intent)?.into_append(origin) {
+        Ok((retention, append)) => Ready::Durable(retention, append),
         // Nothing of a transient event is kept, so a retry could not be told from a second event.
-        Err(_) if item.key.is_some() => Err(Refused::new(Code::Invalid, "An idempotency key is for durable events.")),
-        Err(transient) => Ok(Ready::Transient(transient)),
-    }
+        Err(_) if item.key.is_some() => {
+            return Err(Refused::new(Code::Invalid, "An idempotency key is for durable events."));
+        }
+        Err(transient) => Ready::Transient(transient),
+    };
+    publish::count(node, identity, &item.room)?;
+    Ok(ready)
 }
 
 async fn publish_group(node: &Node, room: Arc<str>, group: Group) -> Vec<(usize, Published)> {

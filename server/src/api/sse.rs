@@ -57,6 +57,7 @@ pub(super) async fn stream(
     if node.shutdown.is_draining() {
         return Err(Refused::new(Code::GoingAway, "The node shuts down.").retry_after(node.config.drain.spread_ms));
     }
+    node.rates.request(&node.metrics, &caller.identity)?;
     let address = caller.client.slot(&node.admission)?;
     let Some(user) = node.admission.user(&caller.identity.user) else {
         return Err(admission::too_many("user").into());

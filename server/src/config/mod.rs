@@ -22,7 +22,7 @@ pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
     ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    OnEngineDown, Origins, PolicyOptions, ReadinessOptions, Reconnect, Redis, TlsOptions, TokenOptions,
+    OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TlsOptions, TokenOptions,
 };
 
 use crate::auth::api_key::ApiKey;
@@ -43,6 +43,8 @@ pub struct Config {
     pub certificate: Option<Certificate>,
     /// What a client may ask for.
     pub limits: Limits,
+    /// How much anyone may ask.
+    pub rates: RateOptions,
     /// When a connection counts as dead.
     pub heartbeat: Heartbeat,
     /// Over what time clients spread their reconnects.
@@ -109,6 +111,7 @@ const SECTIONS: &[&str] = &[
     "listen",
     "tls",
     "limits",
+    "rates",
     "heartbeat",
     "reconnect",
     "origins",
@@ -172,6 +175,7 @@ impl Config {
             certificate: read_certificate(reader, root, &tls),
             tls,
             limits: section!(Limits, "limits"),
+            rates: section!(RateOptions, "rates"),
             heartbeat: section!(Heartbeat, "heartbeat"),
             reconnect: section!(Reconnect, "reconnect"),
             origins: section!(Origins, "origins"),
@@ -405,6 +409,9 @@ fn read_policies(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Policies {
         if options.signal_ttl_ms > options.signal_ttl_max_ms {
             let sentence = format!("must be at least signal_ttl_ms ({})", options.signal_ttl_ms);
             reader.mistake(at("signal_ttl_max_ms"), &join(&place.path, "signal_ttl_max_ms"), sentence);
+        }
+        if !options.lanes.contains(&options.default_lane) {
+            reader.mistake(at("lanes"), &join(&place.path, "lanes"), "must have default_lane among them");
         }
         match Pattern::new(&options.rooms) {
             Ok(pattern) if pattern.as_str().contains("{user}") => {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::options::Row;
 use super::sections::{
-    ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, ReadinessOptions,
-    Reconnect, Redis, TlsOptions, TokenOptions,
+    ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, RateOptions,
+    ReadinessOptions, Reconnect, Redis, TlsOptions, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -23,6 +23,7 @@ pub fn reference() -> String {
         Listen "[listen]",
         TlsOptions "[tls]",
         Limits "[limits]",
+        RateOptions "[rates]",
         Heartbeat "[heartbeat]",
         Reconnect "[reconnect]",
         Origins "[origins]",

@@ -97,6 +97,38 @@ options! {
 }
 
 options! {
+    /// How much anyone may ask of the node, over a longer time and at once; more is answered RATE_LIMITED. Each node
+    /// counts for itself: a user who is connected to two has twice as much. Policies have rates too.
+    pub struct RateOptions {
+        /// Events that a user publishes, to all rooms together; 0: no limit.
+        user_events_per_minute: u32 = "0" in 0..=60_000_000,
+            because "no limit until somebody knows what is usual";
+        /// Events that a user publishes at once.
+        user_events_burst: u32 = "100" in 1..=1_000_000,
+            because "what an outbox gathered in a tunnel, over several rooms";
+        /// Subscriptions, pages of history and streams that a user asks for; 0: no limit.
+        user_requests_per_minute: u32 = "0" in 0..=60_000_000,
+            because "no limit until somebody knows what is usual";
+        /// Subscriptions, pages of history and streams that a user asks for at once.
+        user_requests_burst: u32 = "500" in 1..=1_000_000,
+            because "some devices that come back at once, each with its 100 rooms";
+        /// Events that a service publishes with an API key, each event of a batch and each room of a broadcast counting;
+        /// 0: no limit.
+        api_key_events_per_second: u32 = "0" in 0..=1_000_000,
+            because "no limit until somebody knows what is usual";
+        /// Events that a service publishes at once.
+        api_key_events_burst: u32 = "1_000" in 1..=1_000_000,
+            because "a broadcast to as many rooms as it may name";
+        /// Events that all together publish through this node; 0: no limit.
+        node_events_per_second: u32 = "0" in 0..=1_000_000,
+            because "no limit until somebody knows what the engine carries";
+        /// Events that all together publish at once.
+        node_events_burst: u32 = "10_000" in 1..=1_000_000,
+            because "ten of the largest broadcasts";
+    }
+}
+
+options! {
     /// When a connection counts as dead. Clients are told in Welcome.
     pub struct Heartbeat {
         /// A client that has not said Hello after this is closed.
@@ -232,6 +264,27 @@ options! {
         /// Largest body of an event or signal, in bytes.
         message_bytes: u32 = "65_536" in 1..=16_777_216,
             because "text and state fit; files belong in a file store, with a link here";
+        /// Lanes in which events may be published; another is answered LANE_NOT_ALLOWED.
+        lanes: Vec<DurableLane> = "[\"urgent\", \"normal\", \"bulk\"]" in 1..=3,
+            because "who may use which lane is first of all a matter of rights";
+        /// Events that a user publishes to such a room; 0: no limit. A chat does well with 120.
+        user_events_per_minute: u32 = "0" in 0..=60_000_000,
+            because "no limit until somebody knows what is usual in these rooms";
+        /// Events that a user publishes to such a room at once.
+        user_events_burst: u32 = "20" in 1..=1_000_000,
+            because "what somebody wrote in a tunnel";
+        /// Events that all together publish to such a room; 0: no limit.
+        room_events_per_second: u32 = "0" in 0..=1_000_000,
+            because "no limit until somebody knows what is usual in these rooms";
+        /// Events that all together publish to such a room at once.
+        room_events_burst: u32 = "100" in 1..=1_000_000,
+            because "a lively moment, or a small batch";
+        /// Signals that a user sends to such a room over all connections; 0: no limit but that of each connection.
+        user_signals_per_second: u32 = "0" in 0..=1_000_000,
+            because "limits.signals_per_second holds already";
+        /// Signals that a user sends to such a room at once.
+        user_signals_burst: u32 = "20" in 1..=1_000_000,
+            because "as many as a connection may send at once";
         /// The lane of events whose publisher names none.
         default_lane: DurableLane = "\"normal\"",
             because "urgent loses its meaning where it is the rule";

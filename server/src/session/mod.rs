@@ -36,12 +36,12 @@ use lanecast_protocol::v1;
 
 use self::pending::{Again, Done, Pending, READ_BYTES_MAX, READS_MAX, Task, Why};
 pub use self::registry::{Command, Entry, Owner, Registry};
-use self::requests::Bucket;
 use crate::auth::Identity;
 use crate::auth::rights::TypeFilter;
 use crate::engine::EngineError;
 use crate::hub::{Hub, Interest, Mark, ReadOut, Room};
 use crate::node::Node;
+use crate::rates::Bucket;
 use crate::telemetry::labels;
 use crate::transport::{Gone, Received, Transport};
 
@@ -100,8 +100,6 @@ impl<T: Transport> Connection<T> {
     pub fn new(node: Arc<Node>, transport: T, labels: (labels::Transport, labels::Encoding), peer: SocketAddr) -> Self {
         let entry = node.registry.add(peer, node.clock.now_ms());
         let session = Session::new(Arc::clone(&node.session), now(&node));
-        let limits = &node.config.limits;
-        let signals = Bucket::new(limits.signals_per_second, limits.signals_burst);
         node.metrics.connections.of(labels).inc();
         Self {
             node,
@@ -113,7 +111,7 @@ impl<T: Transport> Connection<T> {
             identity: None,
             instance: Box::default(),
             joined: Vec::new(),
-            signals,
+            signals: Bucket::default(),
             pending: None,
             counted_bytes: [0; 5],
             input_first: true,

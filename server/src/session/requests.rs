@@ -18,42 +18,12 @@ use crate::engine::EngineError;
 use crate::history;
 use crate::hub::{Interest, Room, Subscription};
 use crate::publish::{self, Intent, Level, engine_refusal, forbidden};
+use crate::rates::{Rate, wait_ms};
 use crate::telemetry::labels::{EngineCall, PublishResult, ReplayOutcome};
 use crate::transport::Transport;
 
 /// When a signal may come again while too many are under way, ms.
 const SIGNALS_WAIT_MS: u32 = 250;
-
-/// A token bucket on the node's monotonic clock.
-#[derive(Debug)]
-pub(super) struct Bucket {
-    per_second: u64,
-    /// In thousandths.
-    capacity: u64,
-    tokens: u64,
-    filled_at_ms: u64,
-}
-
-impl Bucket {
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
-        let capacity = u64::from(burst.max(per_second)) * 1000;
-        Self { per_second: per_second.into(), capacity, tokens: capacity, filled_at_ms: 0 }
-    }
-
-    /// Takes one token, or says how many ms to wait for it.
-    fn take(&mut self, now_ms: u64) -> Result<(), u32> {
-        let passed = now_ms.saturating_sub(self.filled_at_ms);
-        self.tokens = self.capacity.min(self.tokens + passed.saturating_mul(self.per_second));
-        self.filled_at_ms = now_ms;
-        match self.tokens.checked_sub(1000) {
-            Some(left) => {
-                self.tokens = left;
-                Ok(())
-            }
-            None => Err((1000 - self.tokens).div_ceil(self.per_second.max(1)) as u32),
-        }
-    }
-}
 
 impl<T: Transport> Connection<T> {
     pub(super) fn authenticate(&mut self, hello: &v1::Hello) {
@@ -104,6 +74,9 @@ impl<T: Transport> Connection<T> {
         let Some(identity) = allowed else {
             return self.session.refuse_subscribe(asked, forbidden().in_room(subscribe.room));
         };
+        if let Err(refusal) = self.node.rates.request(&self.node.metrics, identity) {
+            return self.session.refuse_subscribe(asked, refusal.in_room(subscribe.room));
+        }
         let interest = Interest {
             start: start(subscribe.start.as_ref()),
             transients: subscribe.transients,
@@ -252,7 +225,9 @@ impl<T: Transport> Connection<T> {
         let room: Box<str> = publish.room.as_str().into();
         Ok(match prepared.into_append(origin) {
             Ok((retention, append)) => {
-                if let Err(refusal) = check_numbers(&publish) {
+                let counted =
+                    check_numbers(&publish).and_then(|()| publish::count(&self.node, identity, &publish.room));
+                if let Err(refusal) = counted {
                     return Err((publish.room, refusal));
                 }
                 Box::pin(async move {
@@ -260,12 +235,17 @@ impl<T: Transport> Connection<T> {
                     Done::Published(Published { id, room, result: answer(outcome) })
                 })
             }
-            Err(transient) => Box::pin(async move {
-                let lane = v1::Lane::from(transient.lane).into();
-                let passed = publish::pass_on(&node, &room, transient).await;
-                let result = passed.map(|()| v1::Published { lane, ..Default::default() }).map_err(engine_refusal);
-                Done::Published(Published { id, room, result })
-            }),
+            Err(transient) => {
+                if let Err(refusal) = publish::count(&self.node, identity, &publish.room) {
+                    return Err((publish.room, refusal));
+                }
+                Box::pin(async move {
+                    let lane = v1::Lane::from(transient.lane).into();
+                    let passed = publish::pass_on(&node, &room, transient).await;
+                    let result = passed.map(|()| v1::Published { lane, ..Default::default() }).map_err(engine_refusal);
+                    Done::Published(Published { id, room, result })
+                })
+            }
         })
     }
 
@@ -279,7 +259,8 @@ impl<T: Transport> Connection<T> {
     pub(super) fn signal(&mut self, id: u32, signal: v1::Signal, envelope: &v1::Envelope) {
         let room: Box<str> = signal.room.as_str().into();
         let under_way = self.pending.as_ref().map_or(0, |pending| pending.signals);
-        let ready = match (&self.identity, self.signals.take(self.now().monotonic_ms)) {
+        let taken = self.take_signal();
+        let ready = match (&self.identity, taken) {
             (_, Err(wait_ms)) => Err(Refusal::new(Code::RateLimited, "too many signals").retry_after(wait_ms)),
             (_, Ok(())) if under_way >= SIGNALS_MAX => {
                 Err(Refusal::new(Code::RateLimited, "too many signals under way").retry_after(SIGNALS_WAIT_MS))
@@ -297,6 +278,19 @@ impl<T: Transport> Connection<T> {
             let result = hub.engine().signal(&room, live).await.map(drop).map_err(engine_refusal);
             Done::Signalled { id, room, result }
         }));
+    }
+
+    /// A token of this connection for a signal, or how long there will be none, ms.
+    fn take_signal(&mut self) -> Result<(), u32> {
+        let (limits, now_ns) = (&self.node.config.limits, self.now().monotonic_ms * 1_000_000);
+        let Some(rate) = Rate::per_second(limits.signals_per_second, limits.signals_burst) else { return Ok(()) };
+        match self.signals.wait_ns(rate, now_ns) {
+            0 => {
+                self.signals.take(rate, now_ns);
+                Ok(())
+            }
+            wait_ns => Err(wait_ms(wait_ns)),
+        }
     }
 
     pub(super) fn history(&mut self, id: u32, asked: v1::History) {
@@ -352,19 +346,5 @@ fn opened_room(room: Arc<str>, subscription: Subscription) -> Opened {
         missed_transients: Some(missed_transients),
         transients: Some(transients),
         degraded: false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_lets_a_burst_pass_and_then_the_rate() {
-        let mut bucket = Bucket::new(10, 20);
-        assert!((0..20).all(|_| bucket.take(5).is_ok()));
-        assert_eq!(bucket.take(5), Err(100));
-        assert_eq!(bucket.take(100), Err(5));
-        assert_eq!(bucket.take(105), Ok(()));
     }
 }

@@ -3,7 +3,7 @@
 use lanecast_protocol::codes::{Code, TABLE};
 use lanecast_protocol::lane::Lane;
 
-use super::series::Labels;
+pub(crate) use super::series::Labels;
 
 /// Declares a label: an enum whose variants have a word each.
 macro_rules! label {
@@ -66,6 +66,25 @@ label! {
     Address = "address",
     /// The user.
     User = "user",
+}
+
+label! {
+    /// The rate that a request was beyond.
+    Rule, "rule":
+    /// Events of a user.
+    User = "user",
+    /// Events of a user in a room.
+    UserInRoom = "user_in_room",
+    /// Signals of a user in a room.
+    UserSignals = "user_signals",
+    /// Subscriptions and pages of history of a user.
+    UserRequests = "user_requests",
+    /// Events of an API key.
+    ApiKey = "api_key",
+    /// Events in a room.
+    Room = "room",
+    /// Events of all.
+    Node = "node",
 }
 
 label! {
@@ -356,6 +375,7 @@ mod tests {
         check::<NodeMessage>();
         check::<Source>();
         check::<Cap>();
+        check::<Rule>();
         check::<Drop>();
     }
 

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use super::labels::{
     Cap, Drop, DropReason, Encoding, EngineCall, GapCause, NodeMessage, PublishResult, Reload, ReplayOutcome, Route,
-    Source, StatusClass, TlsFailure, Transport,
+    Rule, Source, StatusClass, TlsFailure, Transport,
 };
 use super::series::Series;
 
@@ -49,6 +49,8 @@ pub struct Metrics {
     pub gaps: Series<(GapCause, Lane), Counter>,
     /// Publishes.
     pub publishes: Series<PublishResult, Counter>,
+    /// Requests refused because they were beyond a rate.
+    pub rate_limited: Series<Rule, Counter>,
     /// Calls of the engine that failed.
     pub engine_errors: Series<EngineCall, Counter>,
     /// Messages of other nodes.
@@ -112,6 +114,7 @@ impl Metrics {
             replays: Series::register(r, "replays", "Subscriptions that asked for a position", counter),
             gaps: Series::register(r, "gaps", "Gaps sent", counter),
             publishes: Series::register(r, "publishes", "Publishes", counter),
+            rate_limited: Series::register(r, "rate_limited", "Requests beyond a rate, refused", counter),
             engine_errors: Series::register(r, "engine_errors", "Calls of the engine that failed", counter),
             node_messages: Series::register(r, "node_messages", "Messages of other nodes", counter),
             room_opens: Series::register(r, "room_opens", "Openings of rooms for subscribers", counter),
