@@ -6,6 +6,9 @@ use bytes::Bytes;
 use lanecast_protocol::codec;
 use lanecast_protocol::lane::Lanes;
 use lanecast_protocol::log::{Append, Origin, Retention};
+use lanecast_protocol::publisher::Bounds;
+use lanecast_protocol::room::Pattern;
+use lanecast_protocol::session::client::{Action, Client, Options};
 use lanecast_protocol::v1::frame::Body;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -15,6 +18,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::probe::Probe;
 use crate::engine::{Engine, EngineSink};
+use crate::history;
+use crate::policy::{Policies, Policy};
 use crate::transport::Source;
 
 struct Silent;
@@ -365,4 +370,89 @@ async fn a_user_with_too_many_connections_is_refused_until_one_ends() {
     drop(anew);
     ann.pass(20).await;
     ann.beside().welcome("ann", "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_beyond_the_rate_is_stored_in_order_each_once() {
+    // LC-FLOW-001, LC-PUB-021, LC-PUB-027
+    let mut driver =
+        Driver::start(|policy| (policy.user_events_per_minute, policy.user_events_burst) = (600, 20)).await;
+    let envelope = |text: String| v1::Envelope {
+        r#type: "t".into(),
+        body: Some(v1::envelope::Body::Text(text)),
+        ..Default::default()
+    };
+    for number in 0..200 {
+        let envelope = envelope(number.to_string()).encode_to_vec().into();
+        driver.client.publish(driver.now(), "chat", DurableLane::Normal, envelope, 0).unwrap();
+    }
+    let rounds = driver.run_until_settled().await;
+    // 20 at once, and 180 at 10/s; each time that the bucket is full again it is emptied.
+    let elapsed_ms = driver.now().monotonic_ms;
+    assert!((18_000..19_500).contains(&elapsed_ms), "{elapsed_ms} ms");
+    assert!(rounds < 2_000, "{rounds} publishes were sent for 200");
+    let ann = driver.pipe.node.auth.user("dev:ann", [127, 0, 0, 1].into()).unwrap();
+    let asked = v1::History {
+        room: "chat".into(),
+        direction: v1::HistoryDirection::Forward.into(),
+        limit: 200,
+        ..Default::default()
+    };
+    let page = history::read(&driver.pipe.node, &ann, asked).await.unwrap();
+    let text = |event: &v1::Event| match v1::Envelope::decode(event.envelope.clone()).unwrap().body {
+        Some(v1::envelope::Body::Text(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let texts: Vec<String> = page.events.iter().map(text).collect();
+    assert_eq!(texts, (0..200).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+/// A client's own state machine at the other end of the pipe.
+struct Driver {
+    pipe: Peer,
+    client: Client,
+}
+
+impl Driver {
+    async fn start(change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy::default();
+        change(&mut policy);
+        let policies = Policies::new(vec![(Pattern::new("**").unwrap(), policy)]);
+        let pipe = Peer::open_with(|config| config.policies = policies).await.beside();
+        let client = Client::new(Options {
+            instance: "i".into(),
+            info: v1::ClientInfo::default(),
+            device: String::new(),
+            outbox: Bounds { items_max: 1_000, bytes_max: 1_000_000 },
+            outbox_ttl_ms: 600_000,
+            seed: 1,
+        });
+        Self { pipe, client }
+    }
+
+    fn now(&self) -> Now {
+        now(&self.pipe.node)
+    }
+
+    /// Drives both sides until no publish is unsettled; how many were sent.
+    async fn run_until_settled(&mut self) -> usize {
+        let mut sent = 0;
+        self.client.connect(self.now());
+        while self.client.unsettled() > 0 {
+            while let Some(action) = self.client.poll_action() {
+                assert_eq!(action, Action::Connect { new_token: false, address: String::new() });
+                self.client.opened(self.now(), "dev:ann".into(), true);
+            }
+            while let Some(output) = self.client.poll_output(self.now(), Lanes::ALL) {
+                sent += usize::from(output.lane == Lane::Normal);
+                self.pipe.packets.send(output.record).unwrap();
+            }
+            self.pipe.pass(10).await;
+            while let Ok(frame) = self.pipe.frames.try_recv() {
+                self.client.handle_record(self.now(), None, frame.encode_to_vec().into());
+            }
+            self.client.handle_timeout(self.now());
+        }
+        sent
+    }
 }

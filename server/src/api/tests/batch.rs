@@ -1,11 +1,15 @@
 //! Batches, broadcasts and protobuf bodies.
 
+use lanecast_protocol::position::DurableLane;
+use lanecast_protocol::room::Pattern;
 use lanecast_protocol::v1;
 use prost::Message as _;
 use serde_json::json;
 
 use super::{ANN, KEY, short_log, start, start_with};
+use crate::config::{Config, PolicyOptions};
 use crate::http::encoding::PROTOBUF;
+use crate::policy::Policies;
 use crate::testing::Running;
 
 async fn post(node: &Running, path: &str, body: serde_json::Value) -> crate::testing::Answer {
@@ -182,4 +186,57 @@ async fn bodies_are_protobuf_where_that_is_said() {
     let mixed = [KEY, ("content-type", PROTOBUF), ("accept", "application/json")];
     let (_, body) = node.ask_bytes("POST /v1/rooms/chat/events", &mixed, &request.encode_to_vec()).await;
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap()["seq"], "2");
+}
+
+#[tokio::test]
+async fn each_event_of_a_batch_and_each_room_of_a_broadcast_costs_a_token() {
+    // LC-FLOW-001, LC-API-041
+    let node = start_with(|config| {
+        config.rates.api_key_events_per_second = 1;
+        config.rates.api_key_events_burst = 4;
+        config.rates.user_requests_per_minute = 1;
+        config.rates.user_requests_burst = 1;
+    });
+    let node = node.await;
+    let batch = json!({"events": [event("a", "1"), event("a..b", "x"), event("a", "2"), event("b", "1")]});
+    assert_eq!(outcomes(&post(&node, "/v1/batch", batch).await), ["1", "ROOM_NAME", "2", "1"]);
+    let broadcast = json!({"rooms": ["c", "d", "e"], "envelope": {"type": "msg", "text": "x"}});
+    let answer = post(&node, "/v1/broadcast", broadcast).await;
+    assert_eq!(outcomes(&answer), ["1", "RATE_LIMITED", "RATE_LIMITED"]);
+    let wait = |at: usize| answer.json()["results"][at]["error"]["retryAfterMs"].as_u64().unwrap();
+    assert!((900..=1_000).contains(&wait(1)) && (1_900..=2_000).contains(&wait(2)), "{}", answer.body);
+    let alone = post(&node, "/v1/rooms/f/events", json!({"envelope": {"type": "msg", "text": "x"}})).await;
+    assert_eq!(alone.refusal(), (429, "RATE_LIMITED".to_owned()));
+    assert!(alone.head.contains("retry-after: 3\r\n"), "{}", alone.head);
+    assert_eq!(node.ask("GET /v1/rooms/a/events", &[ANN], "").await.status, 200);
+    for path in ["/v1/rooms/a/events", "/v1/rooms/a/position"] {
+        assert_eq!(node.ask(&format!("GET {path}"), &[ANN], "").await.refusal().1, "RATE_LIMITED", "{path}");
+        assert_eq!(node.ask(&format!("GET {path}"), &[KEY], "").await.status, 200, "a service has no such rate");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_says_which_lanes_a_room_has() {
+    // LC-PUB-004
+    let lanes = |config: &mut Config| {
+        let policy = PolicyOptions {
+            lanes: vec![DurableLane::Bulk],
+            default_lane: DurableLane::Bulk,
+            ..PolicyOptions::default()
+        };
+        config.policies = Policies::new(vec![(Pattern::new("files.**").unwrap(), policy)]);
+    };
+    let node = start_with(lanes).await;
+    let of = |room: &str, lane: &str| {
+        let mut event = event(room, "x");
+        event["lane"] = json!(lane);
+        event
+    };
+    let none = "LANE_UNSPECIFIED";
+    let events =
+        [of("files.a", none), of("files.a", "LANE_URGENT"), of("files.a", "LANE_BULK"), of("b", "LANE_URGENT")];
+    assert_eq!(
+        outcomes(&post(&node, "/v1/batch", json!({"events": events})).await),
+        ["1", "LANE_NOT_ALLOWED", "2", "1"]
+    );
 }
