@@ -28,6 +28,88 @@ fn the_reference_is_a_file_that_says_the_defaults() {
     }
 }
 
+/// What may be written in a table, as the complaint about a key that may not says it.
+fn known_in(text: &str) -> Vec<String> {
+    let found = mistakes(&format!("{text}zzzzzzzzzzzz = 1\n"));
+    let keys = found.iter().find_map(|mistake| mistake.split_once("known here: "));
+    keys.unwrap_or_else(|| panic!("{text}: {found:?}")).1.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_has_everything_that_can_be_written() {
+    let text = reference();
+    let plain: Vec<&str> = text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+    assert_eq!(known_in(""), SECTIONS);
+    for section in SECTIONS {
+        let is_list = plain.contains(&&*format!("[[{section}]]"));
+        let head = if is_list { format!("[[{section}]]") } else { format!("[{section}]") };
+        let from = plain.iter().position(|line| *line == head).unwrap_or_else(|| panic!("{head}"));
+        let rows: Vec<&str> = plain[from + 1..].iter().take_while(|line| !line.starts_with('[')).copied().collect();
+        for key in known_in(&format!("{head}\n")) {
+            assert!(rows.iter().any(|row| row.starts_with(&format!("{key} = "))), "{section}.{key}");
+        }
+    }
+    let rights = plain.iter().find(|line| line.starts_with("rights = ")).unwrap();
+    for key in known_in("[[api_keys]]\n[[api_keys.rights]]\n") {
+        assert!(rights.contains(&format!("{key} = ")), "rights.{key}");
+    }
+}
+
+#[test]
+fn the_example_of_an_api_key_is_one_when_its_blanks_are_filled() {
+    let text = reference();
+    let (_, example) = text.split_once("# [[api_keys]]\n").unwrap();
+    let rows = example.lines().filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")));
+    let rows = rows.filter(|line| line.split(" = ").next().is_some_and(|key| !key.contains(' ')));
+    let filled: String = rows
+        .map(|row| match row {
+            "name = \"\"" => "name = \"billing\"\n".to_owned(),
+            "sha256 = \"\"" => format!("sha256 = \"{}\"\n", "0".repeat(64)),
+            row => format!("{row}\n"),
+        })
+        .collect();
+    let config = Config::parse("example", &format!("[[api_keys]]\n{filled}"));
+    assert_eq!(config.unwrap_or_else(|mistakes| panic!("{mistakes}\n{filled}")).api_keys.len(), 1);
+}
+
+#[test]
+fn limits_rates_and_proxies_are_checked() {
+    let text = r#"
+[listen]
+trusted_proxies = ["10.0.0.0/8", "2001:db8::7", "10.0.0.300/8"]
+
+[rates]
+user_events_per_minute = -1
+node_events_burst = 0
+
+[[policies]]
+rooms = "a"
+lanes = ["bulk"]
+
+[[policies]]
+rooms = "b"
+lanes = []
+
+[[policies]]
+rooms = "c"
+lanes = ["signal"]
+"#;
+    let expected = [
+        "line 3: listen.trusted_proxies: expected a network, such as \"10.0.0.0/8\" or \"2001:db8::7\", got the text \"10.0.0.300/8\"",
+        "line 6: rates.user_events_per_minute: expected a whole number from 0 to 60000000, got the number -1",
+        "line 7: rates.node_events_burst: expected a whole number from 1 to 1000000, got the number 0",
+        "line 11: policies[0].lanes: must have default_lane among them",
+        "line 15: policies[1].lanes: expected 1 to 3 entries, got 0",
+        "line 19: policies[2].lanes: expected one of urgent, normal, bulk, got the text \"signal\"",
+    ];
+    assert_eq!(mistakes(text), expected);
+    let found = mistakes("[listen]\nproxy_protocol = true\n");
+    assert!(found[0].contains("listen.proxy_protocol: needs trusted_proxies"), "{found:?}");
+    let text = "[listen]\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\", \"::ffff:192.0.2.1\"]\n";
+    let proxies = Config::parse("t", text).unwrap().listen.trusted_proxies;
+    assert_eq!(proxies.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "192.0.2.1/32"]);
+}
+
 #[test]
 fn every_mistake_is_reported_with_its_line_and_path() {
     let text = r#"
