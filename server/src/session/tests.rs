@@ -426,6 +426,7 @@ impl Driver {
             outbox: Bounds { items_max: 1_000, bytes_max: 1_000_000 },
             outbox_ttl_ms: 600_000,
             seed: 1,
+            renews_tokens: false,
         });
         Self { pipe, client }
     }
