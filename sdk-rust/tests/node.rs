@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,7 +18,9 @@ use lanecast::{
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use self::support::node::{Link, Node};
+use self::support::node::{Link, Node, Wire};
+#[cfg(feature = "quic")]
+use self::support::relay::{Relay, Weather};
 use self::support::soon;
 
 /// Publishes that are on their way at a time.
@@ -84,7 +86,12 @@ impl Counts {
 /// What was seen of a room: each seq once and in order per lane, each text once.
 #[derive(Default)]
 struct Ledger {
+    /// Whether urgent events may come before one with a lower seq.
+    overtaking: bool,
     seqs: BTreeMap<&'static str, u64>,
+    /// Seqs that came before lower ones.
+    early: BTreeSet<u64>,
+    overtook: usize,
     texts: HashSet<String>,
     last_of: BTreeMap<(String, &'static str), u64>,
 }
@@ -92,15 +99,27 @@ struct Ledger {
 impl Ledger {
     fn enter(&mut self, event: &lanecast::Event) {
         let lane = event.lane.name();
+        let text = event.text().unwrap();
+        assert!(self.texts.insert(text.to_owned()), "{text} came twice");
+        if self.overtaking && event.lane == Lane::Urgent {
+            return self.enter_urgent(event.seq);
+        }
         let seq = self.seqs.entry(lane).or_default();
         *seq += 1;
         assert_eq!(event.seq, *seq, "{lane}");
-        let text = event.text().unwrap();
-        assert!(self.texts.insert(text.to_owned()), "{text} came twice");
         let (who, number) = text.split_once(' ').unwrap();
         let number: u64 = number.parse().unwrap();
         let before = self.last_of.insert((who.to_owned(), lane), number);
         assert!(before.is_none_or(|before| before < number), "{who} {number} came after {before:?} in {lane}");
+    }
+
+    fn enter_urgent(&mut self, came: u64) {
+        let seq = self.seqs.entry(Lane::Urgent.name()).or_default();
+        assert!(came > *seq && came <= *seq + 64 && self.early.insert(came), "urgent {came} after {seq}, L2");
+        while self.early.remove(&(*seq + 1)) {
+            *seq += 1;
+        }
+        self.overtook += usize::from(*seq < came);
     }
 }
 
@@ -176,6 +195,70 @@ async fn cut_run(node: &Node, seed: u64) {
     );
     client.close().await;
     assert_log(node, &name, OLD + NEW).await;
+}
+
+/// 2 % of the packets are lost, and the others overtake one another.
+#[cfg(feature = "quic")]
+fn bad_weather() -> Weather {
+    Weather { loss: 0.02, delay_ms: 0..=20, cuts: vec![50..=250; 4] }
+}
+
+#[cfg(feature = "quic")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_link_and_cuts_lose_and_double_nothing_over_quic() {
+    // L1, L4, LC-QUIC-005, LC-QUIC-010, LC-QUIC-012, LC-SDK-001, LC-SDK-005
+    let node = Node::start_over(Wire::Quic).await;
+    for seed in 0..3 {
+        let began = std::time::Instant::now();
+        tokio::time::timeout(Duration::from_secs(120), bad_link_run(&node, seed)).await.expect("it hangs");
+        println!("seed {seed}: {:?}", began.elapsed());
+    }
+}
+
+#[cfg(feature = "quic")]
+async fn bad_link_run(node: &Node, seed: u64) {
+    const COUNT: usize = 10_000;
+    let name = format!("bad.{seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let cuts = Arc::new(AtomicUsize::new(0));
+    let count = cuts.clone();
+    let on_cut = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    };
+    let relay = Relay::new(node.quic.unwrap(), bad_weather(), seed, on_cut).await;
+    let client = node.builder_at(relay.address, "bad").connect().unwrap();
+    let room = client.room(&name);
+    let mut subscription = room.subscribe().from_beginning().await.unwrap();
+    let publishes: Vec<_> =
+        (0..COUNT).map(|number| room.publish("msg", format!("new {number}")).lane(any_lane(&mut random))).collect();
+    let publisher = tokio::spawn(async move {
+        let mut seqs = HashSet::new();
+        publish_all(publishes, &AtomicUsize::new(0), |published| {
+            assert!(seqs.insert((published.lane, published.seq)), "two publishes have one seq");
+        })
+        .await;
+        seqs.len()
+    });
+    let mut ledger = Ledger { overtaking: true, ..Ledger::default() };
+    while ledger.texts.len() < COUNT {
+        for item in subscription.next_batch(1 + ledger.texts.len() % 61).await {
+            match item {
+                Ok(event) => ledger.enter(&event),
+                Err(gap) => assert!(is_missed(&gap), "seed {seed}: {gap}"),
+            }
+        }
+    }
+    assert_eq!(publisher.await.unwrap(), COUNT);
+    assert!(ledger.early.is_empty());
+    println!(
+        "  {} cuts, {} urgent overtook, {} packets up",
+        cuts.load(Ordering::SeqCst),
+        ledger.overtook,
+        relay.packets()
+    );
+    assert_eq!(cuts.load(Ordering::SeqCst), bad_weather().cuts.len(), "seed {seed}");
+    client.close().await;
+    assert_log(node, &name, COUNT).await;
 }
 
 /// The log holds so many events, each text once.
@@ -327,9 +410,29 @@ async fn starts(client: &Client, node: &Node) {
 
 #[tokio::test]
 async fn the_verbs_work_on_a_real_node() {
-    let node = Node::start().await;
+    verbs(&Node::start().await).await;
+}
+
+#[tokio::test]
+async fn the_verbs_work_over_tls() {
+    verbs(&Node::start_over(Wire::Tls).await).await;
+}
+
+#[cfg(feature = "quic")]
+#[tokio::test]
+async fn the_verbs_work_over_quic() {
+    // LC-QUIC-001, LC-QUIC-003, LC-QUIC-009
+    verbs(&Node::start_over(Wire::Quic).await).await;
+}
+
+#[tokio::test]
+async fn the_verbs_work_over_whichever_opens_first() {
+    verbs(&Node::start_over(Wire::Any).await).await;
+}
+
+async fn verbs(node: &Node) {
     let (ann, bob) = (node.client("ann"), node.client("bob"));
-    soon(starts(&ann, &node)).await;
+    soon(starts(&ann, node)).await;
 
     let mut typing = ann.room("chat.a").signals().await.unwrap();
     let live = bob.room("chat.a").signal("typing", "bob", "yes").ttl(Duration::from_secs(30));

@@ -1,20 +1,22 @@
 //! A real node as a process of its own, and a link to it that can be cut.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lanecast::Client;
+use lanecast::{Builder, Client};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::{JoinHandle, JoinSet};
+
+use super::quic::Certificate;
 
 /// Retention for what is tested, and reconnects that take no test's time.
 const CONFIG: &str = r#"
@@ -42,30 +44,74 @@ fn binary() -> PathBuf {
     path
 }
 
+/// What a test's clients use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// `ws://`
+    Plain,
+    /// `wss://`
+    Tls,
+    /// `quic://`
+    Quic,
+    /// `https://`
+    Any,
+}
+
 /// A running node.
 pub struct Node {
+    /// Of HTTP and WebSocket.
     pub address: SocketAddr,
-    config: PathBuf,
+    /// Of QUIC, on a node with a certificate.
+    pub quic: Option<SocketAddr>,
+    wire: Wire,
+    certificate: Option<Certificate>,
+    folder: PathBuf,
     child: Child,
+    /// What the node prints; kept, or it could not print any more.
+    stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Node {
+    /// One in the clear.
     pub async fn start() -> Self {
+        Self::start_over(Wire::Plain).await
+    }
+
+    /// One for clients that use this.
+    pub async fn start_over(wire: Wire) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let name = format!("lanecast-sdk-{}-{}.toml", std::process::id(), address.port());
-        let config = std::env::temp_dir().join(name);
-        std::fs::write(&config, CONFIG).unwrap();
-        let child = Self::spawn(address, &config);
-        let node = Self { address, config, child };
+        let name = format!("lanecast-sdk-{}-{}", std::process::id(), address.port());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let certificate = (wire != Wire::Plain).then(Certificate::new);
+        let mut config = CONFIG.to_owned();
+        if let Some(certificate) = &certificate {
+            let (pem, key) = (folder.join("node.pem"), folder.join("node.key"));
+            std::fs::write(&pem, certificate.pem()).unwrap();
+            std::fs::write(&key, certificate.key_pem()).unwrap();
+            config +=
+                &format!("\n[listen]\nquic = \"127.0.0.1:0\"\n[tls]\ncertificate_file = {pem:?}\nkey_file = {key:?}\n");
+        }
+        std::fs::write(folder.join("lanecast.toml"), config).unwrap();
+        let (child, mut stdout) = Self::spawn(address, &folder);
+        let quic = match certificate {
+            Some(_) => Some(listening_quic(&mut stdout).await),
+            None => None,
+        };
+        let node = Self { address, quic, wire, certificate, folder, child, stdout };
         node.listening().await;
         node
     }
 
-    fn spawn(address: SocketAddr, config: &PathBuf) -> Child {
+    fn spawn(address: SocketAddr, folder: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
         let mut command = Command::new(binary());
-        command.args(["serve", "--dev", "--listen", &address.to_string(), "--config"]).arg(config);
-        command.env("RUST_BACKTRACE", "1").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        command.spawn().unwrap()
+        command
+            .args(["serve", "--dev", "--listen", &address.to_string(), "--config"])
+            .arg(folder.join("lanecast.toml"));
+        command.env("RUST_BACKTRACE", "1").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
     }
 
     async fn listening(&self) {
@@ -79,8 +125,26 @@ impl Node {
     /// kill -9, and a new life on the same port.
     pub async fn kill_and_restart(&mut self) {
         self.child.kill().await.unwrap();
-        self.child = Self::spawn(self.address, &self.config);
+        (self.child, self.stdout) = Self::spawn(self.address, &self.folder);
         self.listening().await;
+    }
+
+    /// A client that reaches the node at this address of its wire.
+    pub fn builder_at(&self, address: SocketAddr, user: &str) -> Builder {
+        let scheme = match self.wire {
+            Wire::Plain => "ws",
+            Wire::Tls => "wss",
+            Wire::Quic => "quic",
+            Wire::Any => "https",
+        };
+        let mut builder = Client::builder(format!("{scheme}://{address}")).token(format!("dev:{user}"));
+        if let Some(certificate) = &self.certificate {
+            builder = builder.certificate_hash(certificate.hash());
+        }
+        if let Some(quic) = self.quic {
+            builder = builder.quic_port(quic.port());
+        }
+        builder
     }
 
     pub fn url(&self) -> String {
@@ -88,13 +152,30 @@ impl Node {
     }
 
     pub fn client(&self, user: &str) -> Client {
-        Client::builder(self.url()).token(format!("dev:{user}")).connect().unwrap()
+        let address = match (self.wire, self.quic) {
+            (Wire::Quic, Some(quic)) => quic,
+            _ => self.address,
+        };
+        self.builder_at(address, user).connect().unwrap()
     }
+}
+
+/// Waits until the node says where it takes QUIC.
+async fn listening_quic(lines: &mut Lines<BufReader<ChildStdout>>) -> SocketAddr {
+    let find = async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the node ended");
+            if let Some(address) = line.strip_prefix("listening on quic://") {
+                return address.trim_end_matches('/').parse().unwrap();
+            }
+        }
+    };
+    super::soon(find).await
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.config);
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
