@@ -61,7 +61,13 @@ impl Doctor {
             );
             Arc::new(Pinned::new(Vec::new()))
         });
-        let patient = Patient { address, token: self.token, origin: self.origin, trust, clock: Clock::system() };
+        let patient = Patient {
+            address,
+            token: self.token.filter(|token| !token.is_empty()),
+            origin: self.origin,
+            trust,
+            clock: Clock::system(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(examine(&patient, &mut report));
         if self.json {

@@ -181,6 +181,13 @@ fn explain_certificate(address: &Address, error: &CertificateError, seen: &[Cert
             problem(&format!("the certificate is not for {}", address.host))
                 .advise("Use a name that it has, or get one for this name: clients judge by it.")
         }
+        // Not in the enum: what `openssl req -x509` makes unless it is told otherwise.
+        CertificateError::Other(error) if error.to_string().contains("CaUsedAsEndEntity") => {
+            problem("the certificate is one of an authority, not of a server").advise(
+                "Clients refuse it, trusted or not: have the authority issue one for the server, or make it with \
+                 basicConstraints=critical,CA:FALSE.",
+            )
+        }
         CertificateError::UnknownIssuer => unknown_issuer(read.as_ref(), seen.len(), &of),
         other => problem(&format!("the certificate is refused: {other}"))
             .advise("Get one from an authority that this machine's system trusts."),

@@ -329,7 +329,10 @@ async fn certificates_that_clients_would_refuse_are_explained() {
     let elsewhere = authority.issue_with(|params| {
         params.subject_alt_names = vec![rcgen::SanType::DnsName("chat.example".try_into().unwrap())]
     });
+    let of_authority =
+        authority.issue_with(|params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
     for (pair, trust, verdict, text) in [
+        (&of_authority, trusting(&authority), Verdict::Problem, "CA:FALSE"),
         (&good, trusting(&authority), Verdict::Ok, "certificate for localhost, 127.0.0.1"),
         (&good, trusting(&stranger), Verdict::Problem, "the chain is missing"),
         (&expired, trusting(&authority), Verdict::Problem, "has expired"),
