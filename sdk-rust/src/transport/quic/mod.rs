@@ -45,6 +45,11 @@ const DATAGRAMS_OUT_BYTES: usize = 4 * 1024;
 /// What a round trip is taken for until one was measured: a lost first packet is sent again after three times this,
 /// within the head start that QUIC has in a race.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// How many later packets may be acknowledged, and how many round trips pass, before a packet counts as lost. QUIC's own three
+/// packets take every packet that a wireless link has repeated for a lost one, and slow down for nothing: 10,000 events
+/// over 2 % loss and 20 ms of jitter took 37 s, and 23 s with these on both sides.
+const REORDERED_PACKETS: u32 = 64;
+const REORDERED_RTTS: f32 = 1.5;
 /// How long the last bytes may take to be acknowledged before the connection is closed.
 const FINISH_WITHIN: Duration = Duration::from_millis(300);
 /// How long the close itself may take to leave.
@@ -86,6 +91,8 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
         .datagram_receive_buffer_size(Some(DATAGRAMS_IN_BYTES))
         .datagram_send_buffer_size(DATAGRAMS_OUT_BYTES)
         .initial_rtt(INITIAL_RTT)
+        .packet_threshold(REORDERED_PACKETS)
+        .time_threshold(REORDERED_RTTS)
         // The protocol pings, and gives a silent node up: two heartbeats would only wake a phone twice.
         .keep_alive_interval(None)
         .max_idle_timeout(None);
