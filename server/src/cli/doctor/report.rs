@@ -102,6 +102,14 @@ impl Report {
         self.session && !self.refused
     }
 
+    /// For people, or for tools.
+    pub(super) fn told(&self, json: bool) -> String {
+        if json {
+            return format!("{:#}\n", self.to_json());
+        }
+        self.checks.iter().map(|check| format!("{check}\n")).collect()
+    }
+
     pub(super) fn to_json(&self) -> Value {
         let checks = self.checks.iter().map(|check| {
             json!({
