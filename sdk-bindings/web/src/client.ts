@@ -9,7 +9,7 @@ import type { OutboxLimits, PublishInput, Receipt } from './core/outbox.js';
 import type { RoomCore } from './core/room.js';
 import { Code, LanecastError } from './errors.js';
 import { Room, type RoomHost } from './room.js';
-import { Dialer } from './transport/dialer.js';
+import { Dialer, type TransportChoice } from './transport/dialer.js';
 import type { Transport, TransportName } from './transport/transport.js';
 import type { SocketConstructor } from './transport/websocket.js';
 import type { WebTransportConstructor } from './transport/webtransport.js';
@@ -23,9 +23,9 @@ export interface ClientOptions {
   url: string | URL;
   /**
    * By default `auto`: WebTransport where browser, page and node have it and the network lets it through, else WebSocket,
-   * at most half a second later.
+   * at most half a second later. A function is asked before every connection.
    */
-  transport?: 'auto' | TransportName;
+  transport?: TransportChoice | (() => TransportChoice);
   /**
    * The token, or a function that gets one. It is asked before every connection, and on a connection before the present
    * token expires; `refused` says that the node refused the one before, so that a cached one must not be given again.

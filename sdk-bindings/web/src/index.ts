@@ -14,6 +14,7 @@ export { type ClientState, type Page } from './core/session.js';
 export { type SignalItem } from './core/signals.js';
 export { type GapCauseName } from './core/tracker.js';
 export { LanecastError, type LocalName } from './errors.js';
+export { type TransportChoice } from './transport/dialer.js';
 export { type TransportName } from './transport/transport.js';
 export { type SocketConstructor, type SocketLike } from './transport/websocket.js';
 export type { WebTransportConstructor, WebTransportLike } from './transport/webtransport.js';

@@ -1,11 +1,12 @@
 /** The page at `/`: a chat of as many tabs as you like, over the client that applications use, with its wire laid open. */
 import { Client, type EventItem, type Room } from '@lanecast/client';
+import { Cable } from './cable.js';
 import { Chat } from './chat.js';
 import { byId, hueOf, setText } from './dom.js';
 import { Lanes } from './lanes.js';
 import { People } from './people.js';
 import { scanned } from './scanned.js';
-import { Cable } from './socket.js';
+import { Transports } from './transport.js';
 import { sentence, Wire } from './wire.js';
 
 const ROOM = 'demo';
@@ -16,14 +17,15 @@ const BURST_BLOCKS = 60;
 const BLOCK_BYTES = 4096;
 
 interface Description {
-  websocket: string;
   development: boolean;
+  /** Whether the node serves WebTransport. */
+  webtransport: boolean;
 }
 
 async function describe(): Promise<Description> {
   const answer = await fetch('/.well-known/lanecast');
-  const { websocket = '/v1/connect', development = false } = (await answer.json()) as Partial<Description>;
-  return { websocket, development };
+  const { development = false, webtransport } = (await answer.json()) as { development?: boolean; webtransport?: unknown };
+  return { development, webtransport: webtransport !== undefined };
 }
 
 /** Asks for a name, and for a token where the node wants one. */
@@ -73,9 +75,12 @@ async function run(description: Description, user: string, token: string): Promi
   const abort = new AbortController();
   const { signal } = abort;
   let wire: Wire | undefined;
+  const transports = new Transports(description.webtransport, () => wire?.change());
   const client = new Client({
-    url: description.websocket,
+    url: '/',
+    transport: () => transports.choice,
     WebSocket: cable.socket,
+    ...(cable.webTransport && { WebTransport: cable.webTransport }),
     app: { name: 'lanecast-page', version: '1' },
     token: async () => {
       await wire?.held;
@@ -85,7 +90,7 @@ async function run(description: Description, user: string, token: string): Promi
   });
   const isMine = (event: EventItem) => event.from.instance === client.instance || event.from.user === user;
   const chat = new Chat(isMine);
-  wire = new Wire(client, cable, (events, gaps) => chat.resumed(events, gaps));
+  wire = new Wire(client, cable, transports, (events, gaps) => chat.resumed(events, gaps));
   const room = client.room(ROOM);
   const people = new People(room, user, client.instance, byId('stage'));
 

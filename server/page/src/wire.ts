@@ -1,7 +1,8 @@
 /** The side of the page that shows the wire: state, position, counts, gaps, cuts and resumes, the bad network. */
 import { type Client, type GapItem, LANES, positionText, type Subscription } from '@lanecast/client';
+import type { Cable } from './cable.js';
 import { byId, clock, duration, make, plural, setText } from './dom.js';
-import type { Cable } from './socket.js';
+import type { Transports } from './transport.js';
 
 /** How long a cut lasts at most, so that something can be missed. */
 const CUT_MS = 8_000;
@@ -45,6 +46,7 @@ export class Wire {
   constructor(
     private readonly client: Client,
     private readonly cable: Cable,
+    private readonly transports: Transports,
     private readonly resumed: (events: number, gaps: number) => void,
   ) {}
 
@@ -96,6 +98,14 @@ export class Wire {
     this.tell(`Cut. Nothing gets through until you reconnect, or for ${CUT_MS / 1000} s.`);
   }
 
+  /** Another transport was chosen: the connection is replaced by one over it, which resumes. */
+  change(): void {
+    this.wasCut = true;
+    if (this.mend || !this.cable.cut()) return;
+    this.tell('Another transport: a new connection resumes where this one stood.');
+    this.client.networkChanged();
+  }
+
   private changed(): void {
     const { state } = this.client;
     if (state.name === 'suspended' && !this.lostAt) {
@@ -114,7 +124,8 @@ export class Wire {
     if (subscription.state.name !== 'live' || subscriptions === this.subscriptions) return;
     this.subscriptions = subscriptions;
     if (!this.lostAt) return;
-    this.tell(`Back after ${duration(performance.now() - this.lostAt)}. The resume brought ${plural(behind, 'event')}.`);
+    const over = this.client.transport === 'webtransport' ? ' over WebTransport' : '';
+    this.tell(`Back after ${duration(performance.now() - this.lostAt)}${over}. The resume brought ${plural(behind, 'event')}.`);
     this.lostAt = 0;
     this.wasCut = false;
     this.resumed(behind, gaps - this.gapsBefore);
@@ -157,6 +168,7 @@ export class Wire {
 
   private draw(subscription: Subscription): void {
     this.drawState(subscription);
+    this.transports.draw(this.client);
     const { position, stats } = subscription;
     const { state } = this.client;
     for (const lane of LANES) setText(byId(`at-${lane}`), position ? `${position[lane]}` : '–');

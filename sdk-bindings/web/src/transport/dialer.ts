@@ -13,10 +13,13 @@ import type { WebTransportConstructor } from './webtransport.js';
 /** How long WebTransport is alone in a race. */
 export const HEAD_START_MS = 500;
 
+/** Which transport to use. */
+export type TransportChoice = 'auto' | TransportName;
+
 /** What a {@link Dialer} is made with. */
 export interface DialerOptions {
   url: string | URL;
-  transport?: 'auto' | TransportName;
+  transport?: TransportChoice | (() => TransportChoice);
   WebSocket?: SocketConstructor;
   WebTransport?: WebTransportConstructor;
 }
@@ -35,7 +38,8 @@ export class Dialer {
 
   /** Opens a connection to `address`, or to the one of the options if that is empty. */
   async dial(address: string, signal: AbortSignal): Promise<Transport> {
-    const { url, transport = 'auto' } = this.options;
+    const { url, transport: choice = 'auto' } = this.options;
+    const transport = typeof choice === 'string' ? choice : choice();
     const base = endpoint(url, address);
     const bare = new URL(base).pathname === '/';
     const tries = transport === 'webtransport' || (transport === 'auto' && !this.avoids && this.suits());
@@ -70,10 +74,10 @@ export class Dialer {
 
   /** Whether WebTransport may be tried unasked. */
   private suits(): boolean {
-    if (this.options.WebTransport) return true;
-    const agent = globalThis.navigator?.userAgent ?? '';
+    if (!('document' in globalThis)) return this.options.WebTransport !== undefined;
     // Only engines in which it is known to work: that of WebKit, under whatever name, stalls.
-    return 'WebTransport' in globalThis && globalThis.isSecureContext === true && /\b(Chrome|Chromium|Firefox)\//.test(agent);
+    const works = /\b(Chrome|Chromium|Firefox)\//.test(navigator.userAgent);
+    return works && isSecureContext && 'WebTransport' in globalThis;
   }
 
   private async describe(base: string): Promise<Description | undefined> {
