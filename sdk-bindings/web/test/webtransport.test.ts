@@ -209,3 +209,20 @@ test('hashes of certificates go to the browser, and an aborted opening leaves no
   await assert.rejects(opening, { name: 'AbortError' });
   assert.ok(transports.made[1]?.closedWith);
 });
+
+test('LC-RES-005: what overtakes beyond the window on its way through the browser waits for what it overtook', async (context) => {
+  const { client, session, node } = await world(context);
+  const subscription = client.room('r').subscribe();
+  await until(() => subscription.state.name === 'live', 'the subscription');
+  const ordered = session().raw(header(StreamKind.LANE, Lane.URGENT));
+  for (let seq = 2; seq <= 100; seq++) ordered.write(event(Lane.URGENT, seq));
+  await until(() => subscription.stats.events === 63, 'the window');
+  session().stream(StreamKind.MESSAGE, Lane.URGENT, event(Lane.URGENT, 1));
+  await until(() => subscription.stats.events === 100, 'all of them');
+  assert.deepEqual([subscription.stats.holes, subscription.stats.subscriptions], [0, 1]);
+  // What never comes is asked for.
+  for (let seq = 1; seq <= 200; seq++) node.append('r', 'urgent', text(`${seq}`));
+  ordered.write(event(Lane.URGENT, 190));
+  await until(() => subscription.stats.events === 200, 'all of them, by another Subscribe');
+  assert.equal(subscription.stats.subscriptions, 2);
+});

@@ -76,7 +76,7 @@ export class Dialer {
   private suits(): boolean {
     if (!('document' in globalThis)) return this.options.WebTransport !== undefined;
     // Only engines in which it is known to work: that of WebKit, under whatever name, stalls.
-    const works = /\b(Chrome|Chromium|Firefox)\//.test(navigator.userAgent);
+    const works = /(Chrome|Chromium|Firefox)\//.test(navigator.userAgent);
     return works && isSecureContext && 'WebTransport' in globalThis;
   }
 

@@ -11,6 +11,7 @@
  * Browsers give no priorities to streams, so the order of lanes is kept by handing over little: each stream takes one
  * write at a time, and a lane whose stream takes no more stops no other.
  */
+import { URGENT_WINDOW } from '../core/window.js';
 import { OUT_LANES, type OutLane, type Session } from '../core/session.js';
 import { Frame, Lane, StreamHeader, StreamKind } from '../gen/wire.js';
 import { decode, encode, WireError } from '../wire/codec.js';
@@ -52,6 +53,9 @@ const SIGNAL_STREAMS_MAX = 4;
 const DATAGRAMS_WAITING_MAX = 64;
 /** Largest record taken from a node: its own limit is not known before Welcome, and at most this. */
 const RECORD_BYTES_MAX = 16 * 1024 * 1024;
+
+/** An urgent frame that came too early waits for those before it at most this long. */
+const EARLY_MS_MAX = 500;
 
 type Writer = WritableStreamDefaultWriter<Uint8Array>;
 
@@ -126,6 +130,8 @@ class Streams implements Transport {
   private readonly datagrams: Writer;
   /** Open streams of large signals, by what a newer one supersedes. */
   private readonly signals = new Map<string, { writer?: Writer; superseded: boolean }>();
+  /** Streams whose next frame came too early. */
+  private readonly early = new Set<() => void>();
   private run: Run | undefined;
 
   constructor(
@@ -160,6 +166,11 @@ class Streams implements Transport {
     } catch {
       // It is closed.
     }
+  }
+
+  /** Whether the connection neither ended nor was ended. */
+  private get live(): boolean {
+    return this.run !== undefined;
   }
 
   private end(input: Parameters<Run>[0]): void {
@@ -261,19 +272,56 @@ class Streams implements Transport {
   /** Reads a stream until it ends, breaks, or is of no use. */
   private async read(stream: ReadableStream<Uint8Array>, control: boolean): Promise<void> {
     const incoming = new Incoming(control);
-    await each(stream, (chunk) => {
-      let more = false;
+    const ended = await each(stream, async (chunk) => {
+      const come: [Frame, number][] = [];
+      this.guard(() => come.push(...incoming.feed(chunk)));
+      await this.take(come);
+      return this.live && !incoming.unknown;
+    });
+    if (ended) this.guard(() => incoming.finish());
+  }
+
+  /**
+   * Hands frames of one stream to the session, one after the other.
+   *
+   * What the browser has acknowledged to the node it has not yet shown to the page, least of all a stream that the page
+   * has still to be given. So what the node held to the window (LC-QUIC-004) may overtake further on its last way; it then
+   * waits here, where the session would have to drop it and ask for the room again.
+   */
+  private async take(come: readonly [Frame, number][]): Promise<void> {
+    let at = 0;
+    let patience = performance.now() + EARLY_MS_MAX;
+    while (this.live && at < come.length) {
       this.guard((session, now) => {
-        for (const [frame, bytes] of incoming.feed(chunk)) if (this.run) session.handle(now, frame, bytes);
-        more = !incoming.unknown;
+        for (let next = come[at]; next && this.live; next = come[++at]) {
+          if (isEarly(session, next[0]) && performance.now() < patience) return;
+          session.handle(now, ...next);
+          patience = performance.now() + EARLY_MS_MAX;
+        }
       });
-      return more;
-    }).then((ended) => ended && this.guard(() => incoming.finish()));
+      const waiting = [...this.early];
+      this.early.clear();
+      for (const each of waiting) each();
+      if (this.live && at < come.length) await this.turn(patience);
+    }
+  }
+
+  /** Waits until something else was handed over, but not for ever. */
+  private turn(until: number): Promise<void> {
+    return new Promise((done) => {
+      const go = () => {
+        clearTimeout(timer);
+        this.early.delete(go);
+        done();
+      };
+      const timer = setTimeout(go, Math.max(0, until - performance.now()) + 1);
+      this.early.add(go);
+    });
   }
 
   private datagram(packet: Uint8Array): void {
     this.guard((session, now) => {
-      for (const [frame, bytes] of frames(packet)) if (this.run) session.handle(now, checked(Lane.SIGNAL, frame), bytes);
+      for (const [frame, bytes] of frames(packet)) if (this.live) session.handle(now, checked(Lane.SIGNAL, frame), bytes);
     });
   }
 
@@ -331,14 +379,27 @@ function checked(lane: number, frame: Frame): Frame {
   return frame;
 }
 
+/** Whether a frame of lane urgent is beyond the window of its room, so that something before it is still to come. */
+function isEarly(session: Session, { body }: Frame): boolean {
+  if ((body?.case !== 'event' && body?.case !== 'gap') || body.value.lane !== Lane.URGENT) return false;
+  const { handle } = body.value;
+  const [first, last] = body.case === 'event' ? [body.value.seq, body.value.seq] : [body.value.from, body.value.to];
+  for (const { tracker } of session.rooms.values()) {
+    if (tracker.handle !== handle) continue;
+    const received = tracker.position?.urgent ?? 0;
+    return first > received + 1 && last > received + URGENT_WINDOW;
+  }
+  return false;
+}
+
 /** Calls `take` with each item of a stream; false from it stops the reading. Says whether the stream ended by itself. */
-async function each<T>(stream: ReadableStream<T>, take: (item: T) => boolean | void): Promise<boolean> {
+async function each<T>(stream: ReadableStream<T>, take: (item: T) => Promise<boolean> | void): Promise<boolean> {
   const reader = stream.getReader();
   for (;;) {
     // A stream that is reset, or whose connection is gone, breaks; `closed` tells of the latter.
     const next = await reader.read().catch(() => undefined);
     if (!next || next.done) return next !== undefined;
-    if (take(next.value) === false) {
+    if ((await take(next.value)) === false) {
       reader.cancel().catch(() => {});
       return false;
     }

@@ -1,4 +1,4 @@
-// The page in two tabs of a real browser, against a real node.
+// The page in two tabs of a real browser, one over each transport, against a real node.
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,8 +13,8 @@ mkdirSync(shots, { recursive: true });
 before(async () => {
   node = await startNode();
   browser = await startBrowser();
-  ann = await Tab.open(browser.context, node.url, 'Ann');
-  ben = await Tab.open(browser.context, node.url, 'Ben');
+  ann = await Tab.open(browser.context, node.url, 'Ann', 'webtransport');
+  ben = await Tab.open(browser.context, node.url, 'Ben', 'websocket');
 });
 
 after(async () => {
@@ -28,7 +28,8 @@ test('the node serves the page of this tree', async () => {
   assert.ok(served === built, 'the node was built with another page: build it again');
 });
 
-test('two tabs chat', async () => {
+test('two tabs on different transports chat', async () => {
+  assert.deepEqual([await ann.at('in-use').textContent(), await ben.at('in-use').textContent()], ['WebTransport', 'WebSocket']);
   await ann.say('Hello Ben');
   await ben.sees('Hello Ben');
   await ben.say('Hello Ann');
@@ -61,22 +62,41 @@ test('an urgent call shows its latency', async () => {
   assert.match(await ann.at('latency-normal').textContent(), / m?s$/);
 });
 
-test('a cut connection comes back and misses nothing', async () => {
+for (const over of ['WebTransport', 'WebSocket']) {
+  test(`a cut connection comes back over ${over} and misses nothing`, async () => {
+    const [cut, other] = over === 'WebTransport' ? [ann, ben] : [ben, ann];
+    const before = await cut.messages();
+    const connection = await cut.at('connection').textContent();
+    const gaps = await cut.number('gaps');
+    await cut.at('cut').click();
+    await cut.page.locator('[data-testid=state]:not([data-state=connected])').waitFor();
+    const missed = ['one', 'two', 'three', 'four', 'five'].map((text) => `${text} without ${over}`);
+    for (const text of missed) await other.say(text);
+    await other.sees(missed.at(-1));
+    await cut.say(`from below ${over}`);
+    await cut.until(async () => (await cut.number('waiting')) === 1, 'the wait of what is said while cut');
+    await cut.page.getByRole('button', { name: 'Reconnect now' }).click();
+    await cut.sees(missed.at(-1));
+    await other.sees(`from below ${over}`);
+    await cut.at('story').getByText('The resume brought 5 events').waitFor();
+    assert.deepEqual(await cut.messages(), [...before, ...missed, `from below ${over}`]);
+    assert.notEqual(await cut.at('connection').textContent(), connection);
+    assert.equal(await cut.at('in-use').textContent(), over);
+    assert.equal(await cut.number('gaps'), gaps);
+  });
+}
+
+test('another transport is a new connection that resumes', async () => {
   const before = await ann.messages();
-  const connection = await ann.at('connection').textContent();
-  await ann.at('cut').click();
-  await ann.page.locator('[data-testid=state]:not([data-state=connected])').waitFor();
-  const missed = ['one', 'two', 'three', 'four', 'five'];
-  for (const text of missed) await ben.say(text);
-  await ben.sees('five');
-  await ann.say('from below');
-  await ann.until(async () => (await ann.number('waiting')) === 1, 'the wait of what is said while cut');
-  await ann.page.getByRole('button', { name: 'Reconnect now' }).click();
-  await ann.sees('five');
-  await ben.sees('from below');
-  await ann.at('story').getByText('The resume brought 5 events').waitFor();
-  assert.deepEqual(await ann.messages(), [...before, ...missed, 'from below']);
-  assert.notEqual(await ann.at('connection').textContent(), connection);
+  for (const [choice, name] of [['websocket', 'WebSocket'], ['auto', 'WebTransport']]) {
+    const connection = await ann.at('connection').textContent();
+    await ann.page.locator('.segments label').filter({ has: ann.at(`choose-${choice}`) }).click();
+    await ann.until(async () => (await ann.at('in-use').textContent()) === name, name);
+    assert.notEqual(await ann.at('connection').textContent(), connection);
+  }
+  await ben.say('still there?');
+  await ann.sees('still there?');
+  assert.deepEqual(await ann.messages(), [...before, 'still there?']);
   assert.equal(await ann.number('gaps'), 0);
 });
 
@@ -101,7 +121,7 @@ test('a reload shows what was there before', async () => {
   const before = await ann.messages();
   await ann.page.reload();
   await ann.reaches('connected');
-  await ann.sees('from below');
+  await ann.sees('still there?');
   assert.deepEqual(await ann.messages(), before);
 });
 

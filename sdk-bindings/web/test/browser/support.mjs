@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import * as esbuild from 'esbuild';
 import { chromium } from 'playwright-core';
 
 const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
@@ -40,7 +41,7 @@ export async function startNode() {
   return { url, stop };
 }
 
-/** Starts Chromium with an empty profile. */
+/** Starts Chromium with an empty profile, and QUIC, as users have it. */
 export async function startBrowser() {
   const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
   assert.ok(existsSync(executablePath), `there is no Chromium at ${executablePath}: install it, or set CHROMIUM`);
@@ -70,9 +71,9 @@ export class Tab {
     page.on('console', (message) => message.type() === 'error' && this.errors.push(message.text()));
   }
 
-  static async open(context, url, user) {
+  static async open(context, url, user, transport = 'auto') {
     const tab = new Tab(await context.newPage());
-    await tab.page.goto(`${url}?user=${encodeURIComponent(user)}`);
+    await tab.page.goto(`${url}?user=${encodeURIComponent(user)}&transport=${transport}`);
     await tab.reaches('connected');
     return tab;
   }
@@ -112,4 +113,29 @@ export class Tab {
       await this.page.waitForTimeout(25);
     }
   }
+}
+
+/** The library as it is published, by the names of its files: what is loaded later is a file of its own. */
+async function library() {
+  const { outputFiles } = await esbuild.build({
+    ...{ entryPoints: ['src/index.ts'], bundle: true, splitting: true, format: 'esm', target: 'es2022' },
+    ...{ outdir: '/sdk', write: false, absWorkingDir: fileURLToPath(new URL('../..', import.meta.url)) },
+  });
+  return new Map(outputFiles.map((file) => [file.path, file.text]));
+}
+
+/**
+ * A page of nothing but the library, as `lanecast`, in a document that the origin serves: to one that nobody served
+ * Chromium gives no way to this machine.
+ */
+export async function openBench(context, document) {
+  const files = await library();
+  const page = await context.newPage();
+  await page.route(new URL('/sdk/*', document).href, (route) => {
+    const body = files.get(new URL(route.request().url()).pathname);
+    return body === undefined ? route.abort() : route.fulfill({ contentType: 'text/javascript', body });
+  });
+  await page.goto(`${document}`);
+  await page.evaluate(async () => void (window.lanecast = await import('/sdk/index.js')));
+  return page;
 }
