@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lanecast_conform::case::Case;
-use lanecast_conform::client::{Encoding, Transport};
+use lanecast_conform::certificate::Pair;
+use lanecast_conform::client::{Encoding, Pins, Transport, Trust};
 use lanecast_conform::control::Control;
 use lanecast_conform::faults::redis::Redis;
 use lanecast_conform::reference::{Mutant, Reference};
@@ -62,9 +63,12 @@ enum Command {
     Faults(faults::Faults),
     /// Runs the reference server, or a mutant of it.
     Reference {
-        /// Port of the loopback address; 0: any free one.
+        /// TCP port of the loopback address; 0: any free one.
         #[arg(long, default_value_t = 0)]
         port: u16,
+        /// UDP port of the loopback address; 0: any free one.
+        #[arg(long, default_value_t = 0)]
+        quic_port: u16,
         /// Break this rule.
         #[arg(long)]
         mutant: Option<Mutant>,
@@ -98,9 +102,18 @@ enum LoadCommand {
 
 #[derive(Args)]
 struct TargetArguments {
-    /// Address of the server: ws://host:port/path or http://host:port.
+    /// Address of the server: ws://host:port/path or http://host:port, or wss:// and https://.
     #[arg(long)]
     url: Option<String>,
+    /// Address of raw QUIC, quic://host:port, if the server does not say it in /.well-known/lanecast.
+    #[arg(long)]
+    quic_url: Option<String>,
+    /// PEM file of the authorities to trust in place of the system's.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Takes every certificate.
+    #[arg(long)]
+    insecure: bool,
     /// Shell command that prints a token; `{user}`, `{rights}` (JSON) and `{expires_s}` are replaced.
     #[arg(long)]
     token_cmd: Option<String>,
@@ -125,13 +138,15 @@ struct TargetArguments {
     /// Redis server to start for the command, whose `{redis}` becomes its address: then a restart empties it.
     #[arg(long)]
     redis_server: Option<String>,
-    /// What carries packets.
-    #[arg(long, value_enum, default_value_t = Transport::Websocket)]
-    transport: Transport,
+    /// What carries packets; several with commas. By default the suite takes all that the server says it has, and the
+    /// other commands WebSocket.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    transport: Vec<Transport>,
     /// How long to wait for what should come at once.
     #[arg(long, default_value_t = 5_000)]
     patience_ms: u64,
-    /// Command that starts the server; `{port}` becomes a free port.
+    /// Command that starts the server. `{port}` becomes a free TCP port, `{quic_port}` a free UDP port, `{cert}` and
+    /// `{key}` PEM files with a certificate for loopback that is made for the run and trusted.
     #[arg(last = true)]
     server: Vec<String>,
 }
@@ -175,8 +190,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
         Command::List { pattern, requirements } => list(pattern.as_deref().unwrap_or(""), requirements),
         Command::Explain { id } => explain(&id),
         Command::Fuzz { target, count, seed } => {
+            let transport = one_transport(&target)?;
             let started = start(target).await?;
-            let outcome = fuzz::run(started.target.clone(), count, seed).await;
+            let outcome = fuzz::run(started.target.clone(), transport, count, seed).await;
             started.stop().await;
             println!("{}", outcome.map_err(complaint)?);
             Ok(true)
@@ -187,17 +203,19 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
                 LoadCommand::Idle { target, plan } => (target, load::Load::Idle(plan)),
                 LoadCommand::Storm { target, plan } => (target, load::Load::Storm(plan)),
             };
+            let transport = one_transport(&target)?;
             let started = start(target).await?;
             let pid = started.pid().await;
-            let outcome = load::run(started.target.clone(), load, pid).await;
+            let outcome = load::run(started.target.clone(), transport, load, pid).await;
             started.stop().await;
             println!("{}", outcome.map_err(complaint)?);
             Ok(true)
         }
         Command::Faults(plan) => faults::run(plan).await,
-        Command::Reference { port, mutant } => {
-            let reference = Reference::start(port, FIXTURE_SECRET, mutant).await.map_err(complaint)?;
+        Command::Reference { port, quic_port, mutant } => {
+            let reference = Reference::start(port, quic_port, FIXTURE_SECRET, mutant).await.map_err(complaint)?;
             println!("listening on http://{}", reference.endpoint().authority());
+            println!("listening on quic://127.0.0.1:{}", reference.quic_port());
             let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
             signal.map_err(|error| error.to_string())?.recv().await;
             tokio::time::sleep(reference.drain()).await;
@@ -212,15 +230,30 @@ fn complaint(stop: Stop) -> String {
     }
 }
 
+/// The transport of a command that runs over one.
+fn one_transport(arguments: &TargetArguments) -> Result<Transport, String> {
+    match arguments.transport.as_slice() {
+        [] => Ok(Transport::Websocket),
+        [transport] => Ok(*transport),
+        _ => Err("give one --transport".into()),
+    }
+}
+
 /// A server that is ready to be tested.
 struct Started {
     target: Arc<Target>,
     process: Option<Arc<Mutex<Process>>>,
-    _store: Option<Directory>,
+    _directories: Vec<Directory>,
 }
 
-/// The data of a store, gone with the run.
+/// What was made for the run, gone with it.
 struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("lanecast-conform-{:016x}", rand::random::<u64>())))
+    }
+}
 
 impl Drop for Directory {
     fn drop(&mut self) {
@@ -244,25 +277,48 @@ impl Started {
 }
 
 async fn start(arguments: TargetArguments) -> Result<Started, String> {
-    let Transport::Websocket = arguments.transport;
     let stdio = arguments.control.as_deref() == Some("stdio");
-    let (mut command, mut store) = (arguments.server, None);
+    let (mut command, mut store, mut directories) = (arguments.server, None, Vec::new());
+    let mut fill = |from: &str, to: &str| {
+        command.iter_mut().for_each(|argument| *argument = argument.replace(from, to));
+    };
     if let Some(program) = &arguments.redis_server {
-        let directory = std::env::temp_dir().join(format!("lanecast-conform-{:016x}", rand::random::<u64>()));
-        let redis = Redis::start(program, &directory).await?;
-        command.iter_mut().for_each(|argument| *argument = argument.replace("{redis}", &redis.url()));
-        store = Some((Arc::new(redis), Directory(directory)));
+        let directory = Directory::new();
+        let redis = Redis::start(program, &directory.0).await?;
+        fill("{redis}", &redis.url());
+        store = Some(Arc::new(redis));
+        directories.push(directory);
     }
+    let mut trust = match (&arguments.ca, arguments.insecure) {
+        (_, true) => Some(Trust::Everyone),
+        (Some(file), false) => Some(Trust::file(file)?),
+        (None, false) => None,
+    };
+    if command.iter().any(|argument| argument.contains("{cert}")) {
+        let directory = Directory::new();
+        let pair = Pair::new()?;
+        let (certificate, key) = pair.write(&directory.0)?;
+        command.iter_mut().for_each(|argument| {
+            *argument = argument.replace("{cert}", &certificate.to_string_lossy());
+            *argument = argument.replace("{key}", &key.to_string_lossy());
+        });
+        let pins = Pins::default();
+        pins.set(vec![pair.hash()]);
+        trust.get_or_insert(Trust::Hashes(pins));
+        directories.push(directory);
+    }
+    let tcp_trust = trust.clone().unwrap_or_default();
     let process = if command.is_empty() {
         None
     } else {
-        let mut process = Process::new(command, arguments.url.clone(), stdio).await.map_err(complaint)?;
+        let mut process =
+            Process::new(command, arguments.url.clone(), tcp_trust.clone(), stdio).await.map_err(complaint)?;
         process.start().await.map_err(complaint)?;
         Some(process)
     };
     let said = process.as_ref().and_then(Process::endpoint);
     let endpoint = match (&arguments.url, said) {
-        (Some(url), _) => Endpoint::parse(url)?,
+        (Some(url), _) => Endpoint::parse(url, &tcp_trust)?,
         (None, Some(endpoint)) => endpoint,
         (None, None) => return Err("give --url, or a command after --".into()),
     };
@@ -277,27 +333,24 @@ async fn start(arguments: TargetArguments) -> Result<Started, String> {
         (Some("none"), ..) | (None, None, _) => Control::None,
         (Some("stdio"), Some(process), _) => Control::Lines(process.clone()),
         (Some("stdio"), None, _) => return Err("--control stdio needs a command after --".into()),
-        (Some(url), ..) => Control::Http(Endpoint::parse(url)?),
-        (None, Some(process), Some((redis, _))) => Control::Stored(process.clone(), redis.clone()),
+        (Some(url), ..) => Control::Http(Endpoint::parse(url, &tcp_trust)?),
+        (None, Some(process), Some(redis)) => Control::Stored(process.clone(), redis.clone()),
         (None, Some(process), None) => Control::Process(process.clone()),
     };
     let mut api_keys = arguments.api_key;
     if api_keys.is_empty() && arguments.fixture {
         api_keys = FIXTURE_API_KEYS.map(str::to_owned).to_vec();
     }
-    let api = arguments.api_url.as_deref().map(Endpoint::parse).transpose()?;
-    let mut target = Target {
-        endpoint,
-        api,
-        tokens,
-        api_keys,
-        fixture: arguments.fixture,
-        control,
-        patience: Duration::from_millis(arguments.patience_ms),
-        discovery: serde_json::Value::Null,
-    };
+    let mut target = Target::new(endpoint, tokens);
+    target.api = arguments.api_url.as_deref().map(|url| Endpoint::parse(url, &tcp_trust)).transpose()?;
+    target.api_keys = api_keys;
+    target.fixture = arguments.fixture;
+    target.control = control;
+    target.patience = Duration::from_millis(arguments.patience_ms);
+    target.trust = trust;
+    target.quic = arguments.quic_url.as_deref().map(Endpoint::parse_quic).transpose()?;
     target.discover().await.map_err(complaint)?;
-    Ok(Started { target: Arc::new(target), process, _store: store.map(|(_, directory)| directory) })
+    Ok(Started { target: Arc::new(target), process, _directories: directories })
 }
 
 async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, String> {
@@ -313,6 +366,7 @@ async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, St
     };
     let options = Options {
         only: arguments.only,
+        transports: arguments.target.transport.clone(),
         encodings: match arguments.encoding {
             Encodings::Binary => vec![Encoding::Binary],
             Encodings::Json => vec![Encoding::Json],

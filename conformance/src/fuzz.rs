@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::case::{Ctx, Join};
-use crate::client::{ABNORMAL, Encoding, Incoming};
+use crate::client::{ABNORMAL, Encoding, Incoming, Lane, Transport};
 use crate::schema;
 use crate::target::Target;
 use crate::verdict::{Outcome, check};
@@ -26,14 +25,15 @@ const WORKERS: u64 = 8;
 const BETWEEN_CHECKS: Duration = Duration::from_millis(100);
 
 /// Sends `count` mutated packets on several connections at a time and returns a line about them.
-pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> {
+pub async fn run(target: Arc<Target>, transport: Transport, count: u64, seed: u64) -> Outcome<String> {
     let started = Instant::now();
-    let mut ctx = Ctx::new(target.clone(), Encoding::Binary, &format!("fuzz{seed}-{:08x}", rand::random::<u32>()));
+    let name = format!("fuzz{seed}-{:08x}", rand::random::<u32>());
+    let mut ctx = Ctx::new(target.clone(), transport, Encoding::Binary, &name);
     let room = ctx.room();
     ctx.join_as("healthy").await?;
     let handle = ctx.subscribe("healthy", json!({"room": room})).await?["handle"].clone();
     let share = |worker: u64| count / WORKERS + u64::from(worker < count % WORKERS);
-    let hostile = (0..WORKERS).map(|worker| hostile(target.clone(), share(worker), seed, worker));
+    let hostile = (0..WORKERS).map(|worker| hostile(target.clone(), transport, share(worker), seed, worker));
     let mut hostile = std::pin::pin!(futures_util::future::try_join_all(hostile));
     let (mut checks, mut slowest) = (0, Duration::ZERO);
     let closes = loop {
@@ -78,23 +78,30 @@ pub async fn run(target: Arc<Target>, count: u64, seed: u64) -> Outcome<String> 
 }
 
 /// Sends mutated packets, one connection after the other. Returns how many ended with which code.
-async fn hostile(target: Arc<Target>, count: u64, seed: u64, worker: u64) -> Outcome<BTreeMap<u16, u64>> {
+async fn hostile(
+    target: Arc<Target>,
+    transport: Transport,
+    count: u64,
+    seed: u64,
+    worker: u64,
+) -> Outcome<BTreeMap<u16, u64>> {
     let mut random = StdRng::seed_from_u64(seed << 8 | worker);
-    let mut ctx = Ctx::new(target, Encoding::Binary, &format!("fuzz{seed}-{worker}-{:08x}", rand::random::<u32>()));
+    let name = format!("fuzz{seed}-{worker}-{:08x}", rand::random::<u32>());
+    let mut ctx = Ctx::new(target, transport, Encoding::Binary, &name);
     let room = ctx.room();
     let mut closes = BTreeMap::new();
     let mut sent = 0;
     while sent < count {
         // Some connections are hostile from their first byte on.
         if random.random_bool(0.2) {
-            ctx.open_named("hostile", Encoding::Binary).await?;
+            ctx.open_named("hostile").await?;
         } else {
             ctx.join(Join::named("hostile")).await?;
         }
         let mut conn = ctx.take("hostile")?;
         for _ in 0..PER_CONNECTION.min(count - sent) {
             let packet = mutated(&mut random, &room)?;
-            conn.send_raw_quietly(Message::Binary(packet.into())).await;
+            conn.send_bytes_quietly(Lane::Control, packet).await;
             sent += 1;
             // Reads what is there without waiting, so that a close is seen soon.
             if let Incoming::Closed(_) = conn.read_unjudged(tokio::time::Instant::now()).await {

@@ -11,6 +11,7 @@
 
 pub mod case;
 pub mod cases;
+pub mod certificate;
 pub mod client;
 pub mod control;
 pub mod faults;

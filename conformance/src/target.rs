@@ -1,5 +1,6 @@
 //! The server under test: where it is, how to get tokens for it, and what may be done to it.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -7,8 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::client::WireLog;
 use crate::client::http::{Request, Response, request};
+use crate::client::socket::Tls;
+use crate::client::{Dialer, Pins, Transport, Trust, WireLog};
 use crate::control::Control;
 use crate::verdict::{Outcome, Stop};
 
@@ -30,29 +32,51 @@ pub const ALL_RIGHTS: [&str; 9] = [
     "mark",
 ];
 
-/// Address of a WebSocket endpoint.
+/// Address of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Host.
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Path of the WebSocket endpoint.
+    /// Path of the endpoint; raw QUIC has none.
     pub path: String,
+    /// How TLS is spoken, where TCP connections need it.
+    pub tls: Option<Tls>,
 }
 
 impl Endpoint {
-    /// Parses `ws://host:port/path` or `http://host:port`. Without a path it is `/v1/connect`.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = url
-            .strip_prefix("ws://")
-            .or_else(|| url.strip_prefix("http://"))
-            .ok_or_else(|| format!("{url}: only ws:// and http:// are known; put a TLS proxy in front of wss://"))?;
+    /// An endpoint without TLS.
+    pub fn plain(host: &str, port: u16, path: &str) -> Self {
+        Self { host: host.to_owned(), port, path: path.to_owned(), tls: None }
+    }
+
+    /// Parses `ws://host:port/path`, `http://host:port` or one of both with `s`, for which the trust holds. Without a
+    /// path it is `/v1/connect`.
+    pub fn parse(url: &str, trust: &Trust) -> Result<Self, String> {
+        let schemes = [("ws://", 80), ("http://", 80), ("wss://", 443), ("https://", 443)];
+        let (rest, default) = schemes
+            .into_iter()
+            .find_map(|(scheme, port)| Some((url.strip_prefix(scheme)?, port)))
+            .ok_or_else(|| format!("{url}: only ws://, http://, wss:// and https:// are known"))?;
+        let tls = if default == 443 { Some(Tls::new(trust)?) } else { None };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
-        let port = port.parse().map_err(|_| format!("{url}: {port} is no port"))?;
+        let (host, port) = split_port(authority, default).ok_or_else(|| format!("{url}: {authority} has no port"))?;
         let path = if path.len() > 1 { path } else { "/v1/connect" };
-        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port, path: path.to_owned() })
+        Ok(Self { host, port, path: path.to_owned(), tls })
+    }
+
+    /// Parses `quic://host:port`.
+    pub fn parse_quic(url: &str) -> Result<Self, String> {
+        let authority = url.strip_prefix("quic://").ok_or_else(|| format!("{url}: write quic://host:port"))?;
+        let (host, port) =
+            split_port(authority.trim_end_matches('/'), 8443).ok_or_else(|| format!("{url}: no port"))?;
+        Ok(Self::plain(&host, port, ""))
+    }
+
+    /// Whether it is on this machine.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// Host and port as in a Host header.
@@ -63,6 +87,21 @@ impl Endpoint {
             format!("{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The certificate hashes of a discovery document.
+fn hashes(discovery: &Value) -> Vec<[u8; 32]> {
+    let decode = |text: &Value| base64::engine::general_purpose::STANDARD.decode(text.as_str()?).ok()?.try_into().ok();
+    discovery["webtransport"]["certificateHashes"].as_array().into_iter().flatten().filter_map(decode).collect()
+}
+
+/// Host and port of an authority; IPv6 addresses stand in brackets.
+fn split_port(authority: &str, default: u16) -> Option<(String, u16)> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (authority, default),
+    };
+    Some((host.trim_matches(['[', ']']).to_owned(), port))
 }
 
 /// Where tokens come from.
@@ -111,18 +150,52 @@ pub struct Target {
     pub patience: Duration,
     /// The answer of `/.well-known/lanecast`; null if there is none.
     pub discovery: Value,
+    /// Whom to trust on QUIC; `None`: the certificates that discovery names, or whom the system trusts.
+    pub trust: Option<Trust>,
+    /// Where raw QUIC is, if discovery does not say it.
+    pub quic: Option<Endpoint>,
+    /// The certificates that discovery names.
+    pins: Pins,
+    /// Made at the first connection over QUIC.
+    dialer: OnceLock<Result<Dialer, String>>,
 }
 
 impl Target {
+    /// A server of which nothing else is known.
+    pub fn new(endpoint: Endpoint, tokens: Tokens) -> Self {
+        Self {
+            endpoint,
+            api: None,
+            tokens,
+            api_keys: Vec::new(),
+            fixture: false,
+            control: Control::None,
+            patience: Duration::from_secs(5),
+            discovery: Value::Null,
+            trust: None,
+            quic: None,
+            pins: Pins::default(),
+            dialer: OnceLock::new(),
+        }
+    }
+
     /// Asks the server what it is.
     pub async fn discover(&mut self) -> Outcome {
         let response = self.http("GET", "/.well-known/lanecast", &[], None, &WireLog::default()).await?;
         self.discovery = if response.status == 200 { response.json() } else { Value::Null };
+        self.pins.set(hashes(&self.discovery));
         if let Some(path) = self.discovery["websocket"].as_str()
             && path.starts_with('/')
         {
             self.endpoint.path = path.to_owned();
         }
+        Ok(())
+    }
+
+    /// A server that was started anew may have another certificate.
+    pub async fn came_back(&self) -> Outcome {
+        let response = self.http("GET", "/.well-known/lanecast", &[], None, &WireLog::default()).await?;
+        self.pins.set(hashes(&response.json()));
         Ok(())
     }
 
@@ -135,6 +208,50 @@ impl Target {
     /// Whether discovery names a subprotocol; without discovery every one is tried.
     pub fn speaks(&self, subprotocol: &str) -> bool {
         self.discovery["subprotocols"].as_array().is_none_or(|list| list.iter().any(|name| name == subprotocol))
+    }
+
+    /// What it says that carries packets to it; without discovery it is WebSocket.
+    pub fn transports(&self) -> Vec<Transport> {
+        Transport::ALL.into_iter().filter(|transport| self.carries(*transport)).collect()
+    }
+
+    /// Whether it serves a transport, as far as discovery or the command line say.
+    pub fn carries(&self, transport: Transport) -> bool {
+        match transport {
+            Transport::Websocket => true,
+            _ => self.stream_endpoint(transport).is_ok(),
+        }
+    }
+
+    /// Where it takes QUIC connections of that kind.
+    pub fn stream_endpoint(&self, transport: Transport) -> Outcome<Endpoint> {
+        let said = &self.discovery[if transport == Transport::Quic { "quic" } else { "webtransport" }];
+        let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        match (port, &self.quic) {
+            (_, Some(quic)) if transport == Transport::Quic => Ok(quic.clone()),
+            (Some(port), _) => {
+                Ok(Endpoint::plain(&self.endpoint.host, port, said["path"].as_str().unwrap_or("/v1/connect")))
+            }
+            (None, _) => Err(Stop::Unsupported(format!("{} is not advertised", transport.name()))),
+        }
+    }
+
+    /// What opens QUIC connections to it.
+    pub(crate) fn dialer(&self) -> Outcome<&Dialer> {
+        let dialer = self.dialer.get_or_init(|| Dialer::new(&self.quic_trust()));
+        dialer.as_ref().map_err(|error| Stop::Harness(error.clone()))
+    }
+
+    /// Hashes that come unprotected over a network prove nothing; on this machine they do.
+    fn quic_trust(&self) -> Trust {
+        let said = !hashes(&self.discovery).is_empty();
+        match &self.trust {
+            Some(trust) => trust.clone(),
+            None if said && (self.endpoint.is_loopback() || self.endpoint.tls.is_some()) => {
+                Trust::Hashes(self.pins.clone())
+            }
+            None => Trust::System,
+        }
     }
 
     /// Where its HTTP API is.
@@ -277,9 +394,13 @@ mod tests {
 
     #[test]
     fn urls_are_parsed() {
-        let endpoint = Endpoint::parse("ws://127.0.0.1:81/x").unwrap();
+        let parse = |url| Endpoint::parse(url, &Trust::Everyone);
+        let endpoint = parse("ws://127.0.0.1:81/x").unwrap();
         assert_eq!((endpoint.port, endpoint.path.as_str()), (81, "/x"));
-        assert_eq!(Endpoint::parse("http://localhost:8080").unwrap().path, "/v1/connect");
-        assert!(Endpoint::parse("wss://a").is_err());
+        assert_eq!(parse("http://localhost:8080").unwrap().path, "/v1/connect");
+        let secure = parse("wss://[::1]").unwrap();
+        assert!(secure.tls.is_some() && secure.port == 443 && secure.host == "::1" && secure.is_loopback());
+        assert!(parse("ftp://a").is_err() && parse("ws://a:b").is_err());
+        assert_eq!(Endpoint::parse_quic("quic://a:9").unwrap().port, 9);
     }
 }

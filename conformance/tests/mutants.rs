@@ -2,7 +2,6 @@
 //! killed by a case that cites the rule which the mutant breaks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lanecast_conform::case::Case;
@@ -17,17 +16,10 @@ use lanecast_conform::verdict::Verdict;
 const MUTANTS_AT_ONCE: usize = 6;
 
 async fn target(mutant: Option<Mutant>) -> Arc<Target> {
-    let reference = Reference::start(0, FIXTURE_SECRET, mutant).await.expect("the reference starts");
-    let mut target = Target {
-        endpoint: reference.endpoint(),
-        api: None,
-        tokens: Tokens::Jwt(FIXTURE_SECRET.into()),
-        api_keys: Vec::new(),
-        fixture: true,
-        control: Control::Reference(reference),
-        patience: Duration::from_secs(5),
-        discovery: serde_json::Value::Null,
-    };
+    let reference = Reference::start(0, 0, FIXTURE_SECRET, mutant).await.expect("the reference starts");
+    let mut target = Target::new(reference.endpoint(), Tokens::Jwt(FIXTURE_SECRET.into()));
+    target.fixture = true;
+    target.control = Control::Reference(reference);
     target.discover().await.expect("the reference answers");
     Arc::new(target)
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Need;
 use super::pattern::{Vars, matches};
 use crate::client::http::{Response, Sse};
-use crate::client::{Conn, Encoding, Handles, Open, Received, Refused, WireLog, body_name, short};
+use crate::client::{Conn, Encoding, Handles, Open, Received, Refused, Transport, WireLog, body_name, short};
 use crate::target::{Target, TokenWish, Tokens, all_rights};
 use crate::verdict::{Outcome, Stop, check};
 
@@ -43,9 +43,11 @@ pub struct Join {
     pub token: Option<String>,
     /// Fields of Hello to set, or with null to leave out.
     pub hello: Option<Value>,
+    /// Transport; else that of the case.
+    pub transport: Option<Transport>,
     /// Encoding; else that of the case.
     pub encoding: Option<Encoding>,
-    /// Bytes that the kernel buffers while the case does not read.
+    /// Bytes that the transport buffers, by stream where it has streams, while the case does not read.
     pub receive_buffer: Option<u32>,
     /// Pattern for Welcome.
     pub welcome: Option<Value>,
@@ -60,10 +62,12 @@ impl Join {
     }
 }
 
-/// The state of one case in one encoding.
+/// The state of one case over one transport in one encoding.
 pub struct Ctx {
     /// The server.
     pub target: Arc<Target>,
+    /// What carries its connections.
+    pub transport: Transport,
     /// Encoding of its connections.
     pub encoding: Encoding,
     /// Its variables.
@@ -81,7 +85,7 @@ static CASES: AtomicU64 = AtomicU64::new(1);
 
 impl Ctx {
     /// A fresh case. `run` is the same for all cases of a run.
-    pub fn new(target: Arc<Target>, encoding: Encoding, run: &str) -> Self {
+    pub fn new(target: Arc<Target>, transport: Transport, encoding: Encoding, run: &str) -> Self {
         let unique = format!("{run}-{}", CASES.fetch_add(1, Ordering::Relaxed));
         let mut vars = Vars::default();
         vars.set("unique", json!(unique));
@@ -92,6 +96,7 @@ impl Ctx {
         }
         Self {
             target,
+            transport,
             encoding,
             vars,
             log: WireLog::default(),
@@ -133,10 +138,11 @@ impl Ctx {
         self.conns.insert(conn.name.clone(), conn);
     }
 
-    /// A handle means something else after a restart of the server.
-    pub fn forget_handles(&mut self) {
+    /// The server was started anew: handles mean something else, and what it says of itself may be another.
+    pub async fn came_back(&mut self) -> Outcome {
         self.handles = Handles::default();
         self.conns.clear();
+        self.target.came_back().await
     }
 
     /// Fails with the first violation that a ledger saw.
@@ -233,26 +239,23 @@ impl Ctx {
         Err(Stop::Fail(format!("{name} is not advertised but answered with {answer}"), Some("LC-HS-014")))
     }
 
-    /// Makes the WebSocket handshake only.
+    /// Makes the transport's handshake only.
     pub async fn open(&mut self, open: Open) -> Outcome<Result<Conn, Refused>> {
-        Conn::open(&self.target.endpoint, open, &self.log, &self.handles).await
+        Conn::open(&self.target, open, &self.log, &self.handles).await
+    }
+
+    /// How a connection of the case is opened by default.
+    pub fn opening(&self, name: &str) -> Open {
+        Open { encoding: self.encoding, ..Open::plain(name, self.transport) }
     }
 
     /// The handshake by default, kept under a name.
-    pub async fn open_named(&mut self, name: &str, encoding: Encoding) -> Outcome {
-        self.open_with(name, encoding, None).await
+    pub async fn open_named(&mut self, name: &str) -> Outcome {
+        self.open_with(self.opening(name)).await
     }
 
-    /// As [`open_named`](Self::open_named), with a receive buffer of that size.
-    pub async fn open_with(&mut self, name: &str, encoding: Encoding, receive_buffer: Option<u32>) -> Outcome {
-        let open = Open {
-            name: name.to_owned(),
-            encoding,
-            subprotocols: None,
-            path: None,
-            headers: Vec::new(),
-            receive_buffer,
-        };
+    /// A handshake that must be accepted, kept under its name.
+    pub async fn open_with(&mut self, open: Open) -> Outcome {
         match self.open(open).await? {
             Ok(conn) => {
                 self.add(conn);
@@ -264,8 +267,10 @@ impl Ctx {
 
     /// Handshake, Hello, Welcome. Returns the frame that answered Hello.
     pub async fn join(&mut self, join: Join) -> Outcome<Value> {
+        let transport = join.transport.unwrap_or(self.transport);
         let encoding = join.encoding.unwrap_or(self.encoding);
-        self.open_with(&join.name, encoding, join.receive_buffer).await?;
+        let receive_buffer = join.receive_buffer;
+        self.open_with(Open { transport, encoding, receive_buffer, ..self.opening(&join.name) }).await?;
         let hello = self.hello(&join).await?;
         let within = self.patience();
         let (user, instance) = (

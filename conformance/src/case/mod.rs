@@ -13,7 +13,8 @@ pub use ctx::{Ctx, Join};
 pub use pattern::{Vars, matches};
 pub use steps::Step;
 
-use crate::client::Encoding;
+use crate::client::{Encoding, Transport};
+use crate::spec;
 use crate::verdict::Outcome;
 
 /// What a case needs of the server or of the run.
@@ -76,7 +77,9 @@ pub struct Case {
     pub title: String,
     /// The requirements that it is about, the first one in its id.
     pub requirements: Vec<String>,
-    /// Encodings in which it is run.
+    /// Transports over which it is run.
+    pub transports: Vec<Transport>,
+    /// Encodings in which it is run over WebSocket; over others packets are always binary.
     pub encodings: Vec<Encoding>,
     /// What it needs.
     pub needs: Vec<Need>,
@@ -98,6 +101,8 @@ struct Written {
     #[serde(default)]
     also: Vec<String>,
     #[serde(default)]
+    transports: Option<Vec<Transport>>,
+    #[serde(default)]
     encodings: Option<Vec<Encoding>>,
     #[serde(default)]
     needs: Vec<Need>,
@@ -113,6 +118,7 @@ impl Case {
             id: format!("server/{id}"),
             title: title.to_owned(),
             requirements: requirements(id, also.iter().map(|id| (*id).to_owned())),
+            transports: transports_of(id),
             encodings: vec![Encoding::Binary, Encoding::Json],
             needs: needs.to_vec(),
             deadline_s: DEADLINE_S,
@@ -124,6 +130,21 @@ impl Case {
     pub fn only(mut self, encoding: Encoding) -> Self {
         self.encodings = vec![encoding];
         self
+    }
+
+    /// Runs only over that transport.
+    pub fn over(mut self, transports: &[Transport]) -> Self {
+        self.transports = transports.to_vec();
+        self
+    }
+
+    /// How it is run over a transport that it has, in those of the encodings that it has.
+    pub fn runs(&self, transport: Transport, encodings: &[Encoding]) -> Vec<Encoding> {
+        let mine = self.encodings.iter().copied().filter(|encoding| encodings.contains(encoding));
+        if !self.transports.contains(&transport) {
+            return Vec::new();
+        }
+        mine.filter(|encoding| transport == Transport::Websocket || *encoding == Encoding::Binary).collect()
     }
 
     /// Another deadline.
@@ -145,6 +166,7 @@ impl Case {
                     id: format!("server/{}", written.case),
                     title: written.title,
                     requirements: requirements(&written.case, written.also),
+                    transports: written.transports.unwrap_or_else(|| transports_of(&written.case)),
                     encodings: written.encodings.unwrap_or_else(|| vec![Encoding::Binary, Encoding::Json]),
                     needs: written.needs,
                     deadline_s: written.deadline_s.unwrap_or(DEADLINE_S),
@@ -168,6 +190,19 @@ impl Case {
         }
         ctx.check_ledgers()
     }
+}
+
+/// The transports of a case's first requirement. What is about no connection is tried once, over WebSocket; what is
+/// about QUIC holds in WebTransport sessions, too (LC-WT-001).
+fn transports_of(id: &str) -> Vec<Transport> {
+    let said = spec::find(id.split('/').next().unwrap_or("")).map_or("all", |requirement| requirement.transports);
+    let names: Vec<&str> = said.split('+').collect();
+    let holds = |transport: &Transport| {
+        let name = transport.in_spec();
+        names.contains(&"all") || names.contains(&name) || name == "wt" && names.contains(&"quic")
+    };
+    let transports: Vec<_> = Transport::ALL.into_iter().filter(holds).collect();
+    if transports.is_empty() { vec![Transport::Websocket] } else { transports }
 }
 
 fn requirements(id: &str, also: impl IntoIterator<Item = String>) -> Vec<String> {

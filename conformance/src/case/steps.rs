@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
 use super::ctx::{Ctx, Join};
-use crate::client::{Encoding, Open, short};
+use crate::client::{Encoding, Lane, Open, StreamEnd, Transport, short};
 use crate::schema;
 use crate::verdict::{Outcome, Stop, check};
 
@@ -29,10 +28,16 @@ pub enum Step {
     Refused(OpenStep),
     /// Sends a frame, or a list of frames in one packet.
     Send(ByConn<Value>),
-    /// Sends one binary message, in hexadecimal.
+    /// Sends one binary message, in hexadecimal; on transports with streams these bytes on the control stream.
     SendHex(ByConn<String>),
     /// Sends one text message.
     SendText(ByConn<String>),
+    /// Sends bytes on a stream of its own, which the first ones open.
+    Stream(StreamStep),
+    /// The server stops reading a stream.
+    Stopped(ByConn<String>),
+    /// Sends one datagram, in hexadecimal.
+    Datagram(ByConn<String>),
     /// Sends a request under a fresh id; its answer must fit.
     Ask(Ask),
     /// A request that must be refused with a code; the connection lives and the Error names the room.
@@ -87,6 +92,7 @@ pub enum NameOr<T> {
 pub struct OpenStep {
     #[serde(rename = "as")]
     name: String,
+    transport: Option<Transport>,
     encoding: Option<Encoding>,
     subprotocols: Option<Vec<String>>,
     path: Option<String>,
@@ -99,6 +105,36 @@ pub struct OpenStep {
     status: Option<u16>,
     /// Pattern for the body of the refusal.
     body: Option<Value>,
+}
+
+/// Bytes on a stream.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamStep {
+    on: String,
+    /// Name of the stream in the case.
+    name: String,
+    /// Kind of the header that comes first: a name of `StreamKind`, or a number. Without one there is no header.
+    #[serde(default)]
+    kind: Option<Value>,
+    /// Lane of the header.
+    #[serde(default)]
+    lane: Option<Lane>,
+    /// Frames that follow.
+    #[serde(default)]
+    frames: Vec<Value>,
+    /// Bytes that follow.
+    #[serde(default)]
+    hex: String,
+    /// Opens a bidirectional stream.
+    #[serde(default)]
+    bidi: bool,
+    /// Ends the stream behind them.
+    #[serde(default)]
+    finish: bool,
+    /// Resets the stream.
+    #[serde(default)]
+    reset: bool,
 }
 
 /// A request and its answer.
@@ -266,14 +302,31 @@ async fn run_one(step: &Step, ctx: &mut Ctx) -> Outcome {
         Step::SendHex(sends) => {
             for (name, text) in sends {
                 let bytes = unhex(&fill_text(ctx, text)?)?;
-                ctx.conn(name)?.send_message(Message::Binary(bytes.into())).await;
+                ctx.conn(name)?.send_bytes(Lane::Control, bytes).await;
             }
             Ok(())
         }
         Step::SendText(sends) => {
             for (name, text) in sends {
                 let text = fill_text(ctx, text)?;
-                ctx.conn(name)?.send_message(Message::Text(text.into())).await;
+                ctx.conn(name)?.send_text(text).await;
+            }
+            Ok(())
+        }
+        Step::Stream(stream) => run_stream(stream, ctx).await,
+        Step::Stopped(streams) => {
+            let within = ctx.patience();
+            for (name, stream) in streams {
+                let stopped = tokio::time::timeout(within, ctx.conn(name)?.streams()?.stopped(stream)).await;
+                let stopped = stopped.unwrap_or(Ok(false))?;
+                check(stopped, || format!("{name}: the server did not stop reading stream {stream}"))?;
+            }
+            Ok(())
+        }
+        Step::Datagram(datagrams) => {
+            for (name, text) in datagrams {
+                let bytes = unhex(&fill_text(ctx, text)?)?;
+                ctx.conn(name)?.send_datagram(&bytes)?;
             }
             Ok(())
         }
@@ -365,6 +418,27 @@ async fn run_one(step: &Step, ctx: &mut Ctx) -> Outcome {
     }
 }
 
+async fn run_stream(step: &StreamStep, ctx: &mut Ctx) -> Outcome {
+    let mut bytes = Vec::new();
+    if let Some(kind) = &step.kind {
+        let lane = step.lane.map_or(0, Lane::to_wire);
+        let header = schema::encode("StreamHeader", &json!({"kind": kind, "lane": lane}))?;
+        schema::write_varint(&mut bytes, 2 << 3 | 2);
+        schema::write_varint(&mut bytes, header.len() as u64);
+        bytes.extend(header);
+    }
+    for frame in &step.frames {
+        bytes.extend(schema::frame_record(&fill(ctx, frame)?)?);
+    }
+    bytes.extend(unhex(&step.hex)?);
+    let end = match (step.finish, step.reset) {
+        (_, true) => StreamEnd::Reset,
+        (true, false) => StreamEnd::Finished,
+        (false, false) => StreamEnd::Open,
+    };
+    ctx.conn(&step.on)?.send_stream(&step.name, step.bidi, &bytes, end).await
+}
+
 async fn run_join(join: &NameOr<Join>, ctx: &mut Ctx) -> Outcome {
     let mut join = match join {
         NameOr::Name(name) => Join::named(name),
@@ -385,12 +459,12 @@ fn open_of(step: &OpenStep, ctx: &Ctx) -> Outcome<Open> {
         headers.push((name.clone(), fill_text(ctx, value)?));
     }
     Ok(Open {
-        name: step.name.clone(),
+        transport: step.transport.unwrap_or(ctx.transport),
         encoding: step.encoding.unwrap_or(ctx.encoding),
         subprotocols: step.subprotocols.clone(),
         path: step.path.clone(),
         headers,
-        receive_buffer: None,
+        ..ctx.opening(&step.name)
     })
 }
 
@@ -502,8 +576,7 @@ async fn run_control(verb: &str, ctx: &mut Ctx) -> Outcome {
     match verb {
         "restart" => {
             target.control.restart().await?;
-            ctx.forget_handles();
-            Ok(())
+            ctx.came_back().await
         }
         "new_log" => target.control.new_log(&ctx.room()).await,
         "keep_log" => target.control.keep_log(&ctx.room()).await,
@@ -512,8 +585,7 @@ async fn run_control(verb: &str, ctx: &mut Ctx) -> Outcome {
         "drain" => target.control.drain().await,
         "resume" => {
             target.control.resume().await?;
-            ctx.forget_handles();
-            Ok(())
+            ctx.came_back().await
         }
         other => Err(Stop::Harness(format!("control {other} is unknown"))),
     }

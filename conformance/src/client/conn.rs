@@ -1,57 +1,24 @@
-//! A WebSocket connection that a case drives frame by frame.
+//! A connection that a case drives frame by frame, whatever carries it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio::time::Instant;
 
-use super::ledger::{Handles, Ledger, body_name};
-use super::{Encoding, WireLog};
-use crate::schema;
-use crate::target::Endpoint;
+use super::lane::Lane;
+use super::ledger::{Handles, Ledger, Taken, body_name};
+use super::link::{ABNORMAL, Arrival, Link, NO_CODE, Open, Place, Refused};
+use super::streams::{DATAGRAM_BYTES_MAX, StreamEnd, Streams};
+use super::{Encoding, Transport, WireLog};
+use crate::schema::{self, v1};
+use crate::target::Target;
 use crate::verdict::{Outcome, Stop};
 
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// The close code of a connection that ended without one.
-pub const ABNORMAL: u16 = 1006;
-/// Bytes of a handshake's answer that are read at most.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// How to open a connection.
-#[derive(Clone, Debug)]
-pub struct Open {
-    /// Name in the wire log.
-    pub name: String,
-    /// How packets are written.
-    pub encoding: Encoding,
-    /// Subprotocols to offer; `None`: that of the encoding.
-    pub subprotocols: Option<Vec<String>>,
-    /// Path; `None`: the endpoint's.
-    pub path: Option<String>,
-    /// Further headers, Origin among them.
-    pub headers: Vec<(String, String)>,
-    /// Bytes that the kernel buffers for a client that does not read; `None`: as it likes.
-    pub receive_buffer: Option<u32>,
-}
-
-/// A handshake that was not answered with 101.
-#[derive(Debug)]
-pub struct Refused {
-    /// HTTP status.
-    pub status: u16,
-    /// Head and body as far as they came.
-    pub answer: String,
-}
+/// How long a frame may wait for the Subscribed that names its handle. Frames of other streams overtake it, but not
+/// by that much.
+const HELD_MAX: Duration = Duration::from_secs(5);
 
 /// A frame as it came.
 #[derive(Clone, Debug)]
@@ -60,8 +27,10 @@ pub struct Received {
     pub value: Value,
     /// The bytes of the frame; empty on JSON.
     pub bytes: Bytes,
-    /// Number of the message that it came in, from 1.
+    /// Number of the packet that it came in, from 1.
     pub message: u64,
+    /// Where it stood.
+    pub place: Place,
     /// When it was read.
     pub at: Instant,
 }
@@ -81,6 +50,8 @@ pub enum Incoming {
 pub struct Conn {
     /// Name in the wire log.
     pub name: String,
+    /// What carries it.
+    pub transport: Transport,
     /// How packets are written.
     pub encoding: Encoding,
     /// Headers of the handshake's answer, names in lower case.
@@ -91,8 +62,10 @@ pub struct Conn {
     pub user: String,
     /// Instance that the connection said to be, once it joined.
     pub instance: String,
-    ws: WebSocketStream<TcpStream>,
+    link: Link,
     pending: VecDeque<Received>,
+    /// Frames whose Subscribed is still on its way on another stream.
+    held: VecDeque<Received>,
     closed: Option<u16>,
     messages: u64,
     ids: u32,
@@ -100,26 +73,23 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// Makes the WebSocket handshake.
-    pub async fn open(
-        endpoint: &Endpoint,
-        open: Open,
-        log: &WireLog,
-        handles: &Handles,
-    ) -> Outcome<Result<Self, Refused>> {
-        let (ws, handshake) = match shake_hands(endpoint, &open, log).await? {
+    /// Makes the handshake.
+    pub async fn open(target: &Target, open: Open, log: &WireLog, handles: &Handles) -> Outcome<Result<Self, Refused>> {
+        let (link, handshake) = match Link::open(target, &open, log).await? {
             Ok(opened) => opened,
             Err(refused) => return Ok(Err(refused)),
         };
         Ok(Ok(Self {
             name: open.name,
+            transport: open.transport,
             encoding: open.encoding,
             handshake,
-            ledger: Ledger::new(handles.clone()),
+            ledger: Ledger::new(handles.clone(), link.has_streams()),
             user: String::new(),
             instance: String::new(),
-            ws,
+            link,
             pending: VecDeque::new(),
+            held: VecDeque::new(),
             closed: None,
             messages: 0,
             ids: 1000,
@@ -138,41 +108,78 @@ impl Conn {
         self.handshake.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Sends frames in one packet. That the server closed before is no fault here; reading shows it.
+    /// Sends frames: in one packet, or each on the stream of its lane. That the server closed before is no fault here;
+    /// reading shows it.
     pub async fn send(&mut self, frames: &[Value]) -> Outcome {
         for frame in frames {
             self.ledger.sent(frame);
             self.log.add(&self.name, "→", &short(frame));
         }
-        let message = self.message(frames)?;
-        let _ = self.ws.send(message).await;
+        if self.encoding == Encoding::Json {
+            self.link.send_text(schema::packet_text(frames)?).await;
+            return Ok(());
+        }
+        if !self.link.has_streams() {
+            let mut packet = Vec::new();
+            for frame in frames {
+                packet.extend_from_slice(&schema::frame_record(frame)?);
+            }
+            self.link.send(Lane::Control, packet.into()).await;
+            return Ok(());
+        }
+        for (lane, records) in by_lane(frames)? {
+            self.link.send(lane, records.into()).await;
+        }
         Ok(())
     }
 
-    /// The message that holds these frames.
-    pub fn message(&self, frames: &[Value]) -> Outcome<Message> {
-        Ok(match self.encoding {
-            Encoding::Binary => {
-                let mut packet = Vec::new();
-                for frame in frames {
-                    packet.extend_from_slice(&schema::frame_record(frame)?);
-                }
-                Message::Binary(packet.into())
-            }
-            Encoding::Json => Message::Text(schema::packet_text(frames)?.into()),
-        })
+    /// Sends bytes as they are: as one message, or on the stream of that lane. Answers can then not be matched to
+    /// requests any more.
+    pub async fn send_bytes(&mut self, lane: Lane, bytes: Vec<u8>) {
+        let shown = hex(&bytes[..bytes.len().min(64)]);
+        self.log.add(&self.name, "→", &format!("raw {} bytes {shown}", bytes.len()));
+        self.send_bytes_quietly(lane, bytes).await;
     }
 
-    /// Sends any WebSocket message. Answers can then not be matched to requests any more.
-    pub async fn send_message(&mut self, message: Message) {
+    /// As [`send_bytes`](Self::send_bytes), for one of a flood: the wire log leaves it out.
+    pub async fn send_bytes_quietly(&mut self, lane: Lane, bytes: Vec<u8>) {
         self.ledger.raw_sent();
-        let shown = match &message {
-            Message::Binary(bytes) => format!("raw {} bytes {}", bytes.len(), hex(&bytes[..bytes.len().min(64)])),
-            Message::Text(text) => format!("raw text {text}"),
-            other => format!("{other:?}"),
-        };
-        self.log.add(&self.name, "→", &shown);
-        let _ = self.ws.send(message).await;
+        self.link.send(lane, bytes.into()).await;
+    }
+
+    /// Sends a text message, whatever it is.
+    pub async fn send_text(&mut self, text: String) {
+        self.ledger.raw_sent();
+        self.log.add(&self.name, "→", &format!("raw text {text}"));
+        self.link.send_text(text).await;
+    }
+
+    /// Sends a ping of the transport, where that is not the transport's own affair.
+    pub async fn ping_transport(&mut self) {
+        self.link.ping().await;
+    }
+
+    /// The streams below, for cases about them.
+    pub(crate) fn streams(&mut self) -> Outcome<&mut Streams> {
+        match &mut self.link {
+            Link::Streams(streams) => Ok(streams),
+            Link::WebSocket(_) => Err(Stop::harness("a WebSocket has no streams")),
+        }
+    }
+
+    /// Sends bytes on a stream that the case names; the first ones open it.
+    pub async fn send_stream(&mut self, stream: &str, bidi: bool, bytes: &[u8], end: StreamEnd) -> Outcome {
+        self.ledger.raw_sent();
+        let shown = hex(&bytes[..bytes.len().min(64)]);
+        self.log.add(&self.name, "→", &format!("stream {stream}: {} bytes {shown} {end:?}", bytes.len()));
+        self.streams()?.send_named(stream, bidi, bytes, end).await
+    }
+
+    /// Sends one datagram, whatever it holds.
+    pub fn send_datagram(&mut self, bytes: &[u8]) -> Outcome {
+        self.ledger.raw_sent();
+        self.log.add(&self.name, "→", &format!("datagram {}", hex(&bytes[..bytes.len().min(64)])));
+        if self.streams()?.send_datagram(bytes) { Ok(()) } else { Err(Stop::fail("datagrams are not taken")) }
     }
 
     /// Sends a request under a fresh id and returns the answer's frame.
@@ -276,29 +283,28 @@ impl Conn {
     /// Closes with a code.
     pub async fn close(&mut self, code: u16) {
         self.log.add(&self.name, "→", &format!("close {code}"));
-        let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
-        let _ = self.ws.send(Message::Close(Some(frame))).await;
+        self.ledger.client_closes();
+        self.link.close(code).await;
     }
 
-    /// Ends the TCP connection without a word.
+    /// Ends the connection of the transport without a word of the protocol.
     pub fn cut(self) {
         self.log.add(&self.name, "→", "cut");
     }
 
-    /// Sends a message that the wire log leaves out: one of a flood.
-    pub async fn send_raw_quietly(&mut self, message: Message) {
-        self.ledger.raw_sent();
-        let _ = self.ws.send(message).await;
-    }
-
-    /// Reads one message without judging it: answers to broken requests fit no request.
+    /// Reads what comes next without judging it: answers to broken requests fit no request.
     pub async fn read_unjudged(&mut self, deadline: Instant) -> Incoming {
         self.read_unchecked(deadline).await
     }
 
-    /// Reads one message. A violation that the ledger sees stops the case.
+    /// Reads what comes next. A violation that the ledger sees stops the case.
     pub async fn read(&mut self, deadline: Instant) -> Outcome<Incoming> {
         let incoming = self.read_unchecked(deadline).await;
+        if let Some(held) = self.held.front()
+            && held.at.elapsed() > HELD_MAX
+        {
+            self.ledger.note("LC-SUB-013", format!("no Subscribed names the handle of {}", short(&held.value)));
+        }
         match self.ledger.violation() {
             Some(violation) => {
                 Err(Stop::Fail(format!("{}: {}: {}", self.name, violation.rule, violation.text), Some(violation.rule)))
@@ -311,44 +317,42 @@ impl Conn {
         if let Some(code) = self.closed {
             return Incoming::Closed(code);
         }
-        let message = match timeout_at(deadline, self.ws.next()).await {
-            Err(_) => return Incoming::Quiet,
-            Ok(message) => message,
-        };
-        match message {
-            Some(Ok(Message::Binary(bytes))) if self.encoding == Encoding::Binary => self.binary(&bytes).await,
-            Some(Ok(Message::Text(text))) if self.encoding == Encoding::Json => self.text(&text).await,
-            Some(Ok(Message::Close(frame))) => {
-                // 1005 stands for a close frame without a code.
-                let code = frame.map_or(1005, |frame| frame.code.into());
-                // Flushes the answer to the close frame; its failure only says that the server was faster.
-                let _ = self.ws.flush().await;
-                return self.end(code);
+        match self.link.next(deadline).await {
+            None => return Incoming::Quiet,
+            Some(Arrival::Packet(bytes, place)) if self.encoding == Encoding::Binary => {
+                self.packet(&bytes, place).await
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-            Some(Ok(_)) => {
+            Some(Arrival::Text(text)) if self.encoding == Encoding::Json => self.text(&text).await,
+            Some(Arrival::Packet(..) | Arrival::Text(_)) => {
                 self.ledger.note("LC-WS-002", format!("a message of the wrong type on {}", self.encoding.subprotocol()))
             }
-            None | Some(Err(Error::ConnectionClosed | Error::AlreadyClosed | Error::Io(_))) => {
-                return self.end(ABNORMAL);
+            Some(Arrival::Nothing) => {}
+            Some(Arrival::Broken(rule, text)) => {
+                self.log.add(&self.name, "!", &text);
+                self.ledger.note(rule, text);
             }
-            Some(Err(error)) => {
-                self.log.add(&self.name, "!", &error.to_string());
-                return self.end(ABNORMAL);
-            }
+            Some(Arrival::Closed(code)) => return self.end(code),
         }
         Incoming::Frames
     }
 
     fn end(&mut self, code: u16) -> Incoming {
         self.log.add(&self.name, "←", &format!("closed {code}"));
+        // Close codes of sessions may not reach a client; the Error says it (LC-WT-004).
+        let said = self.ledger.closing().and_then(|code| u16::try_from(code).ok());
+        let code = match said {
+            Some(said) if self.transport == Transport::Webtransport && matches!(code, ABNORMAL | NO_CODE) => said,
+            _ => code,
+        };
         self.ledger.closed(code);
         self.closed = Some(code);
         Incoming::Closed(code)
     }
 
-    async fn binary(&mut self, bytes: &Bytes) {
-        self.ledger.message(bytes.len());
+    async fn packet(&mut self, bytes: &Bytes, place: Place) {
+        if place == Place::Message {
+            self.ledger.message(bytes.len());
+        }
         self.messages += 1;
         let frames = match schema::split_records(bytes) {
             Ok(frames) => frames,
@@ -356,7 +360,13 @@ impl Conn {
         };
         for frame in frames {
             match schema::decode("Frame", frame) {
-                Ok(value) => self.frame(value, bytes.slice_ref(frame), schema::record(frame).len()).await,
+                Ok(value) => {
+                    let record_bytes = schema::record(frame).len();
+                    if let Some((rule, text)) = misplaced(&value, record_bytes, place) {
+                        self.ledger.note(rule, text);
+                    }
+                    self.frame(value, bytes.slice_ref(frame), record_bytes, place).await;
+                }
                 Err(error) => self.ledger.note("LC-FRM-001", error.0),
             }
         }
@@ -368,24 +378,40 @@ impl Conn {
         match schema::parse_packet_text(text) {
             Ok(frames) => {
                 for frame in frames {
-                    self.frame(frame, Bytes::new(), 0).await;
+                    self.frame(frame, Bytes::new(), 0, Place::Message).await;
                 }
             }
             Err(error) => self.ledger.note("LC-JSON-001", error.0),
         }
     }
 
-    async fn frame(&mut self, value: Value, bytes: Bytes, record_bytes: usize) {
+    async fn frame(&mut self, value: Value, bytes: Bytes, record_bytes: usize, place: Place) {
         self.log.add(&self.name, "←", &short(&value));
-        self.ledger.received(&value, record_bytes);
-        if body_name(&value) == Some("ping") {
-            let pong = json!({"id": value["id"], "pong": {"stamp": value["ping"]["stamp"]}});
-            if let Ok(message) = self.message(&[pong]) {
-                let _ = self.ws.send(message).await;
-            }
+        let received = Received { value, bytes, message: self.messages, place, at: Instant::now() };
+        if self.ledger.received(&received.value, record_bytes) == Taken::Later {
+            return self.held.push_back(received);
+        }
+        if body_name(&received.value) == Some("ping") {
+            let pong = json!({"id": received.value["id"], "pong": {"stamp": received.value["ping"]["stamp"]}});
+            // Nobody asks for the outcome: a connection that is gone shows at reading.
+            let _ = self.send(&[pong]).await;
             return;
         }
-        self.pending.push_back(Received { value, bytes, message: self.messages, at: Instant::now() });
+        let releases = matches!(body_name(&received.value), Some("subscribed" | "welcome"));
+        self.pending.push_back(received);
+        if releases {
+            self.release();
+        }
+    }
+
+    /// Looks again at the frames that waited.
+    fn release(&mut self) {
+        for received in std::mem::take(&mut self.held) {
+            match self.ledger.received(&received.value, received.bytes.len()) {
+                Taken::Now => self.pending.push_back(received),
+                Taken::Later => self.held.push_back(received),
+            }
+        }
     }
 
     fn pending_text(&self) -> String {
@@ -395,6 +421,48 @@ impl Conn {
         let shown: Vec<String> = self.pending.iter().take(8).map(|received| short(&received.value)).collect();
         let more = self.pending.len().saturating_sub(shown.len());
         format!("; {} came{}", shown.join(" "), if more > 0 { format!(" and {more} more") } else { String::new() })
+    }
+}
+
+/// Frames by lane, in runs: neighbours of one lane leave together, and each signal by itself.
+fn by_lane(frames: &[Value]) -> Outcome<Vec<(Lane, Vec<u8>)>> {
+    let mut runs: Vec<(Lane, Vec<u8>)> = Vec::new();
+    for frame in frames {
+        let (lane, record) = (Lane::of(frame), schema::frame_record(frame)?);
+        match runs.last_mut() {
+            Some((last, records)) if *last == lane && lane != Lane::Signal => records.extend(record),
+            _ => runs.push((lane, record)),
+        }
+    }
+    Ok(runs)
+}
+
+/// The rule that a frame breaks by where it stands.
+fn misplaced(frame: &Value, record_bytes: usize, place: Place) -> Option<(&'static str, String)> {
+    let lane = Lane::of(frame);
+    match place {
+        Place::Message => None,
+        Place::Datagram if lane != Lane::Signal => Some(("LC-QUIC-003", format!("{} in a datagram", short(frame)))),
+        Place::Datagram if record_bytes > DATAGRAM_BYTES_MAX => {
+            Some(("LC-QUIC-009", format!("a signal of {record_bytes} bytes in a datagram")))
+        }
+        Place::Datagram => None,
+        Place::Stream { kind, lane: named, .. } => {
+            let fits = match v1::StreamKind::try_from(kind).unwrap_or_default() {
+                v1::StreamKind::Control => lane == Lane::Control,
+                v1::StreamKind::Lane => !matches!(lane, Lane::Control | Lane::Signal) && named == Some(lane),
+                v1::StreamKind::Message => lane == Lane::Urgent && named == Some(lane),
+                v1::StreamKind::Transfer => lane == Lane::Bulk && named == Some(lane),
+                v1::StreamKind::Signal => lane == Lane::Signal,
+                v1::StreamKind::Unspecified => false,
+            };
+            if !fits {
+                let text = format!("{} on a stream of kind {kind} and lane {named:?}", short(frame));
+                return Some(("LC-QUIC-003", text));
+            }
+            let small = lane == Lane::Signal && record_bytes <= DATAGRAM_BYTES_MAX;
+            small.then(|| ("LC-QUIC-009", format!("a signal of {record_bytes} bytes on a stream")))
+        }
     }
 }
 
@@ -432,62 +500,4 @@ pub fn short(value: &Value) -> String {
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A connection after its handshake, and the headers of the answer, names in lower case.
-type Opened = (WebSocketStream<TcpStream>, Vec<(String, String)>);
-
-/// Makes the WebSocket handshake.
-pub(crate) async fn shake_hands(endpoint: &Endpoint, open: &Open, log: &WireLog) -> Outcome<Result<Opened, Refused>> {
-    let mut tcp = super::raw::connect_with(endpoint, open.receive_buffer).await.map_err(Stop::harness)?;
-    let offered = open.subprotocols.clone().unwrap_or_else(|| vec![open.encoding.subprotocol().into()]);
-    let path = open.path.as_deref().unwrap_or(&endpoint.path);
-    let mut head = format!(
-        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n",
-        endpoint.authority()
-    );
-    if !offered.is_empty() {
-        head.push_str(&format!("Sec-WebSocket-Protocol: {}\r\n", offered.join(", ")));
-    }
-    for (name, value) in &open.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    log.add(&open.name, "→", &format!("handshake {path} offering {offered:?}"));
-    tcp.write_all(format!("{head}\r\n").as_bytes()).await.map_err(Stop::harness)?;
-    let (head, rest) = read_head(&mut tcp).await?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    log.add(&open.name, "←", head.lines().next().unwrap_or(""));
-    if status != 101 {
-        return Ok(Err(Refused { status, answer: head + &String::from_utf8_lossy(&rest) }));
-    }
-    let handshake: Vec<(String, String)> = head
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
-    let accept = handshake.iter().find(|(name, _)| name == "sec-websocket-accept");
-    if accept.is_none_or(|(_, value)| *value != derive_accept_key(KEY.as_bytes())) {
-        return Err(Stop::fail("Sec-WebSocket-Accept does not fit the key"));
-    }
-    let config = WebSocketConfig::default().max_message_size(Some(64 << 20)).max_frame_size(Some(64 << 20));
-    let ws = WebSocketStream::from_partially_read(tcp, rest, Role::Client, Some(config)).await;
-    Ok(Ok((ws, handshake)))
-}
-
-async fn read_head(tcp: &mut TcpStream) -> Outcome<(String, Vec<u8>)> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 1024];
-    loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let rest = bytes.split_off(end + 4);
-            return Ok((String::from_utf8_lossy(&bytes[..end]).into_owned(), rest));
-        }
-        match timeout_at(deadline, tcp.read(&mut chunk)).await {
-            Err(_) => return Err(Stop::fail("the handshake was not answered within 10 s")),
-            Ok(Ok(read)) if read > 0 && bytes.len() < HEAD_BYTES_MAX => bytes.extend_from_slice(&chunk[..read]),
-            Ok(_) => return Err(Stop::fail("the connection ended during the handshake")),
-        }
-    }
 }

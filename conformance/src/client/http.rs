@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::log::WireLog;
+use super::socket::Socket;
 use crate::target::Endpoint;
 use crate::verdict::{Outcome, Stop};
 
@@ -62,7 +62,7 @@ enum Length {
 }
 
 struct Reader {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Socket>,
     length: Length,
     deadline: Instant,
 }
@@ -119,7 +119,7 @@ async fn start(
     within: Duration,
     log: &WireLog,
 ) -> Outcome<(Response, Reader)> {
-    let stream = super::raw::connect(endpoint).await.map_err(Stop::harness)?;
+    let stream = Socket::connect(endpoint, None).await.map_err(Stop::harness)?;
     let mut head = format!(
         "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
         request.method,

@@ -3,10 +3,13 @@
 //! An independent reading of the laws: it knows which requests wait for an answer, which handles live, and which seq
 //! comes next on each lane. The first violation is kept and fails the case, whatever the case itself is about.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
+
+use super::lane::Lane;
+use super::track::Track;
 
 /// A broken rule.
 #[derive(Clone, Debug)]
@@ -23,14 +26,25 @@ pub type Handles = Arc<Mutex<HashMap<u64, (String, u64)>>>;
 /// The lanes that carry events.
 pub const EVENT_LANES: [&str; 3] = ["LANE_URGENT", "LANE_NORMAL", "LANE_BULK"];
 
+/// Whether a frame is to be looked at now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was checked.
+    Now,
+    /// It overtook the frame, on another stream, that says what it is about.
+    Later,
+}
+
 #[derive(Default)]
 struct Subscription {
     room: String,
     epoch: u64,
-    /// Per lane the last seq sent or covered.
+    /// Per lane the last seq sent or covered, where lanes are in order.
     last: [u64; 3],
-    /// Per lane the order of the last event.
-    order: [u64; 3],
+    /// Per lane what may still come, where streams overtake each other.
+    tracks: [Track; 3],
+    /// Per lane the orders of the seqs that came.
+    orders: [BTreeMap<u64, u64>; 3],
     /// Per lane the transient events sent, and those that gaps counted.
     transients: [u64; 3],
     /// By (instance, type, key): the newest signal sent.
@@ -46,8 +60,12 @@ pub struct Ledger {
     /// requests can be read.
     waiting: Option<HashMap<u64, (String, String)>>,
     subscriptions: HashMap<u64, Subscription>,
+    /// Frames of different lanes overtake each other.
+    streams: bool,
     welcomed: bool,
     closing: Option<u64>,
+    /// The client closed first, with whatever code.
+    client_closes: bool,
     record_bytes_max: Option<u64>,
     violation: Option<Violation>,
 }
@@ -79,9 +97,19 @@ pub fn body_name(frame: &Value) -> Option<&str> {
 }
 
 impl Ledger {
-    /// A ledger that shares its handles with the other connections of a case.
-    pub fn new(handles: Handles) -> Self {
-        Self { handles, waiting: Some(HashMap::new()), ..Self::default() }
+    /// A ledger that shares its handles with the other connections of a case, for a transport with or without streams.
+    pub fn new(handles: Handles, streams: bool) -> Self {
+        Self { handles, streams, waiting: Some(HashMap::new()), ..Self::default() }
+    }
+
+    /// The code of the Error with closing true, if it came.
+    pub fn closing(&self) -> Option<u64> {
+        self.closing
+    }
+
+    /// The client closes the connection.
+    pub fn client_closes(&mut self) {
+        self.client_closes = true;
     }
 
     /// The first violation, if any.
@@ -111,9 +139,39 @@ impl Ledger {
     }
 
     /// Checks a frame and the size of its record.
-    pub fn received(&mut self, frame: &Value, record_bytes: usize) {
+    pub fn received(&mut self, frame: &Value, record_bytes: usize) -> Taken {
+        if self.streams && self.is_early(frame) {
+            return Taken::Later;
+        }
         let result = self.check(frame, record_bytes as u64);
         self.keep(result);
+        Taken::Now
+    }
+
+    /// Whether a frame overtook, on another stream, what says what it is about: Welcome, or the Subscribed that names
+    /// its handle (LC-QUIC-010).
+    fn is_early(&self, frame: &Value) -> bool {
+        if Lane::of(frame) == Lane::Control {
+            return false;
+        }
+        let handle = body_name(frame).map_or(0, |name| number(&frame[name], "handle"));
+        !self.welcomed
+            || handle != 0 && !self.subscriptions.contains_key(&handle)
+            || self.is_of_next_place(frame, handle)
+    }
+
+    /// Whether an event or gap does not fit the place of its subscription while the answer to another Subscribe for
+    /// the room is on its way.
+    fn is_of_next_place(&self, frame: &Value, handle: u64) -> bool {
+        let Some(subscription) = self.subscriptions.get(&handle) else { return false };
+        let moves = |(request, room): &(String, String)| request == "subscribe" && *room == subscription.room;
+        if !self.waiting.iter().flat_map(HashMap::values).any(moves) {
+            return false;
+        }
+        let Some(name @ ("event" | "gap")) = body_name(frame) else { return false };
+        let Ok(lane) = lane_of(name, &frame[name]) else { return false };
+        let (from, to) = seqs(name, &frame[name]);
+        from > 0 && !subscription.tracks[lane].fits(from, to)
     }
 
     /// Checks a whole message.
@@ -137,7 +195,7 @@ impl Ledger {
                 rule: "LC-LIFE-011",
                 text: format!("Error said {said} with closing true, the transport closed with {code}"),
             }),
-            None if (4000..5000).contains(&code) => Err(Violation {
+            None if (4000..5000).contains(&code) && !self.client_closes => Err(Violation {
                 rule: "LC-LIFE-011",
                 text: format!("the transport closed with {code} and no Error with closing true before it"),
             }),
@@ -160,7 +218,9 @@ impl Ledger {
     fn check(&mut self, frame: &Value, record_bytes: u64) -> Result<(), Violation> {
         let name = body_name(frame).unwrap_or("").to_owned();
         let id = number(frame, "id");
-        require!(self.closing.is_none(), "LC-LIFE-011", "{name} after an Error with closing true");
+        // What was already on its way on other streams may arrive after it.
+        let after = self.closing.is_some() && !(self.streams && Lane::of(frame) != Lane::Control);
+        require!(!after, "LC-LIFE-011", "{name} after an Error with closing true");
         if let Some(max) = self.record_bytes_max {
             require!(record_bytes <= max, "LC-FRM-005", "a record of {record_bytes} bytes, allowed are {max}");
         }
@@ -252,8 +312,22 @@ impl Ledger {
             require!(text(gap, "cause") == "GAP_CAUSE_ROLLED_BACK", "LC-RES-010", "rolled_back holds {gap}");
         }
         self.end(room);
-        let subscription = Subscription { room: room.to_owned(), epoch, last, ..Subscription::default() };
-        self.subscriptions.insert(handle, subscription);
+        if !self.streams {
+            let subscription = Subscription { room: room.to_owned(), epoch, last, ..Subscription::default() };
+            self.subscriptions.insert(handle, subscription);
+            return Ok(());
+        }
+        let fresh = || Subscription {
+            room: room.to_owned(),
+            epoch,
+            tracks: [Track::new(true), Track::new(false), Track::new(false)],
+            ..Subscription::default()
+        };
+        let subscription = self.subscriptions.entry(handle).or_insert_with(fresh);
+        subscription.ended = false;
+        for (track, after) in subscription.tracks.iter_mut().zip(last) {
+            track.begin(after);
+        }
         Ok(())
     }
 
@@ -262,12 +336,13 @@ impl Ledger {
     }
 
     fn live(&mut self, name: &str, body: &Value) -> Result<&mut Subscription, Violation> {
-        let handle = number(body, "handle");
+        let (handle, streams) = (number(body, "handle"), self.streams);
         let Some(subscription) = self.subscriptions.get_mut(&handle) else {
             let text = format!("{name} has handle {handle}, which no Subscribed named");
             return Err(Violation { rule: "LC-SUB-009", text });
         };
-        require!(!subscription.ended, "LC-SUB-007", "{name} has handle {handle}, whose subscription ended");
+        // On streams what was already handed over may still arrive; cases say where nothing was.
+        require!(!subscription.ended || streams, "LC-SUB-007", "{name} has handle {handle}, whose subscription ended");
         Ok(subscription)
     }
 
@@ -275,23 +350,26 @@ impl Ledger {
         let lane = lane_of("Event", body)?;
         let (seq, order) = (number(body, "seq"), number(body, "order"));
         require!(number(body, "epoch") == 0, "LC-SUB-013", "an Event on a lane names an epoch: {body}");
+        let streams = self.streams;
         let subscription = self.live("Event", body)?;
         if seq == 0 {
             require!(order == 0, "LC-SUB-020", "a transient Event has order {order}");
             subscription.transients[lane] += 1;
             return Ok(());
         }
-        let (room, expected) = (&subscription.room, subscription.last[lane] + 1);
-        require!(seq == expected, "LC-SUB-010", "{} of {room}: seq {seq} came, {expected} follows", EVENT_LANES[lane]);
+        subscription.advance(streams, lane, (seq, seq), "LC-SUB-010")?;
+        let orders = &mut subscription.orders[lane];
+        let before = orders.range(..seq).next_back().map_or(0, |(_, order)| *order);
+        let after = orders.range(seq + 1..).next().map_or(u64::MAX, |(_, order)| *order);
+        let same = orders.get(&seq).is_none_or(|known| *known == order);
         require!(
-            order > subscription.order[lane],
+            same && before < order && order < after,
             "LC-PUB-012",
-            "{} of {room}: seq {seq} has order {order} after order {}",
+            "{} of {}: seq {seq} has order {order}, between {before} and {after}",
             EVENT_LANES[lane],
-            subscription.order[lane]
+            subscription.room
         );
-        subscription.last[lane] = seq;
-        subscription.order[lane] = order;
+        orders.insert(seq, order);
         Ok(())
     }
 
@@ -300,6 +378,7 @@ impl Ledger {
         let (from, to, cause) = (number(body, "from"), number(body, "to"), text(body, "cause"));
         require!(cause != "GAP_CAUSE_UNSPECIFIED", "LC-SUB-015", "a Gap without cause: {body}");
         require!(cause != "GAP_CAUSE_UNKNOWN", "LC-SUB-017", "cause UNKNOWN with an unbroken log: {body}");
+        let streams = self.streams;
         let subscription = self.live("Gap", body)?;
         let epoch = number(body, "epoch");
         require!(epoch == subscription.epoch, "LC-SUB-013", "a Gap bears epoch {epoch}, not {}", subscription.epoch);
@@ -308,11 +387,8 @@ impl Ledger {
             subscription.transients[lane] += number(body, "count");
             return Ok(());
         }
-        let expected = subscription.last[lane] + 1;
-        require!(from == expected, "LC-SUB-015", "a Gap from {from}, but {expected} follows");
         require!(to >= from, "LC-SUB-015", "a Gap from {from} to {to}");
-        subscription.last[lane] = to;
-        Ok(())
+        subscription.advance(streams, lane, (from, to), "LC-SUB-015")
     }
 
     fn signal(&mut self, body: &Value) -> Result<(), Violation> {
@@ -322,11 +398,44 @@ impl Ledger {
             text(&body["envelope"], "type").to_owned(),
             text(&body["envelope"], "key").to_owned(),
         );
+        let streams = self.streams;
         let subscription = self.live("Signal", body)?;
         let newest = subscription.signals.entry(key).or_default();
-        require!(stamp > *newest, "LC-SIG-003", "signal {stamp:?} came after {newest:?}");
-        *newest = stamp;
+        // Datagrams overtake each other, and a client drops the older one (LC-SIG-011).
+        require!(stamp > *newest || streams, "LC-SIG-003", "signal {stamp:?} came after {newest:?}");
+        *newest = stamp.max(*newest);
         Ok(())
+    }
+}
+
+impl Subscription {
+    /// Moves past these seqs, which must follow what was sent or covered before on their lane.
+    fn advance(
+        &mut self,
+        streams: bool,
+        lane: usize,
+        (from, to): (u64, u64),
+        rule: &'static str,
+    ) -> Result<(), Violation> {
+        let told = |text: String| Violation { rule, text: format!("{} of {}: {text}", EVENT_LANES[lane], self.room) };
+        if streams {
+            return self.tracks[lane].take(from, to).map_err(|unexpected| told(unexpected.0));
+        }
+        let expected = self.last[lane] + 1;
+        if from != expected {
+            return Err(told(format!("seq {from} came, {expected} follows")));
+        }
+        self.last[lane] = to;
+        Ok(())
+    }
+}
+
+/// The seqs that an event or gap stands for; zeros for what is transient.
+fn seqs(name: &str, body: &Value) -> (u64, u64) {
+    if name == "event" {
+        (number(body, "seq"), number(body, "seq"))
+    } else {
+        (number(body, "from"), number(body, "to"))
     }
 }
 
@@ -345,7 +454,7 @@ mod tests {
     use super::*;
 
     fn subscribed() -> Ledger {
-        let mut ledger = Ledger::new(Handles::default());
+        let mut ledger = Ledger::new(Handles::default(), false);
         ledger.received(&json!({"welcome": {"limits": {"recordBytes": 1000}}}), 10);
         let position = json!({"epoch": 5, "urgent": 0, "normal": 2, "bulk": 0});
         ledger.received(

@@ -1,11 +1,11 @@
-//! A plain TCP socket on which a case writes what bytes it likes: slow handshakes, cut frames, lying lengths.
+//! A TCP connection on which a case writes what bytes it likes: slow handshakes, cut frames, lying lengths.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use super::socket::Socket;
 use crate::target::Endpoint;
 use crate::verdict::{Outcome, Stop};
 
@@ -15,7 +15,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A TCP connection to the server.
 pub struct RawSocket {
     /// The stream, for whatever a case wants to do with it.
-    pub stream: TcpStream,
+    pub stream: Socket,
     buffer: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ pub struct RawFrame {
 impl RawSocket {
     /// Connects.
     pub async fn connect(endpoint: &Endpoint) -> Outcome<Self> {
-        let stream = connect(endpoint).await.map_err(Stop::harness)?;
+        let stream = Socket::connect(endpoint, None).await.map_err(Stop::harness)?;
         Ok(Self { stream, buffer: Vec::new() })
     }
 
@@ -108,25 +108,6 @@ impl RawSocket {
             }
         }
     }
-}
-
-/// Connects to the endpoint without delay.
-pub async fn connect(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
-    connect_with(endpoint, None).await
-}
-
-/// Connects with a receive buffer of that size.
-pub async fn connect_with(endpoint: &Endpoint, receive_buffer: Option<u32>) -> std::io::Result<TcpStream> {
-    let host = (endpoint.host.as_str(), endpoint.port);
-    let address = tokio::net::lookup_host(host).await?.next();
-    let address = address.ok_or_else(|| std::io::Error::other(format!("{} has no address", endpoint.host)))?;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(bytes) = receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
-    }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// The bytes of a WebSocket handshake.

@@ -10,7 +10,8 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::redis::Redis;
-use crate::client::raw::connect;
+use crate::client::Trust;
+use crate::client::socket::reach;
 use crate::target::Endpoint;
 
 /// How long a node may take until it listens.
@@ -47,7 +48,7 @@ impl Node {
             .map_err(|error| format!("{program}: {error}"))?;
         self.child = Some(child);
         let deadline = Instant::now() + START;
-        while connect(&self.endpoint).await.is_err() {
+        while reach(&self.endpoint, None).await.is_err() {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 return Err(format!("a node ended with {status} before it listened; see {}", self.log.display()));
             }
@@ -103,7 +104,7 @@ impl Cluster {
                 word.replace("{port}", &port.to_string()).replace("{redis}", url.as_deref().unwrap_or_default())
             };
             let mut node = Node {
-                endpoint: Endpoint::parse(&format!("http://127.0.0.1:{port}"))?,
+                endpoint: Endpoint::plain("127.0.0.1", port, "/v1/connect"),
                 command: command.iter().map(fill).collect(),
                 log: directory.join(format!("node-{number}.log")),
                 child: None,
@@ -117,7 +118,7 @@ impl Cluster {
     /// Somebody's nodes.
     pub(super) fn foreign(urls: &[String]) -> Result<Self, String> {
         let node = |url: &String| {
-            let endpoint = Endpoint::parse(url)?;
+            let endpoint = Endpoint::parse(url, &Trust::System)?;
             Ok::<_, String>(Node { endpoint, command: Vec::new(), log: PathBuf::new(), child: None })
         };
         Ok(Self { nodes: urls.iter().map(node).collect::<Result<_, _>>()?, redis: None })

@@ -17,7 +17,6 @@ use super::cluster::Cluster;
 use super::history::{Entry, FaultTime, Histories, Line, RoomLog, Run};
 use super::schedule::{Fault, Reach};
 use super::{Act, Faults};
-use crate::control::Control;
 use crate::target::{Target, now_ms};
 
 /// How long the clients may take until each has an event in each of its rooms.
@@ -156,16 +155,7 @@ fn shared(faults: &Faults, acts: &[Act], cluster: &Cluster, plans: &[Plan]) -> R
         started: Instant::now(),
         rooms: (0..faults.rooms).map(|room| format!("{prefix}.{run}.{room}")).collect(),
         nodes: cluster.nodes.iter().map(|node| node.endpoint.clone()).collect(),
-        target: Target {
-            endpoint,
-            api: None,
-            tokens: faults.tokens(),
-            api_keys: Vec::new(),
-            fixture: true,
-            control: Control::None,
-            patience: Duration::from_secs(5),
-            discovery: serde_json::Value::Null,
-        },
+        target: Target::new(endpoint, faults.tokens()),
         body_bytes: faults.body_bytes,
         seats: plans.iter().map(seat).collect(),
     })

@@ -9,15 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::Message;
 use v1::frame::Body;
 
 use super::link::{Link, frames};
 use super::process::cpu_ticks;
 use super::{Fanout, quantile, table};
+use crate::client::{Lane, Transport};
 use crate::schema::{self, v1};
 use crate::target::Target;
 use crate::verdict::{Outcome, Stop};
@@ -48,7 +47,7 @@ pub(super) fn envelope(text: &str) -> Bytes {
     v1::Envelope { r#type: "load".into(), body, ..v1::Envelope::default() }.encode_to_vec().into()
 }
 
-pub(super) async fn run(target: Arc<Target>, plan: &Fanout, pid: Option<u32>) -> Outcome<String> {
+pub(super) async fn run(target: Arc<Target>, transport: Transport, plan: &Fanout, pid: Option<u32>) -> Outcome<String> {
     let run = crate::target::now_ms();
     let room = format!("conform.load.{run}");
     let shared = Arc::new(Shared {
@@ -62,12 +61,12 @@ pub(super) async fn run(target: Arc<Target>, plan: &Fanout, pid: Option<u32>) ->
     });
     let mut readers: JoinSet<Outcome<Vec<u64>>> = JoinSet::new();
     for number in 0..plan.subscribers {
-        let link = Link::join(&target, &format!("sub-{run}-{number}"), std::slice::from_ref(&room)).await?;
+        let link = Link::join(&target, transport, &format!("sub-{run}-{number}"), std::slice::from_ref(&room)).await?;
         readers.spawn(read(link, shared.clone(), plan.rate > 0));
     }
     let mut writers: JoinSet<Outcome> = JoinSet::new();
     for number in 0..plan.publishers.max(1) {
-        let link = Link::join(&target, &format!("pub-{run}-{number}"), &[]).await?;
+        let link = Link::join(&target, transport, &format!("pub-{run}-{number}"), &[]).await?;
         let source = Source { link, room: room.clone(), bytes: plan.bytes, transient: plan.transient, number: 0 };
         let share = plan.rate as f64 / plan.publishers.max(1) as f64;
         if plan.rate > 0 {
@@ -123,12 +122,10 @@ async fn read(mut link: Link, shared: Arc<Shared>, timed: bool) -> Outcome<Vec<u
     let mut latencies = Vec::new();
     loop {
         let limit = if shared.stopping.load(Ordering::Relaxed) { LAST } else { Duration::from_secs(1) };
-        let bytes = match tokio::time::timeout(limit, link.ws.next()).await {
-            Ok(Some(Ok(Message::Binary(bytes)))) => bytes,
-            Ok(Some(Ok(_))) => continue,
-            Ok(_) => return Err(Stop::fail("a subscriber was closed")),
-            Err(_) if shared.stopping.load(Ordering::Relaxed) => return Ok(latencies),
-            Err(_) => continue,
+        let bytes = match link.packet(tokio::time::Instant::now() + limit).await? {
+            Some((bytes, _)) => bytes,
+            None if shared.stopping.load(Ordering::Relaxed) => return Ok(latencies),
+            None => continue,
         };
         let now = shared.started.elapsed().as_micros() as u64;
         if !shared.measuring.load(Ordering::Relaxed) {
@@ -212,7 +209,7 @@ impl Source {
                         packet.extend(self.next_record(due));
                     }
                     if !packet.is_empty() {
-                        self.link.send(Message::Binary(packet.into())).await?;
+                        self.link.send(Lane::Normal, packet).await;
                     }
                 }
             }
@@ -229,7 +226,7 @@ impl Source {
                 waiting += 1;
             }
             if !packet.is_empty() {
-                self.link.send(Message::Binary(packet.into())).await?;
+                self.link.send(Lane::Normal, packet).await;
             }
             let frames = self.link.next().await?;
             waiting -= Self::count(&shared, &frames);

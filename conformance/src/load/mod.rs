@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::client::Transport;
 use crate::target::Target;
 use crate::verdict::Outcome;
 
@@ -80,11 +81,11 @@ pub enum Load {
 }
 
 /// Runs a load and returns its table. `pid` is the server that the suite started.
-pub async fn run(target: Arc<Target>, load: Load, pid: Option<u32>) -> Outcome<String> {
+pub async fn run(target: Arc<Target>, transport: Transport, load: Load, pid: Option<u32>) -> Outcome<String> {
     match load {
-        Load::Fanout(plan) => fanout::run(target, &plan, plan.pid.or(pid)).await,
-        Load::Idle(plan) => idle::run(target, plan.connections, plan.group, plan.pid.or(pid)).await,
-        Load::Storm(plan) => storm::run(target, plan.connections, plan.at_once).await,
+        Load::Fanout(plan) => fanout::run(target, transport, &plan, plan.pid.or(pid)).await,
+        Load::Idle(plan) => idle::run(target, transport, plan.connections, plan.group, plan.pid.or(pid)).await,
+        Load::Storm(plan) => storm::run(target, transport, plan.connections, plan.at_once).await,
     }
 }
 

@@ -7,10 +7,16 @@ use futures_util::StreamExt as _;
 
 use super::link::Link;
 use super::{quantile, table};
+use crate::client::Transport;
 use crate::target::Target;
 use crate::verdict::Outcome;
 
-pub(super) async fn run(target: Arc<Target>, connections: usize, at_once: usize) -> Outcome<String> {
+pub(super) async fn run(
+    target: Arc<Target>,
+    transport: Transport,
+    connections: usize,
+    at_once: usize,
+) -> Outcome<String> {
     let run = crate::target::now_ms();
     let started = Instant::now();
     let joins = futures_util::stream::iter(0..connections).map(|number| {
@@ -18,7 +24,7 @@ pub(super) async fn run(target: Arc<Target>, connections: usize, at_once: usize)
         async move {
             let began = Instant::now();
             let name = format!("storm-{run}-{number}");
-            let link = Link::join(&target, &name, &[format!("conform.load.{run}.{}", number % 100)]).await;
+            let link = Link::join(&target, transport, &name, &[format!("conform.load.{run}.{}", number % 100)]).await;
             (link, began.elapsed().as_micros() as u64)
         }
     });
@@ -29,6 +35,7 @@ pub(super) async fn run(target: Arc<Target>, connections: usize, at_once: usize)
     micros.sort_unstable();
     let ms = |part| format!("{:.2} ms", quantile(&micros, part) as f64 / 1e3);
     Ok(table(&[
+        ("transport", transport.name().to_owned()),
         ("connections joined", (connections - refused).to_string()),
         ("refused or failed", refused.to_string()),
         ("seconds", format!("{seconds:.2}")),

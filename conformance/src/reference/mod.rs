@@ -1,7 +1,7 @@
 //! A reference server: small, in memory, independent of every other implementation.
 //!
-//! It serves the profiles core, history, signals and json over WebSocket, with the room policies of the fixture, so
-//! that the suite can be tested without a node. It refuses to be a product: it holds one lock, keeps no bound on
+//! It serves the profiles core, history, signals and json over WebSocket, WebTransport and QUIC, with the room policies
+//! of the fixture, so that the suite can be tested without a node. It refuses to be a product: it holds one lock, keeps no bound on
 //! what a slow subscriber has waiting, and knows no HTTP API.
 
 mod mutant;
@@ -10,11 +10,15 @@ mod rights;
 mod room;
 mod session;
 mod state;
+mod streams;
+mod websocket;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use quinn::crypto::rustls::QuicServerConfig;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,9 +28,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub use mutant::Mutant;
 
+use crate::certificate::Pair;
+use crate::client::{ALPN_HTTP3, ALPN_QUIC};
 use crate::target::Endpoint;
 use crate::verdict::{Outcome, Stop};
 use state::State;
+use streams::Peer;
 
 /// Limits that it states in Welcome.
 const RECORD_BYTES: u32 = 262_144;
@@ -54,6 +61,8 @@ struct Shared {
     mutant: Option<Mutant>,
     connections: AtomicU64,
     draining: AtomicBool,
+    quic_port: u16,
+    certificate_hash: [u8; 32],
     ended: watch::Sender<bool>,
 }
 
@@ -72,32 +81,61 @@ pub struct Reference {
     mutant: Option<Mutant>,
     secret: String,
     port: u16,
-    life: Mutex<Option<(Arc<Shared>, JoinHandle<()>)>>,
+    /// One UDP port for raw QUIC and WebTransport, which outlives restarts.
+    quic: quinn::Endpoint,
+    quic_port: u16,
+    certificate_hash: [u8; 32],
+    life: Mutex<Option<Life>>,
+}
+
+/// From one start to the next.
+struct Life {
+    shared: Arc<Shared>,
+    accepting: Vec<JoinHandle<()>>,
 }
 
 impl Reference {
-    /// Starts it on a port of the loopback address; 0: any free one.
-    pub async fn start(port: u16, secret: &str, mutant: Option<Mutant>) -> Outcome<Arc<Self>> {
+    /// Starts it on ports of the loopback address, TCP and UDP; 0: any free one.
+    pub async fn start(port: u16, quic_port: u16, secret: &str, mutant: Option<Mutant>) -> Outcome<Arc<Self>> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(Stop::harness)?;
         let port = listener.local_addr().map_err(Stop::harness)?.port();
-        let reference = Self { mutant, secret: secret.to_owned(), port, life: Mutex::new(None) };
+        let pair = Pair::new().map_err(Stop::Harness)?;
+        let config = quic_config(&pair, mutant).map_err(Stop::Harness)?;
+        let quic = quinn::Endpoint::server(config, ([127, 0, 0, 1], quic_port).into()).map_err(Stop::harness)?;
+        let quic_port = quic.local_addr().map_err(Stop::harness)?.port();
+        let reference = Self {
+            mutant,
+            secret: secret.to_owned(),
+            port,
+            quic,
+            quic_port,
+            certificate_hash: pair.hash(),
+            life: Mutex::new(None),
+        };
         reference.begin(listener);
         Ok(Arc::new(reference))
     }
 
     /// Where it listens.
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint { host: "127.0.0.1".into(), port: self.port, path: "/v1/connect".into() }
+        Endpoint::plain("127.0.0.1", self.port, "/v1/connect")
+    }
+
+    /// Where it takes QUIC connections.
+    pub fn quic_port(&self) -> u16 {
+        self.quic_port
     }
 
     /// Ends it with all connections and starts it with other epochs.
     pub async fn restart(&self) -> Outcome {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((shared, task)) = life {
-            shared.ended.send_replace(true);
-            task.abort();
-            // Ends with the abort, which frees the port.
-            let _ = task.await;
+        if let Some(life) = life {
+            life.shared.ended.send_replace(true);
+            for task in life.accepting {
+                task.abort();
+                // Ends with the abort, which frees the port.
+                let _ = task.await;
+            }
         }
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.map_err(Stop::harness)?;
         self.begin(listener);
@@ -107,16 +145,16 @@ impl Reference {
     /// Tells it to stop: GoAway to all, and the close of who stays. It takes that long.
     pub fn drain(&self) -> Duration {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((shared, _)) = &*life {
+        if let Some(Life { shared, .. }) = &*life {
             session::drain(shared);
         }
-        CLOSES_IN + Duration::from_millis(500)
+        CLOSES_IN + streams::LINGER + Duration::from_millis(500)
     }
 
     /// Loses the log of a room and tells its subscribers.
     pub fn new_log(&self, room: &str) {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((shared, _)) = &*life {
+        if let Some(Life { shared, .. }) = &*life {
             shared.lock().new_log(room);
         }
     }
@@ -124,7 +162,7 @@ impl Reference {
     /// Keeps the log of a room as it is.
     pub fn keep_log(&self, room: &str) {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((shared, _)) = &*life {
+        if let Some(Life { shared, .. }) = &*life {
             shared.lock().keep_log(room);
         }
     }
@@ -132,7 +170,7 @@ impl Reference {
     /// Puts back what was kept of the log of a room, and tells its subscribers.
     pub fn old_log(&self, room: &str) {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((shared, _)) = &*life {
+        if let Some(Life { shared, .. }) = &*life {
             shared.lock().old_log(room);
         }
     }
@@ -140,7 +178,7 @@ impl Reference {
     /// Loses or regains the logs and tells the subscribers.
     pub fn engine(&self, up: bool) {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((shared, _)) = &*life {
+        if let Some(Life { shared, .. }) = &*life {
             shared.lock().engine(up);
         }
     }
@@ -153,11 +191,81 @@ impl Reference {
             mutant: self.mutant,
             connections: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            quic_port: self.quic_port,
+            certificate_hash: self.certificate_hash,
             ended: watch::channel(false).0,
         });
-        let task = tokio::spawn(accept(listener, shared.clone()));
-        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Some((shared, task));
+        let accepting = vec![
+            tokio::spawn(accept(listener, shared.clone())),
+            tokio::spawn(accept_quic(self.quic.clone(), shared.clone())),
+        ];
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Some(Life { shared, accepting });
     }
+}
+
+/// What the QUIC endpoint takes: both protocols, nothing as early data (LC-QUIC-011).
+fn quic_config(pair: &Pair, mutant: Option<Mutant>) -> Result<quinn::ServerConfig, String> {
+    let told = |error: &dyn std::fmt::Display| format!("QUIC: {error}");
+    let (certificate, key) = pair.der();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| told(&error))?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .map_err(|error| told(&error))?;
+    tls.alpn_protocols = vec![ALPN_QUIC.to_vec(), ALPN_HTTP3.to_vec()];
+    if mutant == Some(Mutant::EarlyDataTaken) {
+        tls.max_early_data_size = u32::MAX;
+    }
+    let tls = QuicServerConfig::try_from(tls).map_err(|error| told(&error))?;
+    Ok(quinn::ServerConfig::with_crypto(Arc::new(tls)))
+}
+
+async fn accept_quic(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
+    while let Some(incoming) = endpoint.accept().await {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let mut ended = shared.ended.subscribe();
+            tokio::select! {
+                _ = quic_connection(incoming, shared.clone()) => {}
+                _ = ended.wait_for(|ended| *ended) => {}
+            }
+        });
+    }
+}
+
+/// Takes a connection by the protocol that it names. `None`: it ended before it was one.
+async fn quic_connection(incoming: quinn::Incoming, shared: Arc<Shared>) -> Option<()> {
+    let mut connecting = incoming.accept().ok()?;
+    let data = connecting.handshake_data().await.ok()?;
+    let data = data.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    if data.protocol.as_deref() == Some(ALPN_QUIC) {
+        let connection = match connecting.into_0rtt() {
+            Ok((connection, _)) if shared.is(Mutant::EarlyDataTaken) => connection,
+            Ok((connection, handshaken)) => {
+                handshaken.await;
+                connection
+            }
+            Err(connecting) => connecting.await.ok()?,
+        };
+        streams::run(Peer::Quic(connection), shared).await;
+        return Some(());
+    }
+    let request = wtransport::endpoint::IncomingSessionFuture::with_quic_connecting(connecting).await.ok()?;
+    let own = format!("https://{}", request.authority());
+    let foreign = request.origin().is_some_and(|origin| origin != own);
+    if foreign && !shared.is(Mutant::AnyOrigin) {
+        request.forbidden().await;
+        return None;
+    }
+    if request.path().split('?').next() != Some("/v1/connect") {
+        request.not_found().await;
+        return None;
+    }
+    let connection = request.accept().await.ok()?;
+    streams::run(Peer::Web(connection), shared).await;
+    Some(())
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -186,8 +294,11 @@ async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
             .map(|(_, value)| value.trim().to_owned())
     };
     if path == "/.well-known/lanecast" {
+        let hash = base64::engine::general_purpose::STANDARD.encode(shared.certificate_hash);
         let body = json!({
             "versions": [1], "websocket": "/v1/connect", "subprotocols": ["lanecast.v1", "lanecast.v1+json"],
+            "quic": {"port": shared.quic_port},
+            "webtransport": {"port": shared.quic_port, "path": "/v1/connect", "certificateHashes": [hash]},
             "capabilities": CAPABILITIES, "limits": session::limits_json(), "node": shared.node,
         });
         return respond(&mut tcp, "200 OK", &body.to_string()).await;
@@ -212,7 +323,7 @@ async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
         derive_accept_key(key.as_bytes())
     );
     if tcp.write_all(answer.as_bytes()).await.is_ok() {
-        session::run(tcp, rest, chosen == "lanecast.v1+json", shared).await;
+        websocket::run(tcp, rest, chosen == "lanecast.v1+json", shared).await;
     }
 }
 

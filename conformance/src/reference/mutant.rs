@@ -135,4 +135,32 @@ mutants! {
     LargeNumbersTaken breaks "LC-FRM-020" | "LC-TYPE-001";
     /// Writes 64-bit integers as numbers in JSON.
     JsonNumbers breaks "LC-JSON-001";
+    /// Takes stream headers in messages and datagrams.
+    HeaderInPacketTaken breaks "LC-FRM-007";
+    /// Handles frames of streams that overtake Hello at once.
+    EarlyFramesHandled breaks "LC-HS-013";
+    /// Begins its streams without a header.
+    HeaderLeftOut breaks "LC-QUIC-001";
+    /// Closes at a stream of a kind that it does not know.
+    UnknownStreamFatal breaks "LC-QUIC-001";
+    /// Sends lane bulk on the stream of lane normal.
+    BulkOnNormal breaks "LC-QUIC-003";
+    /// Takes frames of any lane on any stream.
+    WrongLaneTaken breaks "LC-QUIC-003";
+    /// Sends all urgent events on one stream.
+    UrgentOnOneStream breaks "LC-QUIC-004";
+    /// Sends urgent events however far they are above the one that is not acknowledged.
+    UrgentWindowUnchecked breaks "LC-QUIC-004";
+    /// Closes with the application error code 0.
+    CloseCodeZero breaks "LC-QUIC-006";
+    /// Sends urgent events of a new epoch while some of the old one are on their way.
+    EpochsOvertake breaks "LC-QUIC-007";
+    /// Never uses datagrams.
+    SignalsOnStreams breaks "LC-QUIC-009";
+    /// Sends a signal to its end although a newer one of the key follows.
+    SupersededSignalsSent breaks "LC-QUIC-009";
+    /// Carries out what comes as early data.
+    EarlyDataTaken breaks "LC-QUIC-011";
+    /// Takes WebTransport sessions from pages of any origin.
+    AnyOrigin breaks "LC-WT-003";
 }

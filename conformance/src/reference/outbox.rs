@@ -1,4 +1,5 @@
-//! What waits for a connection of the reference server: a queue per lane, strict between lanes, turns between rooms.
+//! What waits for a connection of the reference server: a queue per lane, turns between rooms, and strict between lanes
+//! where they share one transport.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +15,7 @@ const BATCH_BYTES: usize = 16 * 1024;
 
 /// Lanes in the order in which they leave.
 pub(super) const CONTROL: usize = 0;
+pub(super) const URGENT: usize = 1;
 pub(super) const SIGNAL: usize = 3;
 pub(super) const BULK: usize = 4;
 
@@ -28,6 +30,8 @@ pub(super) struct Out {
     pub room: u64,
     /// What a newer one replaces.
     pub key: Option<String>,
+    /// The durable event's seq, or the first that a gap covers.
+    pub seq: u64,
 }
 
 #[derive(Default)]
@@ -43,7 +47,10 @@ struct Lanes {
 #[derive(Default)]
 pub(super) struct Outbox {
     lanes: Mutex<Lanes>,
+    /// Something waits on any lane, or the connection closes.
     ready: Notify,
+    /// Something waits on that lane.
+    lane_ready: [Notify; 5],
     /// Lanes are ignored.
     one_queue: bool,
 }
@@ -82,6 +89,7 @@ impl Outbox {
         }
         drop(lanes);
         self.ready.notify_one();
+        self.lane_ready[lane].notify_one();
     }
 
     /// Drops what waits and then closes.
@@ -90,6 +98,7 @@ impl Outbox {
         lanes.closing.get_or_insert((error, code));
         drop(lanes);
         self.ready.notify_one();
+        self.lane_ready[CONTROL].notify_one();
     }
 
     pub(super) fn overflowed(&self) -> bool {
@@ -111,6 +120,37 @@ impl Outbox {
                 return turn;
             }
             self.ready.notified().await;
+        }
+    }
+
+    /// Waits for something to do on lane control alone, where the others have streams of their own.
+    pub(super) async fn control_turn(&self) -> Turn {
+        loop {
+            {
+                let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut bytes = lanes.drain(CONTROL, usize::MAX);
+                match lanes.closing.clone() {
+                    Some((error, code)) => {
+                        bytes.extend_from_slice(&error);
+                        return Turn::Close(bytes, code);
+                    }
+                    None if !bytes.is_empty() => return Turn::Send(bytes),
+                    None => {}
+                }
+            }
+            self.lane_ready[CONTROL].notified().await;
+        }
+    }
+
+    /// Waits for the next record of a lane. What expired meanwhile gives way to what stands for it.
+    pub(super) async fn lane_turn(&self, lane: usize) -> Out {
+        loop {
+            let next = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop(lane);
+            match next {
+                Some(out) if !out.record.is_empty() => return out,
+                Some(_) => {}
+                None => self.lane_ready[lane].notified().await,
+            }
         }
     }
 
@@ -138,23 +178,26 @@ impl Lanes {
     fn drain(&mut self, lane: usize, bytes_max: usize) -> Vec<u8> {
         let mut batch = Vec::new();
         while batch.len() < bytes_max {
-            let Some((room, mut queue)) = self.queues[lane].pop_front() else { break };
-            if let Some(out) = queue.pop_front() {
-                if lane == CONTROL {
-                    self.control_bytes = self.control_bytes.saturating_sub(out.record.len());
-                }
-                let expired = out.expires_at_ms != 0 && out.expires_at_ms <= now_ms();
-                match (expired, out.instead) {
-                    (true, Some(instead)) => batch.extend(instead),
-                    (true, None) => {}
-                    (false, _) => batch.extend(out.record),
-                }
-            }
-            if !queue.is_empty() {
-                self.queues[lane].push_back((room, queue));
-            }
+            let Some(out) = self.pop(lane) else { break };
+            batch.extend(out.record);
         }
         batch
+    }
+
+    /// The next record of a lane, in the turn of its room; an empty one if it expired and nothing stands for it.
+    fn pop(&mut self, lane: usize) -> Option<Out> {
+        let (room, mut queue) = self.queues[lane].pop_front()?;
+        let mut out = queue.pop_front().unwrap_or_default();
+        if !queue.is_empty() {
+            self.queues[lane].push_back((room, queue));
+        }
+        if lane == CONTROL {
+            self.control_bytes = self.control_bytes.saturating_sub(out.record.len());
+        }
+        if out.expires_at_ms != 0 && out.expires_at_ms <= now_ms() {
+            out.record = out.instead.take().unwrap_or_default();
+        }
+        Some(out)
     }
 }
 

@@ -1,38 +1,29 @@
-//! One connection of the reference server.
+//! One connection of the reference server: its clocks, and what each of its frames does.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
 use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
 use v1::frame::Body;
 
 use super::mutant::Mutant;
-use super::outbox::{Outbox, Turn};
+use super::outbox::Outbox;
 use super::rights::Identity;
 use super::state::{Asker, Refusal, answer, record};
 use super::{
-    CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, NO_PROGRESS, PUBLISHES, RECORD_BYTES, ROOMS,
-    SIGNALS, SIGNALS_BURST, Shared, next_connection,
+    CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, PUBLISHES, RECORD_BYTES, ROOMS, SIGNALS,
+    SIGNALS_BURST, Shared, next_connection,
 };
-use crate::schema::{self, v1};
+use crate::schema::v1;
 use crate::target::{now_ms, open_jwt};
 
-type Socket = WebSocketStream<TcpStream>;
-
 /// Why a connection ends: code of the table.
-struct Fatal(u16);
+pub(super) struct Fatal(pub u16);
 
-const PROTOCOL: Fatal = Fatal(4001);
+pub(super) const PROTOCOL: Fatal = Fatal(4001);
 
 pub(super) fn limits_json() -> Value {
     json!({"recordBytes": RECORD_BYTES, "messageBytes": MESSAGE_BYTES, "rooms": ROOMS,
@@ -67,83 +58,24 @@ pub(super) fn drain(shared: &Arc<Shared>) {
     });
 }
 
-pub(super) async fn run(tcp: TcpStream, rest: Vec<u8>, text: bool, shared: Arc<Shared>) {
-    let max = if shared.is(Mutant::SizeUnchecked) { 16 << 20 } else { RECORD_BYTES as usize };
-    let config = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
-    let socket = WebSocketStream::from_partially_read(tcp, rest, Role::Server, Some(config)).await;
-    let (sink, stream) = socket.split();
-    let outbox = Arc::new(Outbox::new(shared.is(Mutant::OneQueue)));
-    let connection = next_connection(&shared);
-    let mut session = Session {
-        silent: shared.is(Mutant::CloseWithoutError),
-        shared,
-        connection,
-        outbox: outbox.clone(),
-        text,
-        identity: None,
-        instance: String::new(),
-        signals: (f64::from(SIGNALS_BURST), Instant::now()),
-    };
-    let write = write(sink, outbox, text, session.shared.is(Mutant::JsonNumbers));
-    tokio::pin!(write);
-    tokio::select! {
-        () = session.read(stream) => {
-            // The reader ended: what was queued still leaves, and the close with it.
-            let _ = timeout(Duration::from_secs(1), write).await;
-        }
-        () = &mut write => {}
-    }
-    let user = session.identity.as_ref().map_or("", |identity| identity.user.as_str());
-    session.shared.lock().leave(connection, (user, &session.instance));
+/// What the clocks of a connection count from.
+pub(super) struct Clocks {
+    pub opened: tokio::time::Instant,
+    pub last_record: tokio::time::Instant,
 }
 
-async fn write(mut sink: SplitSink<Socket, Message>, outbox: Arc<Outbox>, text: bool, numbers: bool) {
-    loop {
-        let (bytes, code) = match outbox.turn().await {
-            Turn::Send(bytes) => (bytes, None),
-            Turn::Close(bytes, code) => (bytes, Some(code)),
-        };
-        if !bytes.is_empty() {
-            let message = match (text, schema::packet_bytes_to_text(&bytes)) {
-                (true, Ok(json)) if numbers => Message::Text(unquote_numbers(&json).into()),
-                (true, Ok(json)) => Message::Text(json.into()),
-                _ => Message::Binary(bytes.into()),
-            };
-            if !matches!(timeout(NO_PROGRESS, sink.send(message)).await, Ok(Ok(()))) {
-                return;
-            }
-        }
-        // A peer that reads as fast as this writes would keep the reader from its turn.
-        tokio::task::yield_now().await;
-        if let Some(code) = code {
-            let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
-            // A peer that is gone needs no close.
-            let _ = sink.send(Message::Close(Some(frame))).await;
-            return;
-        }
+impl Clocks {
+    pub(super) fn start() -> Self {
+        let now = tokio::time::Instant::now();
+        Self { opened: now, last_record: now }
     }
 }
 
-/// The mutation of JSON: numbers in quotes lose them.
-fn unquote_numbers(json: &str) -> String {
-    fn walk(value: &mut Value) {
-        match value {
-            Value::String(text) if text.parse::<u64>().is_ok() => *value = json!(text.parse::<u64>().unwrap_or(0)),
-            Value::Array(items) => items.iter_mut().for_each(walk),
-            Value::Object(fields) => fields.values_mut().for_each(walk),
-            _ => {}
-        }
-    }
-    let mut value = serde_json::from_str(json).unwrap_or(Value::Null);
-    walk(&mut value);
-    value.to_string()
-}
-
-struct Session {
-    shared: Arc<Shared>,
+/// A connection's requests, whatever carries them.
+pub(super) struct Session {
+    pub shared: Arc<Shared>,
     connection: u64,
     outbox: Arc<Outbox>,
-    text: bool,
     identity: Option<Identity>,
     instance: String,
     /// Tokens of the bucket for signals, and when they were counted.
@@ -153,68 +85,81 @@ struct Session {
 }
 
 impl Session {
-    /// Reads until the connection ends. Leaves the close, if one is due, in the outbox.
-    async fn read(&mut self, mut stream: SplitStream<Socket>) {
-        let hello_by = tokio::time::Instant::now() + HELLO_WITHIN;
-        let mut last_record = tokio::time::Instant::now();
-        loop {
-            let limit = match &self.identity {
-                None if self.shared.is(Mutant::NoHelloDeadline) => tokio::time::Instant::now() + HELLO_WITHIN * 10,
-                None => hello_by,
-                Some(_) => last_record + IDLE_CLOSE,
-            };
-            let expiry = self.identity.as_ref().map_or(0, |identity| identity.expires_at_ms);
-            let token_dies = async {
-                match expiry {
-                    0 => std::future::pending().await,
-                    expiry => tokio::time::sleep(Duration::from_millis(expiry.saturating_sub(now_ms()))).await,
-                }
-            };
-            let message = tokio::select! {
-                message = tokio::time::timeout_at(limit, stream.next()) => message,
-                () = token_dies => return self.close(Fatal(4101)),
-            };
-            let result = match message {
-                Err(_) if self.identity.is_none() => Err(Fatal(4200)),
-                Err(_) => Err(Fatal(4201)),
-                Ok(Some(Ok(Message::Binary(bytes)))) if !self.text => self.packet(&bytes),
-                Ok(Some(Ok(Message::Text(text)))) if self.text => match schema::packet_text_to_bytes(&text) {
-                    Ok(bytes) => self.packet(&bytes),
-                    Err(_) => Err(PROTOCOL),
-                },
-                Ok(Some(Ok(Message::Text(_)))) if self.shared.is(Mutant::TextTaken) => Ok(()),
-                Ok(Some(Ok(Message::Text(_) | Message::Binary(_)))) => Err(Fatal(4002)),
-                Ok(Some(Ok(Message::Close(_)))) => return,
-                Ok(Some(Ok(_))) => continue,
-                Ok(Some(Err(Error::Capacity(_)))) => Err(Fatal(4003)),
-                Ok(Some(Err(_)) | None) => return,
-            };
-            if let Err(fatal) = result {
-                return self.close(fatal);
-            }
-            last_record = tokio::time::Instant::now();
-            if self.outbox.overflowed() {
-                return self.close(Fatal(4203));
-            }
+    /// A session of a new connection.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            silent: shared.is(Mutant::CloseWithoutError),
+            connection: next_connection(&shared),
+            outbox: Arc::new(Outbox::new(shared.is(Mutant::OneQueue))),
+            shared,
+            identity: None,
+            instance: String::new(),
+            signals: (f64::from(SIGNALS_BURST), Instant::now()),
         }
     }
 
-    fn close(&mut self, Fatal(code): Fatal) {
+    /// What leaves on the connection.
+    pub(super) fn outbox(&self) -> Arc<Outbox> {
+        self.outbox.clone()
+    }
+
+    /// Whether Hello was accepted.
+    pub(super) fn is_welcome(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Waits for what comes next, under the clocks of the handshake, of idle connections and of the token.
+    pub(super) async fn wait<T>(&self, clocks: &Clocks, next: impl Future<Output = T>) -> Result<T, Fatal> {
+        let limit = match &self.identity {
+            None if self.shared.is(Mutant::NoHelloDeadline) => tokio::time::Instant::now() + HELLO_WITHIN * 10,
+            None => clocks.opened + HELLO_WITHIN,
+            Some(_) => clocks.last_record + IDLE_CLOSE,
+        };
+        let expiry = self.identity.as_ref().map_or(0, |identity| identity.expires_at_ms);
+        let token_dies = async {
+            match expiry {
+                0 => std::future::pending().await,
+                expiry => tokio::time::sleep(Duration::from_millis(expiry.saturating_sub(now_ms()))).await,
+            }
+        };
+        tokio::select! {
+            next = tokio::time::timeout_at(limit, next) => {
+                next.map_err(|_| if self.identity.is_none() { Fatal(4200) } else { Fatal(4201) })
+            }
+            () = token_dies => Err(Fatal(4101)),
+        }
+    }
+
+    /// Ends what the connection had.
+    pub(super) fn leave(&self) {
+        let user = self.identity.as_ref().map_or("", |identity| identity.user.as_str());
+        self.shared.lock().leave(self.connection, (user, &self.instance));
+    }
+
+    /// Whether the client lets too many answers wait.
+    pub(super) fn check_outbox(&self) -> Result<(), Fatal> {
+        if self.outbox.overflowed() { Err(Fatal(4203)) } else { Ok(()) }
+    }
+
+    /// Has the connection closed with a code of the table.
+    pub(super) fn close(&self, Fatal(code): Fatal) {
         let error = if self.silent { Vec::new() } else { error_record(code) };
         self.outbox.close(error, code);
     }
 
-    fn packet(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
+    /// Carries out the frames of a packet that stands by itself.
+    pub(super) fn packet(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
         let Ok(packet) = v1::Packet::decode(bytes) else {
             return if self.shared.is(Mutant::BrokenBytesIgnored) { Ok(()) } else { Err(PROTOCOL) };
         };
-        if packet.stream_header.is_some() {
+        if packet.stream_header.is_some() && !self.shared.is(Mutant::HeaderInPacketTaken) {
             return Err(PROTOCOL);
         }
         packet.frames.into_iter().try_for_each(|frame| self.frame(frame))
     }
 
-    fn frame(&mut self, frame: v1::Frame) -> Result<(), Fatal> {
+    /// Carries out one frame.
+    pub(super) fn frame(&mut self, frame: v1::Frame) -> Result<(), Fatal> {
         let id = frame.id;
         match (frame.body, self.identity.is_some()) {
             (Some(Body::Hello(hello)), false) => self.hello(id, hello),

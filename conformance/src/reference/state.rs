@@ -508,7 +508,9 @@ fn catch_up(room: &Room, outbox: &Outbox, subscriber: &Subscriber, position: [u6
                 cause: v1::GapCause::Trimmed as i32,
                 ..v1::Gap::default()
             };
-            outbox.push(outbox_lane(lane), Out { record: record(0, Body::Gap(gap)), room: handle, ..Out::default() });
+            let seq = gap.from;
+            let out = Out { record: record(0, Body::Gap(gap)), room: handle, seq, ..Out::default() };
+            outbox.push(outbox_lane(lane), out);
         }
     }
     for event in &room.log {
@@ -543,13 +545,14 @@ fn send_event(
         refillable: false,
     };
     if !visible {
-        let out = Out { record: record(0, Body::Gap(gap)), room: handle, ..Out::default() };
+        let out = Out { record: record(0, Body::Gap(gap)), room: handle, seq: event.seq, ..Out::default() };
         return outbox.push(outbox_lane(lane), out);
     }
     let lives_on = mutant == Some(Mutant::ExpiredSent);
     let event = v1::Event { handle, ..event.clone() };
     let out = Out {
         expires_at_ms: if lives_on { 0 } else { event.expires_at_ms },
+        seq: event.seq,
         record: record(0, Body::Event(event)),
         instead: Some(record(0, Body::Gap(gap))),
         room: handle,

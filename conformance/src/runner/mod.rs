@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use crate::case::{Case, Ctx};
-use crate::client::Encoding;
+use crate::client::{Encoding, Transport};
 use crate::target::Target;
 use crate::verdict::{Stop, Verdict, judge};
 
@@ -21,6 +21,8 @@ pub const JOBS: usize = 8;
 pub struct Options {
     /// Parts of case ids; empty: all.
     pub only: Vec<String>,
+    /// Transports; empty: all that the server has.
+    pub transports: Vec<Transport>,
     /// Encodings.
     pub encodings: Vec<Encoding>,
     /// Cases at once.
@@ -33,6 +35,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             only: Vec::new(),
+            transports: Vec::new(),
             encodings: vec![Encoding::Binary, Encoding::Json],
             jobs: JOBS,
             known_failing: Vec::new(),
@@ -40,10 +43,10 @@ impl Default for Options {
     }
 }
 
-/// How a case ended in one encoding.
+/// How a case ended over one transport in one encoding.
 #[derive(Clone, Debug, Serialize)]
 pub struct CaseResult {
-    /// Id of the case, the encoding in brackets.
+    /// Id of the case; in brackets the transport, or for WebSocket the encoding.
     pub id: String,
     /// What happens in it.
     pub title: String,
@@ -80,7 +83,7 @@ impl CaseResult {
 pub struct Report {
     /// What was tested.
     pub server: String,
-    /// By case and encoding.
+    /// By case, transport and encoding.
     pub results: Vec<CaseResult>,
     /// How long it took.
     pub ms: u64,
@@ -124,18 +127,23 @@ pub async fn run(target: Arc<Target>, cases: &[Case], options: &Options, mut see
     let name = format!("{:x}", crate::target::now_ms() & 0xffff_ffff);
     let mut shared = Vec::new();
     let mut alone = Vec::new();
-    for case in cases {
-        for encoding in case.encodings.iter().filter(|encoding| options.encodings.contains(encoding)) {
-            let id = format!("{} [{}]", case.id, encoding.name());
+    let transports = if options.transports.is_empty() { target.transports() } else { options.transports.clone() };
+    let ways = transports.iter().flat_map(|transport| cases.iter().map(move |case| (case, *transport)));
+    for (case, transport) in ways {
+        for encoding in case.runs(transport, &options.encodings) {
+            let way = if transport == Transport::Websocket { encoding.name() } else { transport.name() };
+            let id = format!("{} [{way}]", case.id);
             if options.only.is_empty() || options.only.iter().any(|part| id.contains(part.as_str())) {
                 let list = if case.is_exclusive() { &mut alone } else { &mut shared };
-                list.push((case.clone(), *encoding, id));
+                list.push((case.clone(), transport, encoding, id));
             }
         }
     }
-    let one = |(case, encoding, id): (Case, Encoding, String)| {
-        let (target, name) = (target.clone(), name.clone());
-        async move { run_case(target, &case, encoding, id, &name, &options.known_failing).await }
+    // Cases that wait for clocks begin first, so that the others run meanwhile.
+    shared.sort_by_key(|(case, ..)| std::cmp::Reverse(case.deadline_s));
+    let one = |(case, transport, encoding, id): (Case, Transport, Encoding, String)| {
+        let ctx = Ctx::new(target.clone(), transport, encoding, &name);
+        run_case(target.clone(), case, ctx, id, &options.known_failing)
     };
     let mut results = Vec::new();
     let mut gather = |result: CaseResult| {
@@ -153,16 +161,8 @@ pub async fn run(target: Arc<Target>, cases: &[Case], options: &Options, mut see
     Report { server: target.endpoint.authority(), results, ms: started.elapsed().as_millis() as u64 }
 }
 
-async fn run_case(
-    target: Arc<Target>,
-    case: &Case,
-    encoding: Encoding,
-    id: String,
-    run: &str,
-    known_failing: &[String],
-) -> CaseResult {
+async fn run_case(target: Arc<Target>, case: Case, mut ctx: Ctx, id: String, known_failing: &[String]) -> CaseResult {
     let started = Instant::now();
-    let mut ctx = Ctx::new(target.clone(), encoding, run);
     let log = ctx.log.clone();
     let limit = Duration::from_secs(case.deadline_s);
     let outcome = match tokio::time::timeout(limit, case.run(&mut ctx)).await {
@@ -175,6 +175,7 @@ async fn run_case(
     if failed && case.is_exclusive() {
         // The case may have left the server down. If it cannot be started again the cases after this one say so.
         let _ = target.control.restart().await;
+        let _ = target.came_back().await;
     }
     CaseResult {
         known: known_failing.iter().any(|known| *known == id || *known == case.id),

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use crate::client::Trust;
+use crate::client::socket::reach;
 use crate::target::Endpoint;
 use crate::verdict::{Outcome, Stop};
 
@@ -21,6 +24,7 @@ const ATTEMPT: Duration = Duration::from_millis(50);
 pub struct Process {
     command: Vec<String>,
     url: Option<String>,
+    trust: Trust,
     lines: bool,
     child: Option<Child>,
     stdin: Option<ChildStdin>,
@@ -31,18 +35,37 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process that is not started yet. `{port}` in the arguments becomes a free port, the same at each start.
-    /// `url`: where it will listen; else the first line of its output that holds `http://` says so.
-    pub async fn new(mut command: Vec<String>, url: Option<String>, lines: bool) -> Outcome<Self> {
+    /// A process that is not started yet. `{port}` in the arguments becomes a free TCP port and `{quic_port}` a free
+    /// UDP port, the same at each start. `url`: where it will listen; else the first line of its output that holds
+    /// `http://` or `https://` says so.
+    ///
+    /// `trust`: whom to trust under TLS.
+    pub async fn new(mut command: Vec<String>, url: Option<String>, trust: Trust, lines: bool) -> Outcome<Self> {
         let mut url = url;
         if command.iter().any(|argument| argument.contains("{port}")) {
-            let probe = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(Stop::harness)?;
+            let probe = TcpListener::bind("127.0.0.1:0").await.map_err(Stop::harness)?;
             let port = probe.local_addr().map_err(Stop::harness)?.port().to_string();
             command.iter_mut().for_each(|argument| *argument = argument.replace("{port}", &port));
             url.get_or_insert_with(|| format!("http://127.0.0.1:{port}"));
         }
+        if command.iter().any(|argument| argument.contains("{quic_port}")) {
+            let probe = UdpSocket::bind("127.0.0.1:0").await.map_err(Stop::harness)?;
+            let port = probe.local_addr().map_err(Stop::harness)?.port().to_string();
+            command.iter_mut().for_each(|argument| *argument = argument.replace("{quic_port}", &port));
+        }
         let answers = watch::channel(Value::Null).1;
-        Ok(Self { command, url, lines, child: None, stdin: None, answers, reader: None, endpoint: None, commands: 0 })
+        Ok(Self {
+            command,
+            url,
+            trust,
+            lines,
+            child: None,
+            stdin: None,
+            answers,
+            reader: None,
+            endpoint: None,
+            commands: 0,
+        })
     }
 
     /// Starts the process and waits until it listens.
@@ -63,14 +86,14 @@ impl Process {
         let mut lines = BufReader::new(stdout).lines();
         let url = match &self.url {
             Some(url) => url.clone(),
-            None => {
-                timeout(START, said_url(&mut lines)).await.map_err(|_| Stop::harness("no http:// line in time"))??
-            }
+            None => timeout(START, said_url(&mut lines))
+                .await
+                .map_err(|_| Stop::harness("no line with http:// or https:// in time"))??,
         };
         let (say, answers) = watch::channel(Value::Null);
         self.answers = answers;
         self.reader = Some(tokio::spawn(drain_output(lines, say)));
-        let endpoint = Endpoint::parse(&url).map_err(Stop::Harness)?;
+        let endpoint = Endpoint::parse(&url, &self.trust).map_err(Stop::Harness)?;
         self.wait_listening(&endpoint).await?;
         self.endpoint = Some(endpoint);
         Ok(())
@@ -89,7 +112,7 @@ impl Process {
     async fn wait_listening(&mut self, endpoint: &Endpoint) -> Outcome {
         let deadline = Instant::now() + START;
         loop {
-            if crate::client::raw::connect(endpoint).await.is_ok() {
+            if reach(endpoint, None).await.is_ok() {
                 return Ok(());
             }
             if let Some(child) = &mut self.child
@@ -160,12 +183,12 @@ impl Process {
 
 async fn said_url(lines: &mut Lines<BufReader<ChildStdout>>) -> Outcome<String> {
     while let Some(line) = lines.next_line().await.map_err(Stop::harness)? {
-        if let Some(start) = line.find("http://").or_else(|| line.find("ws://")) {
+        if let Some(start) = ["https://", "http://", "wss://", "ws://"].iter().find_map(|scheme| line.find(scheme)) {
             let url = line[start..].split([' ', '"', ',', ')']).next().unwrap_or("");
             return Ok(url.trim_end_matches(['.', '/']).to_owned());
         }
     }
-    Err(Stop::harness("the server ended before it printed a line with http://"))
+    Err(Stop::harness("the server ended before it printed a line with http:// or https://"))
 }
 
 /// Keeps the pipe empty for the life of the process and hands control answers on.

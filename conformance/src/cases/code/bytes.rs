@@ -1,11 +1,10 @@
 //! Sizes and bytes: records of exactly the limit, frames in pieces, envelopes with unknown fields, hostile neighbours.
 
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::case::{Case, Ctx, Join, Need};
 use crate::client::raw::{RawSocket, client_frame, frame_head};
-use crate::client::{Encoding, hex};
+use crate::client::{Encoding, Lane, hex};
 use crate::schema;
 use crate::verdict::{Outcome, Stop, check};
 
@@ -85,11 +84,12 @@ async fn record_bytes(ctx: &mut Ctx, name: &str) -> Outcome<usize> {
     bytes.map(|bytes| bytes as usize).ok_or_else(|| Stop::fail("Welcome has no limits.record_bytes"))
 }
 
-/// A Ping of that many bytes: with an unknown field, or an unknown name.
-fn padded_ping(encoding: Encoding, id: u32, bytes: usize) -> Message {
-    if encoding == Encoding::Json {
+/// Sends a Ping of that many bytes: with an unknown field, or an unknown name.
+async fn send_padded_ping(ctx: &mut Ctx, id: u32, bytes: usize) -> Outcome {
+    if ctx.encoding == Encoding::Json {
         let text = |pad: usize| format!(r#"{{"frames":[{{"id":{id},"ping":{{"x":"{}"}}}}]}}"#, "x".repeat(pad));
-        return Message::Text(text(bytes - text(0).len()).into());
+        ctx.conn("a")?.send_text(text(bytes - text(0).len())).await;
+        return Ok(());
     }
     let packet = |pad: usize| {
         let mut frame = vec![0x08, id as u8, 0x2a, 0x00, 0xa2, 0x06];
@@ -99,15 +99,16 @@ fn padded_ping(encoding: Encoding, id: u32, bytes: usize) -> Message {
     };
     // Lengths are written in more bytes as they grow: go down until it fits.
     let fitting = (0..bytes).rev().map(packet).find(|packet| packet.len() == bytes);
-    Message::Binary(fitting.unwrap_or_default().into())
+    ctx.conn("a")?.send_bytes(Lane::Control, fitting.unwrap_or_default()).await;
+    Ok(())
 }
 
 async fn largest_record(ctx: &mut Ctx) -> Outcome {
     let bytes = record_bytes(ctx, "a").await?;
-    let (encoding, within) = (ctx.encoding, ctx.patience());
-    ctx.conn("a")?.send_message(padded_ping(encoding, 99, bytes)).await;
+    let within = ctx.patience();
+    send_padded_ping(ctx, 99, bytes).await?;
     ctx.expect("a", &json!({"id": 99, "pong": {}})).await?;
-    ctx.conn("a")?.send_message(padded_ping(encoding, 98, bytes + 1)).await;
+    send_padded_ping(ctx, 98, bytes + 1).await?;
     ctx.fatal_within("a", 4003, within).await.map(drop)
 }
 
@@ -222,7 +223,7 @@ fn odd_envelope() -> Vec<u8> {
 }
 
 /// A frame whose body is the encoding of `message` with the odd envelope added.
-fn with_envelope(id: u32, field: u64, message: &str, value: &Value, envelope_field: u64) -> Outcome<Message> {
+fn with_envelope(id: u32, field: u64, message: &str, value: &Value, envelope_field: u64) -> Outcome<Vec<u8>> {
     let mut body = schema::encode(message, value)?;
     let envelope = odd_envelope();
     schema::write_varint(&mut body, envelope_field << 3 | 2);
@@ -233,7 +234,7 @@ fn with_envelope(id: u32, field: u64, message: &str, value: &Value, envelope_fie
     schema::write_varint(&mut frame, field << 3 | 2);
     schema::write_varint(&mut frame, body.len() as u64);
     frame.extend(body);
-    Ok(Message::Binary(schema::record(&frame).into()))
+    Ok(schema::record(&frame))
 }
 
 async fn expect_envelope(ctx: &mut Ctx, name: &str, pattern: Value) -> Outcome {
@@ -249,7 +250,7 @@ async fn envelope_bytes(ctx: &mut Ctx) -> Outcome {
     let room = ctx.room();
     ctx.subscribe("b", json!({"room": room})).await?;
     let publish = with_envelope(9, 11, "Publish", &json!({"room": room, "number": 1}), 8)?;
-    ctx.conn("a")?.send_message(publish).await;
+    ctx.conn("a")?.send_bytes(Lane::Normal, publish).await;
     ctx.expect("a", &json!({"id": 9, "published": {"seq": 1}})).await?;
     expect_envelope(ctx, "b", json!({"event": {"seq": 1, "envelope": {"key": "key", "text": "body"}}})).await?;
     ctx.subscribe("b", json!({"room": room, "start": {"beginning": {}}})).await?;
@@ -263,11 +264,11 @@ async fn signal_bytes(ctx: &mut Ctx) -> Outcome {
     let room = ctx.room();
     ctx.subscribe("a", json!({"room": room, "signals": true})).await?;
     let signal = with_envelope(9, 15, "Signal", &json!({"room": room, "counter": 1}), 9)?;
-    ctx.conn("a")?.send_message(signal).await;
+    ctx.conn("a")?.send_bytes(Lane::Signal, signal).await;
     ctx.expect("a", &json!({"id": 9, "done": {}})).await?;
     expect_envelope(ctx, "a", json!({"signal": {"counter": 1}})).await
 }
 
 async fn hostile_neighbours(ctx: &mut Ctx) -> Outcome {
-    crate::fuzz::run(ctx.target.clone(), 1_000, 7).await.map(drop)
+    crate::fuzz::run(ctx.target.clone(), ctx.transport, 1_000, 7).await.map(drop)
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::case::{Case, Ctx, Join, Need};
 use crate::client::Encoding;
@@ -82,8 +81,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 async fn no_hello(ctx: &mut Ctx) -> Outcome {
-    let encoding = ctx.encoding;
-    ctx.open_named("a", encoding).await?;
+    ctx.open_named("a").await?;
     ctx.fatal_within("a", 4200, HELLO_WITHIN + TOLERANCE).await.map(drop)
 }
 
@@ -125,10 +123,10 @@ async fn slow_head(ctx: &mut Ctx) -> Outcome {
 
 async fn same_flight(ctx: &mut Ctx) -> Outcome {
     let room = ctx.room();
-    let (encoding, first, second) = (ctx.encoding, format!("{room}.1"), format!("{room}.2"));
+    let (first, second) = (format!("{room}.1"), format!("{room}.2"));
     let mut hello = ctx.hello(&Join::named("a")).await?;
     hello["subscriptions"] = json!([{"room": first}]);
-    ctx.open_named("a", encoding).await?;
+    ctx.open_named("a").await?;
     let conn = ctx.conn("a")?;
     let publish = json!({"room": first, "number": 1, "envelope": {"type": "t"}});
     conn.send(&[json!({"id": 1, "hello": hello}), json!({"id": 2, "subscribe": {"room": second}})]).await?;
@@ -173,8 +171,7 @@ async fn idle(ctx: &mut Ctx) -> Outcome {
     // The transport's own pings do not count.
     for _ in 0..3 {
         ctx.conn("a")?.settle(time / 5).await?;
-        let ping = Message::Ping(b"still here".as_slice().into());
-        ctx.conn("a")?.send_message(ping).await;
+        ctx.conn("a")?.ping_transport().await;
     }
     let open = ctx.conn("a")?.closed().is_none();
     check(open, || format!("closed after {} ms", started.elapsed().as_millis()))?;
@@ -217,6 +214,6 @@ async fn drain(ctx: &mut Ctx) -> Outcome {
     ctx.fatal_within("a", 4204, closes_in + TOLERANCE).await?;
     ctx.fatal_within("b", 4204, closes_in + TOLERANCE).await?;
     target.control.resume().await?;
-    ctx.forget_handles();
+    ctx.came_back().await?;
     ctx.join_as("c").await.map(drop)
 }

@@ -114,6 +114,6 @@ async fn drain(ctx: &mut Ctx) -> Outcome {
     let target = ctx.target.clone();
     target.control.drain().await?;
     target.control.resume().await?;
-    ctx.forget_handles();
+    ctx.came_back().await?;
     ctx.join_as("b").await.map(drop)
 }

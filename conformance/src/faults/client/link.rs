@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use prost::Message as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::shared::Shared;
-use crate::client::{Encoding, Open, WireLog, shake_hands};
+use crate::client::socket::Socket;
+use crate::client::{Open, Transport, WireLog, shake_hands};
 use crate::load::link::frames;
 use crate::schema::{self, v1};
 use crate::target::TokenWish;
@@ -24,7 +24,7 @@ const MESSAGE_BYTES: usize = 48 * 1024;
 
 /// A joined connection, and what Welcome said.
 pub(in crate::faults) struct Link {
-    ws: WebSocketStream<TcpStream>,
+    ws: WebSocketStream<Socket>,
     out: Vec<u8>,
     /// Frames that came with Welcome.
     held: Vec<v1::Frame>,
@@ -57,14 +57,7 @@ impl Link {
     ) -> Result<Self, Why> {
         let wish = TokenWish { user: name.to_owned(), ..TokenWish::default() };
         let token = shared.target.token(&wish).await.map_err(told)?;
-        let open = Open {
-            name: name.to_owned(),
-            encoding: Encoding::Binary,
-            subprotocols: None,
-            path: None,
-            headers: Vec::new(),
-            receive_buffer,
-        };
+        let open = Open { receive_buffer, ..Open::plain(name, Transport::Websocket) };
         let endpoint = shared.nodes.get(node).ok_or("no such node")?;
         let opened = shake_hands(endpoint, &open, &WireLog::default()).await.map_err(told)?;
         let (ws, _) = opened.map_err(|refused| format!("the handshake was answered with {}", refused.status))?;
