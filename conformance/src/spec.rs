@@ -29,13 +29,10 @@ pub fn find(id: &str) -> Option<&'static Requirement> {
     REQUIREMENTS.iter().find(|requirement| requirement.id == id)
 }
 
-/// The requirements that must each have a case: MUSTs of a server that are served on a transport that the suite has.
+/// The requirements that must each have a case: MUSTs of a server that are served.
 pub fn due() -> impl Iterator<Item = &'static Requirement> {
     REQUIREMENTS.iter().filter(|requirement| {
-        requirement.level == "MUST"
-            && requirement.served
-            && matches!(requirement.role, "server" | "both")
-            && !matches!(requirement.transports, "quic" | "wt")
+        requirement.level == "MUST" && requirement.served && matches!(requirement.role, "server" | "both")
     })
 }
 

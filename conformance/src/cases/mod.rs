@@ -12,7 +12,16 @@ macro_rules! files {
     };
 }
 
-files!("handshake.yaml", "framing.yaml", "rooms.yaml", "publish.yaml", "state.yaml", "api.yaml", "operate.yaml");
+files!(
+    "handshake.yaml",
+    "framing.yaml",
+    "streams.yaml",
+    "rooms.yaml",
+    "publish.yaml",
+    "state.yaml",
+    "api.yaml",
+    "operate.yaml"
+);
 
 /// All cases.
 ///

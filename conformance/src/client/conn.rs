@@ -79,7 +79,17 @@ impl Conn {
             Ok(opened) => opened,
             Err(refused) => return Ok(Err(refused)),
         };
-        Ok(Ok(Self {
+        Ok(Ok(Self::on(link, handshake, open, log, handles)))
+    }
+
+    /// A connection on raw QUIC whose handshake may still be under way.
+    pub(crate) async fn early(connection: quinn::Connection, open: Open, log: &WireLog) -> Outcome<Self> {
+        let streams = Streams::begin(connection, None).await.map_err(Stop::harness)?;
+        Ok(Self::on(Link::Streams(Box::new(streams)), Vec::new(), open, log, &Handles::default()))
+    }
+
+    fn on(link: Link, handshake: Vec<(String, String)>, open: Open, log: &WireLog, handles: &Handles) -> Self {
+        Self {
             name: open.name,
             transport: open.transport,
             encoding: open.encoding,
@@ -94,7 +104,7 @@ impl Conn {
             messages: 0,
             ids: 1000,
             log: log.clone(),
-        }))
+        }
     }
 
     /// A request id that no case writes by hand.

@@ -191,7 +191,7 @@ impl Ledger {
     /// Checks the close code against the Error that must come before it.
     pub fn closed(&mut self, code: u16) {
         let result = match self.closing {
-            Some(said) if u64::from(code) != said => Err(Violation {
+            Some(said) if u64::from(code) != said && !self.client_closes => Err(Violation {
                 rule: "LC-LIFE-011",
                 text: format!("Error said {said} with closing true, the transport closed with {code}"),
             }),

@@ -1,7 +1,7 @@
 //! The QUIC binding, raw or in a WebTransport session: one control stream, a stream per lane, a stream per urgent
 //! message, datagrams for signals.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,7 +13,6 @@ use super::framing::{Fault, Piece, RecordReader, header_record};
 use super::http3::{self, Said, SessionReader, Uni};
 use super::lane::Lane;
 use super::link::{ABNORMAL, Arrival, NO_CODE, Open, Place, Refused};
-use super::quic::Windows;
 use super::{Transport, WireLog};
 use crate::schema::{self, v1};
 use crate::target::{Endpoint, Target};
@@ -56,7 +55,7 @@ struct Incoming {
 }
 
 /// The HTTP/3 side of a WebTransport session.
-struct Session {
+pub(super) struct Session {
     id: u64,
     send: SendStream,
     recv: RecvStream,
@@ -78,6 +77,8 @@ pub(crate) struct Streams {
     opened: u64,
     accepting: Waiting<RecvStream>,
     datagrams: Waiting<Bytes>,
+    /// Lanes whose streams are not read.
+    paused: Vec<Lane>,
     arrived: VecDeque<Arrival>,
     /// The code with which the session ended, while the connection below may go on.
     ended: Option<u16>,
@@ -107,6 +108,10 @@ impl Incoming {
 
     fn lane(&self) -> Option<Lane> {
         self.header.as_ref().and_then(|header| Lane::from_wire(header.lane))
+    }
+
+    fn is_message(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.kind == v1::StreamKind::Message as i32)
     }
 
     fn place(&self) -> Place {
@@ -219,10 +224,10 @@ impl Streams {
     pub(super) async fn open(target: &Target, open: &Open, log: &WireLog) -> Outcome<Result<Self, Refused>> {
         let web = open.transport == Transport::Webtransport;
         let endpoint = target.stream_endpoint(open.transport)?;
-        let windows = Windows { stream: open.receive_buffer };
         log.add(&open.name, "→", &format!("handshake {} {}", open.transport.name(), endpoint.authority()));
         let dialer = target.dialer()?;
-        let connection = dialer.connect(&endpoint.host, endpoint.port, web, windows).await.map_err(Stop::Harness)?;
+        let connection =
+            dialer.connect(&endpoint.host, endpoint.port, web, open.receive_buffer).await.map_err(Stop::Harness)?;
         let lost = |error: ConnectionError| Stop::fail(format!("the connection ended during the handshake: {error}"));
         let mut early = Vec::new();
         let session = if web {
@@ -237,12 +242,19 @@ impl Streams {
         } else {
             None
         };
-        let (mut control, answers) = connection.open_bi().await.map_err(lost)?;
+        let mut streams = Self::begin(connection, session).await.map_err(lost)?;
+        early.into_iter().for_each(|stream| streams.add(stream));
+        Ok(Ok(streams))
+    }
+
+    /// Opens the control stream.
+    pub(super) async fn begin(connection: Connection, session: Option<Session>) -> Result<Self, ConnectionError> {
+        let (mut control, answers) = connection.open_bi().await?;
         let mut first = session.as_ref().map_or_else(Vec::new, |session| http3::bidi_prefix(session.id));
         first.extend(header_record(v1::StreamKind::Control, Lane::Control.to_wire()));
         // That the server is gone shows at reading.
         let _ = control.write_all(&first).await;
-        let mut streams = Self {
+        Ok(Self {
             accepting: accept(&connection),
             datagrams: datagram(&connection),
             connection,
@@ -252,11 +264,10 @@ impl Streams {
             named: BTreeMap::new(),
             incoming: vec![Incoming::new(0, answers, Phase::Records)],
             opened: 0,
+            paused: Vec::new(),
             arrived: VecDeque::new(),
             ended: None,
-        };
-        early.into_iter().for_each(|stream| streams.add(stream));
-        Ok(Ok(streams))
+        })
     }
 
     fn add(&mut self, stream: RecvStream) {
@@ -350,6 +361,17 @@ impl Streams {
         Ok(matches!(stream.stopped().await, Ok(Some(_))))
     }
 
+    /// Does not read the streams of these lanes any more.
+    pub(crate) fn pause(&mut self, lanes: &[Lane]) {
+        self.paused = lanes.to_vec();
+    }
+
+    /// Streams of a lane that the server has open, as far as their headers came: number and kind.
+    pub(crate) fn open_streams(&self, lane: Lane) -> Vec<(u64, i32)> {
+        let of_lane = self.incoming.iter().filter(|incoming| incoming.lane() == Some(lane));
+        of_lane.filter_map(|incoming| Some((incoming.number, incoming.header.as_ref()?.kind))).collect()
+    }
+
     /// Closes with a code: the connection, or the session.
     pub(super) async fn close(&mut self, code: u16) {
         match &mut self.session {
@@ -433,33 +455,45 @@ impl Streams {
         }
     }
 
-    /// Reads a turn of every stream, and once more of those before the last that had something: what came of an
-    /// earlier stream before a later one was begun is then never seen after it. True: something was read.
+    /// Reads a turn of every stream, of message streams all that is there, and those once more before the last that had
+    /// something: what came whole of an earlier message before a later one was begun is then never seen after it.
+    /// True: something was read.
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
         let session = self.session.as_ref().map_or(0, |session| session.id);
         let mut found: BTreeMap<usize, Vec<Arrival>> = BTreeMap::new();
-        let mut over = Vec::new();
+        let mut over = BTreeSet::new();
         let mut last = self.incoming.len();
-        for _ in 0..2 {
+        for again in [false, true] {
             for (place, incoming) in self.incoming.iter_mut().enumerate().take(last) {
-                if found.contains_key(&place) || over.contains(&place) {
-                    continue;
+                loop {
+                    let is_paused = incoming.lane().is_some_and(|lane| self.paused.contains(&lane));
+                    if is_paused || over.contains(&place) || again && !incoming.is_message() {
+                        break;
+                    }
+                    let out = found.entry(place).or_default();
+                    match incoming.poll(cx, session, out) {
+                        Poll::Pending if out.is_empty() => {
+                            found.remove(&place);
+                            break;
+                        }
+                        Poll::Pending => break,
+                        Poll::Ready(goes_on) => {
+                            // A turn without a whole record has more to come, perhaps at once.
+                            cx.waker().wake_by_ref();
+                            if !goes_on {
+                                over.insert(place);
+                            }
+                        }
+                    }
+                    if !incoming.is_message() {
+                        break;
+                    }
                 }
-                let mut out = Vec::new();
-                match incoming.poll(cx, session, &mut out) {
-                    Poll::Pending => continue,
-                    Poll::Ready(true) => {}
-                    Poll::Ready(false) => over.push(place),
-                }
-                // A turn without a whole record has more to come, perhaps at once.
-                cx.waker().wake_by_ref();
-                found.insert(place, out);
             }
             last = found.keys().next_back().copied().unwrap_or(0);
         }
-        let read = !found.is_empty();
+        let read = !found.is_empty() || !over.is_empty();
         self.arrived.extend(found.into_values().flatten());
-        over.sort_unstable();
         for place in over.into_iter().rev() {
             self.incoming.remove(place);
         }

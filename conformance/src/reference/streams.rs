@@ -268,6 +268,11 @@ impl Reading {
 
     async fn datagrams(self) {
         while let Some(bytes) = self.peer.datagram().await {
+            let frames = v1::Packet::decode(bytes.clone()).map(|packet| packet.frames).unwrap_or_default();
+            let misplaced = frames.iter().any(|frame| lane_of(frame).is_some_and(|lane| lane != Lane::Signal));
+            if misplaced && !self.shared.is(Mutant::WrongLaneTaken) {
+                self.fault(PROTOCOL).await;
+            }
             self.until_welcome().await;
             let _ = self.say.send(Input::Packet(bytes)).await;
         }
@@ -463,49 +468,44 @@ impl Writing {
     /// The writer of lane urgent: a stream for each record while few are open, else one for all the others.
     async fn urgent(self) {
         let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
-        let mut open: BTreeSet<(u64, u64, u64)> = BTreeSet::new();
-        let mut fallback: Option<Sending> = None;
+        let mut open = Open::default();
+        let mut rest: Option<(Sending, Vec<Key>)> = None;
         let mut room = 0;
         for number in 0u64.. {
             let out = self.outbox.lane_turn(URGENT).await;
+            let key = (out.room, out.seq, number);
             while let Ok(done) = acknowledged.try_recv() {
-                open.remove(&done);
+                open.end(&done);
             }
-            if out.room != room && !self.shared.is(Mutant::EpochsOvertake) {
+            loop {
                 // A handle is a room in one epoch. Waiting at each change of it is more than LC-QUIC-007 asks.
-                while !open.is_empty() {
-                    let Some(done) = acknowledged.recv().await else { return };
-                    open.remove(&done);
+                let next_epoch = out.room != room && !open.keys.is_empty() && !self.shared.is(Mutant::EpochsOvertake);
+                let beyond = open.is_beyond(key) && !self.shared.is(Mutant::UrgentWindowUnchecked);
+                if !next_epoch && !beyond {
+                    break;
                 }
-                if let Some(mut stream) = fallback.take() {
-                    let _ = stream.quic().finish();
-                    let _ = stream.quic().stopped().await;
-                }
+                end_rest(&mut rest, &acknowledge);
+                let Some(done) = acknowledged.recv().await else { return };
+                open.end(&done);
             }
             room = out.room;
-            let beyond = |open: &BTreeSet<(u64, u64, u64)>| {
-                let lowest = open.range((room, 1, 0)..(room, u64::MAX, 0)).next();
-                lowest.is_some_and(|(_, lowest, _)| out.seq > lowest + URGENT_WINDOW)
-            };
-            while beyond(&open) && !self.shared.is(Mutant::UrgentWindowUnchecked) {
-                let Some(done) = acknowledged.recv().await else { return };
-                open.remove(&done);
-            }
-            let single = open.len() < MESSAGE_STREAMS_MAX && !self.shared.is(Mutant::UrgentOnOneStream);
-            if !single {
-                if fallback.is_none() {
-                    fallback = self.open(v1::StreamKind::Lane, Lane::Urgent, 3).await;
-                }
-                let Some(stream) = &mut fallback else { return };
-                if stream.write(&out.record, &self.progress).await.is_none() {
-                    return;
-                }
+            open.keys.insert(key);
+            if open.messages < MESSAGE_STREAMS_MAX && !self.shared.is(Mutant::UrgentOnOneStream) {
+                end_rest(&mut rest, &acknowledge);
+                let Some(stream) = self.open(v1::StreamKind::Message, Lane::Urgent, 3).await else { return };
+                open.messages += 1;
+                tokio::spawn(message(stream, out.record, self.progress.clone(), key, acknowledge.clone()));
                 continue;
             }
-            let Some(stream) = self.open(v1::StreamKind::Message, Lane::Urgent, 3).await else { return };
-            let key = (out.room, out.seq, number);
-            open.insert(key);
-            tokio::spawn(message(stream, out.record, self.progress.clone(), key, acknowledge.clone()));
+            if rest.is_none() {
+                let stream = self.open(v1::StreamKind::Lane, Lane::Urgent, 3).await;
+                rest = stream.map(|stream| (stream, Vec::new()));
+            }
+            let Some((stream, keys)) = &mut rest else { return };
+            keys.push(key);
+            if stream.write(&out.record, &self.progress).await.is_none() {
+                return;
+            }
         }
     }
 
@@ -533,20 +533,65 @@ impl Writing {
     }
 }
 
+/// Room, seq, and a number of its own, of an urgent record on its way.
+type Key = (u64, u64, u64);
+
+/// What was acknowledged to the end: a message stream, or the ordered one.
+enum Done {
+    Message(Key),
+    Rest(Vec<Key>),
+}
+
+/// Urgent records that are not acknowledged.
+#[derive(Default)]
+struct Open {
+    keys: BTreeSet<Key>,
+    messages: usize,
+}
+
+impl Open {
+    fn end(&mut self, done: &Done) {
+        match done {
+            Done::Message(key) => {
+                self.messages -= 1;
+                self.keys.remove(key);
+            }
+            Done::Rest(keys) => self.keys.retain(|key| !keys.contains(key)),
+        }
+    }
+
+    fn is_beyond(&self, (room, seq, _): Key) -> bool {
+        let lowest = self.keys.range((room, 1, 0)..(room, u64::MAX, 0)).next();
+        lowest.is_some_and(|(_, lowest, _)| seq > lowest + URGENT_WINDOW)
+    }
+}
+
+/// Ends the ordered stream of lane urgent, if there is one, so that it can be acknowledged.
+fn end_rest(rest: &mut Option<(Sending, Vec<Key>)>, acknowledge: &mpsc::UnboundedSender<Done>) {
+    let Some((mut stream, keys)) = rest.take() else { return };
+    let acknowledge = acknowledge.clone();
+    tokio::spawn(async move {
+        let _ = stream.quic().finish();
+        let _ = stream.quic().stopped().await;
+        // Fails only when the connection is over.
+        let _ = acknowledge.send(Done::Rest(keys));
+    });
+}
+
 /// Sends one record on a stream of its own and says when all of it was acknowledged.
 async fn message(
     mut stream: Sending,
     record: Vec<u8>,
     progress: Progress,
-    key: (u64, u64, u64),
-    acknowledge: mpsc::UnboundedSender<(u64, u64, u64)>,
+    key: Key,
+    acknowledge: mpsc::UnboundedSender<Done>,
 ) {
     if stream.write(&record, &progress).await.is_some() {
         let _ = stream.quic().finish();
         let _ = stream.quic().stopped().await;
     }
     // Fails only when the connection is over.
-    let _ = acknowledge.send(key);
+    let _ = acknowledge.send(Done::Message(key));
 }
 
 /// Sends one signal on a stream, which is reset if a newer one supersedes it before all was acknowledged.

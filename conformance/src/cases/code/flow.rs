@@ -325,9 +325,11 @@ async fn no_progress(ctx: &mut Ctx) -> Outcome {
     ctx.subscribe("slow", start).await?;
     let until = Instant::now() + NO_PROGRESS + Duration::from_secs(8);
     while Instant::now() < until {
-        // One read a second keeps the slow one going; a frame without an answer keeps both from being idle.
-        let soon = Instant::now() + Duration::from_millis(200);
-        ctx.conn("slow")?.read(soon).await?;
+        // A read or two a second keep the slow one going; a frame without an answer keeps both from being idle.
+        for _ in 0..2 {
+            let soon = Instant::now() + Duration::from_millis(200);
+            ctx.conn("slow")?.read(soon).await?;
+        }
         for name in ["slow", "stuck"] {
             ctx.conn(name)?.send(&[json!({"credit": {}})]).await?;
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::case::{Case, Ctx, Join, Need};
-use crate::client::Encoding;
 use crate::client::raw::{RawSocket, client_frame, handshake};
+use crate::client::{Encoding, Lane, Transport};
 use crate::verdict::{Outcome, Stop, check};
 
 /// The time in which Hello, or the head of a request, must have come.
@@ -31,7 +31,16 @@ pub(super) fn cases() -> Vec<Case> {
             &["LC-SEC-006"],
             &[],
             |ctx| Box::pin(slow_hello(ctx)),
-        ),
+        )
+        .over(&[Transport::Websocket]),
+        Case::code(
+            "LC-HS-006/slow-hello-on-a-stream",
+            "A Hello that comes at one byte per second on control ends after 10 s with HANDSHAKE_TIMEOUT.",
+            &["LC-SEC-006", "LC-LIFE-011"],
+            &[],
+            |ctx| Box::pin(slow_hello_on_a_stream(ctx)),
+        )
+        .over(&[Transport::Webtransport, Transport::Quic]),
         Case::code(
             "LC-SEC-004/slow-head",
             "A WebSocket handshake at one byte per second is cut after 10 s, and nobody else notices.",
@@ -108,6 +117,24 @@ async fn slow_hello(ctx: &mut Ctx) -> Outcome {
     let close = 4200u16.to_be_bytes();
     let found = socket.unread().windows(2).any(|window| window == close);
     check(found, || "the connection ended without the code HANDSHAKE_TIMEOUT".into())
+}
+
+async fn slow_hello_on_a_stream(ctx: &mut Ctx) -> Outcome {
+    let started = Instant::now();
+    ctx.open_named("a").await?;
+    let mut hello = vec![0x0a, 200];
+    hello.resize(60, b'x');
+    for byte in hello {
+        let conn = ctx.conn("a")?;
+        conn.send_bytes(Lane::Control, vec![byte]).await;
+        conn.settle(Duration::from_secs(1)).await?;
+        if conn.closed().is_some() || started.elapsed() > HELLO_WITHIN + TOLERANCE {
+            break;
+        }
+    }
+    let took = started.elapsed();
+    check(took < HELLO_WITHIN + TOLERANCE, || format!("the connection still lives after {} s", took.as_secs()))?;
+    ctx.fatal("a", 4200).await.map(drop)
 }
 
 async fn slow_head(ctx: &mut Ctx) -> Outcome {

@@ -1,5 +1,4 @@
-//! The cases that steps cannot say: bytes on the wire, clocks, floods, large batches,
-//! server-sent events.
+//! The cases that steps cannot say: bytes on the wire, clocks, floods, streams, large batches, server-sent events.
 
 mod batch;
 mod bytes;
@@ -7,6 +6,7 @@ mod flow;
 mod life;
 mod operate;
 mod sse;
+mod streams;
 
 use crate::case::Case;
 
@@ -18,5 +18,6 @@ pub(super) fn all() -> Vec<Case> {
     cases.extend(flow::cases());
     cases.extend(operate::cases());
     cases.extend(sse::cases());
+    cases.extend(streams::cases());
     cases
 }
