@@ -146,7 +146,8 @@ struct TargetArguments {
     #[arg(long, default_value_t = 5_000)]
     patience_ms: u64,
     /// Command that starts the server. `{port}` becomes a free TCP port, `{quic_port}` a free UDP port, `{cert}` and
-    /// `{key}` PEM files with a certificate for loopback that is made for the run and trusted.
+    /// `{key}` PEM files with a certificate for loopback that is made for the run and trusted, `{filled:FILE}` a copy of
+    /// the file in which `{cert}` and `{key}` are filled in.
     #[arg(last = true)]
     server: Vec<String>,
 }
@@ -276,6 +277,31 @@ impl Started {
     }
 }
 
+/// Makes the certificate that a command asks for and fills in where its files are.
+fn certify(command: &mut [String]) -> Result<Option<(Pins, Directory)>, String> {
+    if !command.iter().any(|argument| ["{cert}", "{key}", "{filled:"].iter().any(|name| argument.contains(name))) {
+        return Ok(None);
+    }
+    let (directory, pair) = (Directory::new(), Pair::new()?);
+    let (certificate, key) = pair.write(&directory.0)?;
+    let fill =
+        |text: &str| text.replace("{cert}", &certificate.to_string_lossy()).replace("{key}", &key.to_string_lossy());
+    for argument in command {
+        if let Some((before, rest)) = argument.split_once("{filled:")
+            && let Some((file, after)) = rest.split_once('}')
+        {
+            let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+            let copy = directory.0.join("filled");
+            std::fs::write(&copy, fill(&text)).map_err(|error| format!("{}: {error}", copy.display()))?;
+            *argument = format!("{before}{}{after}", copy.display());
+        }
+        *argument = fill(argument);
+    }
+    let pins = Pins::default();
+    pins.set(vec![pair.hash()]);
+    Ok(Some((pins, directory)))
+}
+
 async fn start(arguments: TargetArguments) -> Result<Started, String> {
     let stdio = arguments.control.as_deref() == Some("stdio");
     let (mut command, mut store, mut directories) = (arguments.server, None, Vec::new());
@@ -294,16 +320,7 @@ async fn start(arguments: TargetArguments) -> Result<Started, String> {
         (Some(file), false) => Some(Trust::file(file)?),
         (None, false) => None,
     };
-    if command.iter().any(|argument| argument.contains("{cert}")) {
-        let directory = Directory::new();
-        let pair = Pair::new()?;
-        let (certificate, key) = pair.write(&directory.0)?;
-        command.iter_mut().for_each(|argument| {
-            *argument = argument.replace("{cert}", &certificate.to_string_lossy());
-            *argument = argument.replace("{key}", &key.to_string_lossy());
-        });
-        let pins = Pins::default();
-        pins.set(vec![pair.hash()]);
+    if let Some((pins, directory)) = certify(&mut command)? {
         trust.get_or_insert(Trust::Hashes(pins));
         directories.push(directory);
     }
