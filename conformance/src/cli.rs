@@ -98,6 +98,20 @@ enum LoadCommand {
         #[command(flatten)]
         plan: load::Storm,
     },
+    /// Whether everything arrives as it must, from one client to another.
+    Mixed {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Mixed,
+    },
+    /// Latency beside handshakes that never finish.
+    Siege {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Siege,
+    },
 }
 
 #[derive(Args)]
@@ -203,6 +217,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
                 LoadCommand::Fanout { target, plan } => (target, load::Load::Fanout(plan)),
                 LoadCommand::Idle { target, plan } => (target, load::Load::Idle(plan)),
                 LoadCommand::Storm { target, plan } => (target, load::Load::Storm(plan)),
+                LoadCommand::Mixed { target, plan } => (target, load::Load::Mixed(plan)),
+                LoadCommand::Siege { target, plan } => (target, load::Load::Siege(plan)),
             };
             let transport = one_transport(&target)?;
             let started = start(target).await?;

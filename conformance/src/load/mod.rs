@@ -1,9 +1,11 @@
-//! The raw client as a load generator. Its figures are for people; it judges nothing.
+//! The raw client as a load generator. Its figures are for people; only `mixed` and `siege` judge.
 
 mod fanout;
 mod idle;
 pub(crate) mod link;
+mod mixed;
 mod process;
+mod siege;
 mod storm;
 
 use std::sync::Arc;
@@ -69,6 +71,35 @@ pub struct Storm {
     pub at_once: usize,
 }
 
+/// Publishes durable events of all lanes, transient ones and signals from one client to another, and fails unless all
+/// arrive as they must.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Mixed {
+    /// Events to publish.
+    #[arg(long, default_value_t = 10_000)]
+    pub events: u64,
+}
+
+/// Measures what healthy clients notice of handshakes that never finish and of connections that say nothing, and fails
+/// if their 99th percentile doubles.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Siege {
+    /// Handshakes that never finish, half of them over QUIC where the server has it.
+    #[arg(long, default_value_t = 200)]
+    pub handshakes: usize,
+    /// Connections that say nothing.
+    #[arg(long, default_value_t = 1_000)]
+    pub idle: usize,
+    /// Turns without and with them.
+    #[arg(long, default_value_t = 4)]
+    pub turns: usize,
+    /// Seconds of a turn.
+    #[arg(long, default_value_t = 5)]
+    pub seconds: u64,
+}
+
 /// What to do to the server.
 #[derive(Clone, Debug)]
 pub enum Load {
@@ -78,6 +109,10 @@ pub enum Load {
     Idle(Idle),
     /// Many connections at once.
     Storm(Storm),
+    /// Everything from one client to another.
+    Mixed(Mixed),
+    /// Healthy clients beside peers that never finish.
+    Siege(Siege),
 }
 
 /// Runs a load and returns its table. `pid` is the server that the suite started.
@@ -85,6 +120,10 @@ pub async fn run(target: Arc<Target>, transport: Transport, load: Load, pid: Opt
     match load {
         Load::Fanout(plan) => fanout::run(target, transport, &plan, plan.pid.or(pid)).await,
         Load::Idle(plan) => idle::run(target, transport, plan.connections, plan.group, plan.pid.or(pid)).await,
+        Load::Mixed(plan) => mixed::run(target, transport, plan.events).await,
+        Load::Siege(Siege { handshakes, idle, turns, seconds }) => {
+            siege::run(target, transport, siege::Plan { handshakes, idle, turns, seconds }).await
+        }
         Load::Storm(plan) => storm::run(target, transport, plan.connections, plan.at_once).await,
     }
 }
