@@ -136,7 +136,7 @@ impl Builder {
     }
 
     /// Takes the one certificate with this SHA-256 (of its DER form) and no other, whatever its name, issuer and dates:
-    /// for the certificate of a node in development, which prints it.
+    /// for the certificate of a node in development, which names it in `/.well-known/lanecast`.
     pub fn certificate_hash(mut self, sha256: [u8; 32]) -> Self {
         self.trust.certificate_hash = Some(sha256);
         self
@@ -153,7 +153,8 @@ impl Builder {
     /// Does not wait for the connection: rooms can be subscribed and published to at once. To wait, see
     /// [`Client::connected`].
     ///
-    /// With an outbox file it blocks until that is read and written anew: some milliseconds for each MiB in it.
+    /// With an outbox file it blocks until that is read and written anew: some milliseconds for each MiB in it. With an
+    /// encrypted address it reads the system's certificates, which takes some milliseconds too.
     ///
     /// # Errors
     ///

@@ -269,6 +269,21 @@ fn a_number_out_of_bounds_ends_the_connection_and_nothing_else() {
 }
 
 #[test]
+fn on_streams_the_client_closes_when_it_is_told_to() {
+    // LC-QUIC-006
+    let mut pair = Pair::new(1, Kind::Streams);
+    let at = pair.member("ann", ROOM);
+    let code = Code::TooManyConnections;
+    let error = v1::Error { code: code.number().into(), closing: true, ..Default::default() };
+    pair.receive_raw(at, &[v1::Frame { id: 0, body: Some(Body::Error(error)) }]);
+    assert_eq!(pair.peers[at].client.state(), ClientState::Suspended { code: code.number().into() });
+    pair.advance(1);
+    assert_eq!(pair.peers[at].disconnects, [code]);
+    pair.settle();
+    pair.check(at, ROOM);
+}
+
+#[test]
 fn closing_is_for_good() {
     // LC-LIFE-010, LC-LIFE-013
     let mut pair = Pair::new(1, Kind::Pipe);
