@@ -34,6 +34,9 @@ const QUIC_PORT: u16 = 8443;
 const CONNECT_PATH: &str = "/v1/connect";
 
 /// Try to reach a node by each transport, and say what is wrong and what to do.
+///
+/// Ends with 0 if clients like this one can use the node: by one transport at least, and neither the token nor the origin
+/// was refused. Certificates are judged by what this machine trusts, or the file that SSL_CERT_FILE names.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     /// The node as clients reach it: https://chat.example, or wss://chat.example/v1/connect.
