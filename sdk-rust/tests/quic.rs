@@ -159,6 +159,41 @@ async fn a_stream_of_an_unknown_kind_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_reset_is_forgotten_and_what_it_cut_is_asked_for() {
+    // LC-QUIC-013, LC-SDK-002
+    let peer = QuicPeer::listen();
+    let client = peer.builder().connect().unwrap();
+    let (mut connection, _) = peer.welcome().await;
+    let mut subscription = client.room("r").subscribe().await.unwrap();
+    take_subscribe(&mut connection, normal(0), normal(0)).await;
+    let mut cut = connection.connection.open_uni().await.unwrap();
+    cut.write_all(&Purpose::Lane(WireLane::Normal).header()).await.unwrap();
+    cut.write_all(&lanecast_protocol::codec::encode_body(0, event(1, "a"))[..9]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    cut.reset(quinn::VarInt::from_u32(0)).unwrap();
+    connection.send(WireLane::Normal, event(2, "b")).await;
+    take_subscribe(&mut connection, normal(0), normal(2)).await;
+    connection.send(WireLane::Normal, event(1, "a")).await;
+    connection.send(WireLane::Normal, event(2, "b")).await;
+    for seq in 1..=2 {
+        assert_eq!(soon(subscription.next()).await.unwrap().unwrap().seq, seq);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_within_a_record_closes_the_connection() {
+    // LC-QUIC-013
+    let peer = QuicPeer::listen();
+    let _client = peer.builder().connect().unwrap();
+    let (connection, _) = peer.welcome().await;
+    let mut stream = connection.connection.open_uni().await.unwrap();
+    stream.write_all(&Purpose::Lane(WireLane::Normal).header()).await.unwrap();
+    stream.write_all(&[0x0a, 9, 1]).await.unwrap();
+    stream.finish().unwrap();
+    assert_eq!(connection.closed().await, u64::from(Code::Protocol.number()));
+}
+
+#[tokio::test]
 async fn a_frame_on_a_stream_of_another_lane_closes_the_connection() {
     // LC-QUIC-003
     let peer = QuicPeer::listen();

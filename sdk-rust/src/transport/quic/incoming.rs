@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
-use lanecast_protocol::binding::{Piece, Purpose, StreamReader};
+use lanecast_protocol::binding::{Piece, StreamReader};
 use lanecast_protocol::codec::CodecError;
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::session::client::RECORD_BYTES_MAX;
@@ -125,18 +125,12 @@ impl In {
                     Err(error) => fault(&error),
                 },
                 Err(ReadError::ConnectionLost(error)) => over(&error),
-                Err(ReadError::Reset(_)) if self.is_dispensable() => return Poll::Ready(Got::Done),
-                // What it carried is not told in any other way than to a client that asks anew.
+                // LC-QUIC-013: a signal that was superseded. Of another lane the next seq shows what is missing.
+                Err(ReadError::Reset(_)) => return Poll::Ready(Got::Done),
                 Err(error) => Turn::Over { code: None, detail: format!("a stream broke: {error}") },
             };
             return Poll::Ready(Got::Turn(turn));
         }
-    }
-
-    /// Whether the node may take the stream back: a signal that a newer one supersedes (LC-QUIC-009). A stream that was
-    /// reset before its header could be read was one.
-    fn is_dispensable(&self) -> bool {
-        matches!(self.reader.purpose(), None | Some(Purpose::Signal))
     }
 }
 
