@@ -110,7 +110,7 @@ codes! {
     MessageTooLarge = 4306, "MESSAGE_TOO_LARGE", Client, Stop, 413, "LC-PUB-005", "The message is larger than the room's policy allows.";
     LaneNotAllowed = 4307, "LANE_NOT_ALLOWED", Client, Stop, 400, "LC-PUB-004", "The lane cannot be chosen here.";
     IdempotencyConflict = 4308, "IDEMPOTENCY_CONFLICT", Client, Stop, 409, "LC-API-005", "The idempotency key was used with another body.";
-    UserMismatch = 4309, "USER_MISMATCH", Credential, Stop, 403, "LC-AUTH-021", "The new token names another user.";
+    UserMismatch = 4309, "USER_MISMATCH", Credential, Stop, 403, "LC-AUTH-021", "The new token names another user or device.";
     NotFound = 4310, "NOT_FOUND", Client, Stop, 404, "LC-API-002", "There is nothing at this path.";
     RateLimited = 4400, "RATE_LIMITED", Client, RetryAfter, 429, "LC-FLOW-001", "Too many requests of this kind.";
     Unavailable = 4401, "UNAVAILABLE", Node, RetryAfter, 503, "LC-ERR-006", "The log cannot be reached at present.";

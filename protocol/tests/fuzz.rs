@@ -132,6 +132,8 @@ fn answer(rng: &mut SmallRng, session: &mut Session, at: Now, handle: &mut u64) 
         match request {
             Request::Authenticate(_) if refuses => session.close(Refusal::new(Code::BadToken, "no")),
             Request::Authenticate(_) => session.accept(at, Accepted::default()),
+            Request::RefreshToken { id, .. } if refuses => session.refuse_refresh(id, refusal),
+            Request::RefreshToken { id, .. } => session.refreshed(at, id, at.wall_ms + 60_000),
             Request::Subscribe { asked, subscribe } if refuses => {
                 session.refuse_subscribe(asked, refusal.in_room(subscribe.room));
             }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::position::DurableLane::Normal;
+use lanecast_protocol::session::Refusal;
 use lanecast_protocol::session::client::ClientState;
-use lanecast_protocol::session::server::Accepted;
+use lanecast_protocol::session::server::{Accepted, Request};
 use lanecast_protocol::v1;
 use lanecast_protocol::v1::frame::Body;
 
@@ -128,6 +129,58 @@ fn a_token_that_expires_ends_the_connection_and_a_new_one_is_asked_for() {
     pair.settle();
     let asked: Vec<_> = pair.peers[at].connects.iter().map(|(_, new_token)| *new_token).collect();
     assert_eq!(asked, [false, true]);
+}
+
+#[test]
+fn a_newer_token_moves_the_expiry_and_holds_back_what_follows_it() {
+    // LC-AUTH-004, LC-AUTH-020
+    let mut raw = Raw::open();
+    let refresh = |token: &str| Body::RefreshToken(v1::RefreshToken { token: token.into() });
+    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000);
+    raw.received();
+    raw.send(2, refresh("newer"));
+    raw.send(3, Body::Subscribe(v1::Subscribe { room: "r".into(), ..Default::default() }));
+    raw.send(4, Body::History(v1::History { room: "h".into(), ..Default::default() }));
+    raw.send(5, Body::Ping(v1::Ping { stamp: 1 }));
+    let ids = |raw: &mut Raw| raw.received().iter().map(|frame| frame.id).collect::<Vec<_>>();
+    assert_eq!(ids(&mut raw), [5], "what depends on rights waits");
+    assert!(matches!(&raw.requests[..], [Request::RefreshToken { id: 2, token }] if token == "newer"));
+    raw.session.refreshed(raw.now, 2, raw.now.wall_ms + 30_000);
+    raw.handle_requests();
+    assert_eq!(ids(&mut raw), [2, 3]);
+    assert!(matches!(&raw.requests[..], [_, Request::History { id: 4, .. }]));
+    raw.advance(29_999);
+    assert_eq!(raw.closed(), None);
+    raw.send(6, refresh(&"x".repeat(8_193)));
+    assert_eq!(raw.refused(), Some(Code::BadToken));
+    raw.advance(1);
+    assert_eq!(raw.closed(), Some(Code::TokenExpired));
+}
+
+#[test]
+fn a_refused_token_changes_nothing_and_what_waited_goes_on() {
+    // LC-AUTH-021, LC-AUTH-023
+    let mut raw = Raw::open();
+    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000);
+    raw.send(2, Body::RefreshToken(v1::RefreshToken { token: "bob".into() }));
+    raw.send(3, Body::Subscribe(v1::Subscribe { room: "r".into(), ..Default::default() }));
+    raw.received();
+    raw.session.refuse_refresh(2, Refusal::new(Code::UserMismatch, "another user"));
+    raw.handle_requests();
+    let ids: Vec<_> = raw.received().iter().map(|frame| frame.id).collect();
+    assert_eq!(ids, [2, 3]);
+    raw.advance(5_000);
+    assert_eq!(raw.closed(), Some(Code::TokenExpired));
+}
+
+#[test]
+fn a_machine_that_slept_counts_the_time() {
+    // LC-AUTH-004
+    let mut raw = Raw::open();
+    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000);
+    raw.now.wall_ms += 5_000;
+    raw.send(2, Body::Ping(v1::Ping { stamp: 1 }));
+    assert_eq!(raw.closed(), Some(Code::TokenExpired));
 }
 
 #[test]

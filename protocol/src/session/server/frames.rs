@@ -1,6 +1,8 @@
 //! What a session does with each frame of a client.
 
-use super::check::{check_hello, check_history, check_publish, check_room, check_signal, check_subscribe};
+use super::check::{
+    TOKEN_BYTES_MAX, check_hello, check_history, check_publish, check_room, check_signal, check_subscribe,
+};
 use super::{Asked, REQUESTS_MAX, Request, Session, State, Waiting};
 use crate::codec;
 use crate::codes::Code;
@@ -51,7 +53,11 @@ impl Session {
                 Ok(()) => self.wait(Waiting::History { id, history }),
                 Err(refusal) => self.refuse(id, refusal.in_room(history.room)),
             },
-            Body::RefreshToken(_) | Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
+            Body::RefreshToken(v1::RefreshToken { token }) if token.len() <= TOKEN_BYTES_MAX => {
+                self.request(Request::RefreshToken { id, token });
+            }
+            Body::RefreshToken(_) => self.refuse(id, Refusal::new(Code::BadToken, "the token is larger than 8 KiB")),
+            Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
                 self.unimplemented(id, "");
             }
             Body::Focus(v1::Focus { room, .. })

@@ -37,6 +37,7 @@ use prost::Message;
 pub use self::check::{TOKEN_BYTES_MAX, body_len, check_envelope, check_numbers, check_subscribe};
 pub use self::delivery::gap_record;
 pub use self::request::{Accepted, Asked, Config, Opened, Read, Request};
+pub use self::rooms::filtered;
 use super::{Now, Refusal};
 use crate::binding;
 use crate::codec::{self, CodecError};
@@ -138,7 +139,29 @@ struct Open {
     /// A GoAway was sent; the connection closes then.
     leaves_at_ms: Option<u64>,
     /// The token expires then.
-    expires_at_ms: Option<u64>,
+    expiry: Option<Expiry>,
+    /// The driver checks a newer token: everything else waits.
+    refreshing: bool,
+}
+
+/// When a token expires, by both clocks: the one wakes the session, and the other one also counts the time in which the
+/// machine slept.
+#[derive(Clone, Copy, Debug)]
+struct Expiry {
+    monotonic_ms: u64,
+    wall_ms: u64,
+}
+
+impl Expiry {
+    /// `at_ms` is the node's clock; 0: never.
+    fn at(now: Now, at_ms: u64) -> Option<Self> {
+        let left_ms = at_ms.saturating_sub(now.wall_ms);
+        (at_ms != 0).then(|| Self { monotonic_ms: now.monotonic_ms.saturating_add(left_ms), wall_ms: at_ms })
+    }
+
+    fn has_passed(self, now: Now) -> bool {
+        self.monotonic_ms <= now.monotonic_ms || self.wall_ms <= now.wall_ms
+    }
 }
 
 /// What waits for the driver, in the order in which it came (LC-FRM-015).
@@ -241,6 +264,7 @@ impl Session {
                     early.push(frame);
                 }
             }
+            State::Open(open) if open.expiry.is_some_and(|expiry| expiry.has_passed(now)) => self.close(expired()),
             State::Open(_) => self.handle_open(now, frame),
             State::Closing(_) | State::Closed(_) => {}
         }
@@ -261,9 +285,7 @@ impl Session {
             State::Open(open) if open.leaves_at_ms.is_some_and(|at| at <= now.monotonic_ms) => {
                 self.close(Refusal::new(Code::GoingAway, "the time that GoAway named is over"));
             }
-            State::Open(open) if open.expires_at_ms.is_some_and(|at| at <= now.monotonic_ms) => {
-                self.close(Refusal::new(Code::TokenExpired, "the token has expired"));
-            }
+            State::Open(open) if open.expiry.is_some_and(|expiry| expiry.has_passed(now)) => self.close(expired()),
             State::Authenticating { .. } | State::Open(_) => {
                 let stuck =
                     self.stuck_since_ms.is_some_and(|since| since + self.config.no_progress_ms <= now.monotonic_ms);
@@ -293,9 +315,8 @@ impl Session {
         let subscribes =
             subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
         self.requests.extend(subscribes.map(Waiting::Request));
-        let expires_at_ms = (accepted.token_expires_at_ms != 0)
-            .then(|| now.monotonic_ms + accepted.token_expires_at_ms.saturating_sub(now.wall_ms));
-        self.state = State::Open(Open { expires_at_ms, hello_left, ..Open::default() });
+        let expiry = Expiry::at(now, accepted.token_expires_at_ms);
+        self.state = State::Open(Open { expiry, hello_left, ..Open::default() });
         let welcome = v1::Welcome {
             version: VERSION,
             capabilities: self.config.capabilities.iter().map(|&capability| capability.into()).collect(),
@@ -314,6 +335,24 @@ impl Session {
         for frame in early {
             self.handle_frame(now, frame);
         }
+    }
+
+    /// Takes the newer token: it expires then, node's clock, ms; 0: never. What waited goes on.
+    pub fn refreshed(&mut self, now: Now, id: u32, expires_at_ms: u64) {
+        if let State::Open(open) = &mut self.state {
+            open.expiry = Expiry::at(now, expires_at_ms);
+            open.refreshing = false;
+        }
+        // Also under id 0: the client has to know until when it may stay.
+        self.control(id, Body::TokenRefreshed(v1::TokenRefreshed { expires_at_ms }));
+    }
+
+    /// Refuses the newer token; the connection goes on with the one that it has.
+    pub fn refuse_refresh(&mut self, id: u32, refusal: Refusal) {
+        if let State::Open(open) = &mut self.state {
+            open.refreshing = false;
+        }
+        self.refuse(id, refusal);
     }
 
     /// Answers a request that has nothing else to say (LC-FRM-014).
@@ -397,7 +436,9 @@ impl Session {
     /// that depends on publishes to its room which are not; requests about other rooms pass it (LC-FRM-015).
     pub fn poll_request(&mut self) -> Option<Request> {
         loop {
-            let Some(waiting) = self.next_waiting() else { return self.next_history() };
+            let Some(waiting) = self.next_waiting() else {
+                return if self.is_refreshing() { None } else { self.next_history() };
+            };
             match waiting {
                 Waiting::Request(Request::Subscribe { asked, subscribe }) => match self.admit(&subscribe) {
                     Ok(()) => {
@@ -413,7 +454,12 @@ impl Session {
                     self.publishing(&publish.room);
                     return Some(Request::Publish { id, publish, envelope });
                 }
-                Waiting::Request(request) => return Some(request),
+                Waiting::Request(request) => {
+                    if let (Request::RefreshToken { .. }, State::Open(open)) = (&request, &mut self.state) {
+                        open.refreshing = true;
+                    }
+                    return Some(request);
+                }
                 Waiting::Unsubscribe { id, room } => {
                     if let Some(handle) = self.end(id, &room) {
                         return Some(Request::Unsubscribed { handle });
@@ -430,9 +476,16 @@ impl Session {
         }
     }
 
+    fn is_refreshing(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.refreshing)
+    }
+
     /// The first request that need not wait.
     fn next_waiting(&mut self) -> Option<Waiting> {
         let State::Open(open) = &self.state else { return self.requests.pop_front() };
+        if open.refreshing {
+            return None;
+        }
         let may_open = self.may_open();
         if open.hello_left > 0 {
             let next = may_open && !open.hello_opens;
@@ -494,7 +547,10 @@ impl Session {
         match &self.state {
             State::AwaitHello { deadline_ms } => Some(*deadline_ms),
             State::Authenticating { .. } => Some(idle),
-            State::Open(open) => [Some(idle), stuck, open.leaves_at_ms, open.expires_at_ms].into_iter().flatten().min(),
+            State::Open(open) => {
+                let expiry = open.expiry.map(|expiry| expiry.monotonic_ms);
+                [Some(idle), stuck, open.leaves_at_ms, expiry].into_iter().flatten().min()
+            }
             State::Closing(_) | State::Closed(_) => None,
         }
     }
@@ -555,6 +611,10 @@ impl Session {
         let State::Open(open) = &self.state else { return None };
         open.subscriptions.iter().find(|known| &*known.room == room).map(|known| known.handle)
     }
+}
+
+fn expired() -> Refusal {
+    Refusal::new(Code::TokenExpired, "the token has expired")
 }
 
 fn error(mut refusal: Refusal, closing: bool) -> v1::Error {

@@ -45,6 +45,14 @@ pub struct Accepted {
 pub enum Request {
     /// Check the token: [`super::Session::accept`] or [`super::Session::close`].
     Authenticate(Box<v1::Hello>),
+    /// Check a newer token: [`super::Session::refreshed`] or [`super::Session::refuse_refresh`]. What came after it waits
+    /// until then, so that it is judged by the rights that hold (LC-AUTH-020).
+    RefreshToken {
+        /// Id for the answer.
+        id: u32,
+        /// The token.
+        token: String,
+    },
     /// Open a room: [`super::Session::subscribed`] or [`super::Session::refuse_subscribe`].
     Subscribe {
         /// Where the answer goes.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::check::check_subscribe;
 use super::delivery::gap_record;
@@ -175,6 +176,15 @@ impl Session {
         }
     }
 
+    /// Holds what waits of a handle to other types than those by which it was queued (LC-AUTH-020).
+    pub fn refilter(&mut self, handle: u64, wanted: impl Fn(&str) -> bool) {
+        let Some(epoch) = self.position(handle).map(|position| position.epoch) else { return };
+        let excluded_in = |of, kind: &str| (of == handle && !wanted(kind)).then_some(epoch);
+        for lane in [Lane::Urgent, Lane::Normal, Lane::Signal, Lane::Bulk] {
+            self.outbox.revise(lane, |record| filtered(record, excluded_in));
+        }
+    }
+
     pub(super) fn admit(&self, subscribe: &v1::Subscribe) -> Result<(), Refusal> {
         check_subscribe(subscribe)?;
         let limit = self.config.limits.rooms as usize;
@@ -216,6 +226,29 @@ impl Subscription {
             degraded: self.degraded,
             ..Default::default()
         }
+    }
+}
+
+/// What becomes of a record if only some types are wanted. `excluded_in` is asked with handle and type, and says the epoch
+/// of the handle for those that are not: an event becomes the gap that covers it (LC-AUTH-013), a signal is not sent.
+pub fn filtered(record: &Bytes, excluded_in: impl Fn(u64, &str) -> Option<u64>) -> Option<Bytes> {
+    let frame = codec::records(record.clone(), usize::MAX).next().and_then(|frame| codec::decode(frame.ok()?).ok());
+    let epoch_of = |handle: u64, envelope: &Bytes| {
+        let envelope = v1::Envelope::decode(envelope.clone()).ok()?;
+        excluded_in(handle, &envelope.r#type)
+    };
+    match frame.and_then(|frame| frame.body) {
+        Some(Body::Event(event)) => match epoch_of(event.handle, &event.envelope) {
+            None => Some(record.clone()),
+            Some(epoch) => {
+                let v1::Event { handle, lane, seq, .. } = event;
+                let (count, cause) = (u64::from(seq == 0), v1::GapCause::Filtered.into());
+                let gap = v1::Gap { handle, lane, epoch, from: seq, to: seq, count, cause, refillable: false };
+                Some(codec::encode_body(0, Body::Gap(gap)))
+            }
+        },
+        Some(Body::Signal(signal)) if epoch_of(signal.handle, &signal.envelope).is_some() => None,
+        _ => Some(record.clone()),
     }
 }
 

@@ -350,6 +350,7 @@ impl Node {
     fn handle(&mut self, now: Now, id: u64, request: Request) {
         match request {
             Request::Authenticate(hello) => self.authenticate(now, id, &hello),
+            Request::RefreshToken { id: request, token } => self.refresh(now, id, request, token),
             Request::Subscribe { asked, subscribe } => self.subscribe(now, id, asked, subscribe),
             Request::Unsubscribed { handle } => {
                 if let Some(conn) = self.conns.get_mut(&id) {
@@ -395,6 +396,19 @@ impl Node {
                 conn.session.accept(now, Accepted { connection_id: format!("c{id}"), ..accepted });
             }
             Err(refusal) => conn.session.close(refusal),
+        }
+    }
+
+    /// A newer token is judged as one in Hello would be, and must be the same user's.
+    fn refresh(&mut self, now: Now, id: u64, request: u32, token: String) {
+        let judged = (self.accept)(&v1::Hello { token, ..Default::default() });
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        match judged {
+            Ok(accepted) if accepted.user != conn.user => {
+                conn.session.refuse_refresh(request, Refusal::new(Code::UserMismatch, "another user"));
+            }
+            Ok(accepted) => conn.session.refreshed(now, request, accepted.token_expires_at_ms),
+            Err(refusal) => conn.session.refuse_refresh(request, refusal),
         }
     }
 
