@@ -20,7 +20,7 @@ use lanecast_protocol::lossy::SignalKey;
 use lanecast_protocol::position::DurableLane;
 
 use self::recorder::Recorder;
-use super::{Engine, EngineSink, MemoryEngine, MemoryOptions, Opened, Signal, Transient};
+use super::{Engine, EngineSink, MemoryEngine, MemoryOptions, Opened, Revocation, Signal, Transient};
 use crate::clock::Clock;
 
 /// What a clause found: nothing, or what is wrong.
@@ -170,6 +170,11 @@ fn signal(key: &str, start: u64, counter: u64, expires_at_ms: u64) -> Signal {
     Signal { key, start, counter, expires_at_ms, clear: false, tail: Bytes::from("tail") }
 }
 
+fn revocation(user: &str, issued_through_ms: u64, until_ms: u64) -> Revocation {
+    let subject = super::Subject::User(user.into());
+    Revocation { subject, issued_through_ms, until_ms, changed_ms: 0, lifted: false }
+}
+
 fn stored(outcome: Outcome) -> Result<Numbers, String> {
     match outcome {
         Outcome::Stored(numbers) => Ok(numbers),
@@ -231,6 +236,11 @@ macro_rules! with_clauses {
             e61_that_a_node_follows_the_store_is_told_once
             e70_leases_are_listed_until_they_end
             e71_messages_reach_the_nodes_once
+            e80_a_revocation_takes_the_place_of_earlier_ones
+            e81_changes_are_read_once_in_their_order
+            e81_many_changes_come_in_pages
+            e82_revocations_are_bounded_and_never_forgotten_early
+            e83_what_is_handed_in_is_taken_where_it_is_newer
         }
     };
 }

@@ -13,7 +13,8 @@ use lanecast_protocol::v1;
 
 use super::contract::{Bench, CLAUSES, MemorySubject, Started, Subject, settled};
 use super::{
-    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, MemoryOptions, Opened, Signal, Signalled, Transient,
+    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, MemoryOptions, Opened, Revocation, RevocationCursor,
+    RevocationPage, Signal, Signalled, Transient,
 };
 use crate::clock::Clock;
 
@@ -40,9 +41,13 @@ enum Bug {
     GlancesAhead,
     /// Says that it does not follow while it does.
     Wavers,
+    /// Revoking once more for a shorter time ends the longer one.
+    ShortensRevocations,
+    /// Nobody learns that a revocation was lifted.
+    ForgetsLifts,
 }
 
-const BUGS: [(Bug, &str); 10] = [
+const BUGS: [(Bug, &str); 12] = [
     (Bug::LosesOne, "e3_"),
     (Bug::Renumbers, "e7_"),
     (Bug::OldestSignalWins, "e40_"),
@@ -53,6 +58,8 @@ const BUGS: [(Bug, &str); 10] = [
     (Bug::ForgetsToCount, "e30_"),
     (Bug::GlancesAhead, "e23_"),
     (Bug::Wavers, "e61_"),
+    (Bug::ShortensRevocations, "e80_"),
+    (Bug::ForgetsLifts, "e81_"),
 ];
 
 struct FaultySubject(Bug);
@@ -241,6 +248,25 @@ impl Engine for Faulty {
 
     async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
         self.inner.tell(node, message).await
+    }
+
+    async fn revoke(&self, change: Revocation) -> Result<Revocation, EngineError> {
+        let until_ms = change.until_ms;
+        let mut kept = self.inner.revoke(change).await?;
+        if self.bug == Bug::ShortensRevocations {
+            kept.until_ms = until_ms;
+        }
+        Ok(kept)
+    }
+
+    async fn revocations(&self, after: Option<&RevocationCursor>) -> Result<RevocationPage, EngineError> {
+        let mut page = self.inner.revocations(after).await?;
+        page.changes.retain(|change| !(self.bug == Bug::ForgetsLifts && change.lifted));
+        Ok(page)
+    }
+
+    async fn restore(&self, known: Vec<Revocation>) -> Result<(), EngineError> {
+        self.inner.restore(known).await
     }
 
     fn sweep(&self) {

@@ -23,8 +23,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::signals::{SignalTable, TableFull};
 use super::{
-    Engine, EngineError, EngineSink, EngineStats, Glance, LEASE_MS, Lease, Opened, Signal, Signalled, Transient,
-    missed_since,
+    Engine, EngineError, EngineSink, EngineStats, Glance, LEASE_MS, Lease, Opened, REVOCATIONS_MAX, REVOCATIONS_PAGE,
+    Revocation, RevocationCursor, RevocationPage, RevocationTable, Signal, Signalled, Transient, missed_since,
 };
 use crate::clock::Clock;
 
@@ -48,11 +48,18 @@ pub struct MemoryOptions {
     pub bytes_max: usize,
     /// (sender, type, key) of signals held per room.
     pub room_signals_max: usize,
+    /// Users, devices and tokens that may be revoked at once.
+    pub revocations_max: usize,
 }
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { rooms_max: 100_000, bytes_max: 1024 * 1024 * 1024, room_signals_max: 4096 }
+        Self {
+            rooms_max: 100_000,
+            bytes_max: 1024 * 1024 * 1024,
+            room_signals_max: 4096,
+            revocations_max: REVOCATIONS_MAX,
+        }
     }
 }
 
@@ -125,6 +132,7 @@ pub struct MemoryEngine {
     watermarks_evicted: AtomicU64,
     /// The lease of the one node, and when it runs out, ms.
     lease: Mutex<Option<(Lease, u64)>>,
+    revocations: Mutex<RevocationTable>,
 }
 
 impl MemoryEngine {
@@ -147,6 +155,7 @@ impl MemoryEngine {
             refused: AtomicU64::new(0),
             watermarks_evicted: AtomicU64::new(0),
             lease: Mutex::default(),
+            revocations: Mutex::default(),
         }
     }
 
@@ -381,8 +390,31 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    async fn revoke(&self, change: Revocation) -> Result<Revocation, EngineError> {
+        let changed = self.revocations.lock().change(self.clock.now_ms(), change, self.options.revocations_max);
+        changed.map_err(|_| self.full("revocations"))
+    }
+
+    async fn revocations(&self, after: Option<&RevocationCursor>) -> Result<RevocationPage, EngineError> {
+        // The store is the process itself, so its data have one life.
+        let serial = after.map_or(0, |after| after.serial);
+        let table = self.revocations.lock();
+        let (changes, serial) = table.after(serial, REVOCATIONS_PAGE);
+        let (cursor, more) = (RevocationCursor { life: Arc::from(""), serial }, serial < table.serial());
+        Ok(RevocationPage { changes, cursor, more, anew: false })
+    }
+
+    async fn restore(&self, known: Vec<Revocation>) -> Result<(), EngineError> {
+        let mut table = self.revocations.lock();
+        for change in known {
+            table.merge(change);
+        }
+        Ok(())
+    }
+
     fn sweep(&self) {
         let now_ms = self.clock.now_ms();
+        self.revocations.lock().sweep(now_ms);
         for shard in &self.shards {
             shard.write().retain(|_, room| self.sweep_room(room, now_ms));
         }

@@ -12,6 +12,7 @@ mod memory;
 #[cfg(test)]
 pub(crate) mod probe;
 pub(crate) mod redis;
+mod revocation;
 mod signals;
 
 use std::sync::Arc;
@@ -26,6 +27,10 @@ use lanecast_protocol::v1;
 
 pub use self::memory::{MemoryEngine, MemoryOptions, ROOM_IDLE_MS};
 pub use self::redis::{RedisEngine, RedisOptions};
+pub use self::revocation::{
+    REVOCATIONS_MAX, REVOCATIONS_PAGE, Revocation, RevocationCursor, RevocationPage, RevocationTable, RevocationsFull,
+    Subject,
+};
 
 /// An event that is passed on and not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -301,6 +306,15 @@ pub trait EngineSink: Send + Sync {
 /// - **E70** [`nodes`](Engine::nodes) gives the newest lease of each node that announced itself and whose lease has not run
 ///   out or been ended, this one included.
 /// - **E71** A message told to a node, or to all, reaches the sink of each once, this one included, if it is connected then.
+///
+/// # Revocations
+/// - **E80** [`revoke`](Engine::revoke) keeps what it is given and answers with it as it holds: newer than every earlier change
+///   of the subject, and reaching as far and lasting as long as what was revoked of it before, unless that was lifted.
+/// - **E81** [`revocations`](Engine::revocations) gives the newest state of every subject that changed after a cursor once,
+///   oldest change first, in pages, and those that were lifted too; without a cursor all that it has.
+/// - **E82** Beyond the bound a further subject is refused as full, and none is forgotten before its end; known ones go on.
+/// - **E83** What is handed in by [`restore`](Engine::restore) is taken where it is newer than what is kept, and changes
+///   nothing else.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// Judges and stores events (E1 to E7).
@@ -372,6 +386,15 @@ pub trait Engine: Send + Sync {
     /// Says something to a node, or to all (E71). At most [`NODE_MESSAGE_BYTES_MAX`] bytes. It may be lost, so whoever
     /// needs to know asks for an answer.
     async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError>;
+
+    /// Revokes, or lifts a revocation (E80).
+    async fn revoke(&self, change: Revocation) -> Result<Revocation, EngineError>;
+
+    /// What changed after a cursor (E81).
+    async fn revocations(&self, after: Option<&RevocationCursor>) -> Result<RevocationPage, EngineError>;
+
+    /// Hands in what this node knows, for a store that lost some (E83).
+    async fn restore(&self, known: Vec<Revocation>) -> Result<(), EngineError>;
 
     /// Forgets what is too old. To be called every few seconds; nothing is served longer than it may be without it.
     fn sweep(&self);

@@ -13,8 +13,8 @@ use lanecast_protocol::v1;
 use parking_lot::Mutex;
 
 use super::{
-    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, MemoryEngine, MemoryOptions, Opened, Signal,
-    Signalled, Transient,
+    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, MemoryEngine, MemoryOptions, Opened, Revocation,
+    RevocationCursor, RevocationPage, Signal, Signalled, Transient,
 };
 use crate::clock::Clock;
 
@@ -256,6 +256,20 @@ impl Engine for Probe {
 
     async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
         self.inner.tell(node, message).await
+    }
+
+    async fn revoke(&self, change: Revocation) -> Result<Revocation, EngineError> {
+        self.dials.call("").await?;
+        self.inner.revoke(change).await
+    }
+
+    async fn revocations(&self, after: Option<&RevocationCursor>) -> Result<RevocationPage, EngineError> {
+        self.dials.call("").await?;
+        self.inner.revocations(after).await
+    }
+
+    async fn restore(&self, known: Vec<Revocation>) -> Result<(), EngineError> {
+        self.inner.restore(known).await
     }
 
     fn sweep(&self) {

@@ -8,8 +8,11 @@ use lanecast_protocol::position::{DurableLane, PerLane, Position};
 use lanecast_protocol::v1;
 
 use super::recorder::Told;
-use super::{Bench, Found, KEEP, ROOM, holds, keyed, numbered, same, signal, stored};
-use crate::engine::{EngineError, Glance, LEASE_MS, Lease, MemoryOptions, ROOM_IDLE_MS, Signal, Signalled};
+use super::{Bench, Found, KEEP, ROOM, holds, keyed, numbered, revocation, same, signal, stored};
+use crate::engine::{
+    EngineError, Glance, LEASE_MS, Lease, MemoryOptions, REVOCATIONS_PAGE, ROOM_IDLE_MS, Revocation, Signal, Signalled,
+    Subject,
+};
 use DurableLane::{Bulk, Normal, Urgent};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -603,4 +606,101 @@ pub(super) async fn e71_messages_reach_the_nodes_once(bench: &Bench) -> Found {
     }
     bench.told().await;
     same("messages", bench.sink.messages(), vec![Bytes::from("all"), Bytes::from("one")])
+}
+
+pub(super) async fn e80_a_revocation_takes_the_place_of_earlier_ones(bench: &Bench) -> Found {
+    let now_ms = bench.clock.now_ms();
+    let first = bench.engine.revoke(revocation("ann", now_ms, now_ms + 9_000)).await.map_err(text)?;
+    same("first", (first.issued_through_ms, first.until_ms, first.lifted), (now_ms, now_ms + 9_000, false))?;
+    let second = bench.engine.revoke(revocation("ann", now_ms - 5, now_ms + 10)).await.map_err(text)?;
+    same("reach and end", (second.issued_through_ms, second.until_ms), (now_ms, now_ms + 9_000))?;
+    holds("the second one is newer", second.changed_ms > first.changed_ms)?;
+    let lift = Revocation { lifted: true, ..revocation("ann", 0, 0) };
+    let lifted = bench.engine.revoke(lift).await.map_err(text)?;
+    holds("lifted, and newer still", lifted.lifted && lifted.changed_ms > second.changed_ms)?;
+    same("a lift lasts as long", lifted.until_ms, now_ms + 9_000)?;
+    let again = bench.engine.revoke(revocation("ann", now_ms - 5, now_ms + 10)).await.map_err(text)?;
+    same("after a lift", (again.issued_through_ms, again.until_ms, again.lifted), (now_ms - 5, now_ms + 10, false))?;
+    for subject in [Subject::Device("ann".into(), "a b".into()), Subject::Token("t:1".into())] {
+        let asked = Revocation { subject, ..revocation("", 7, now_ms + 9_000) };
+        let kept = bench.engine.revoke(asked.clone()).await.map_err(text)?;
+        same("subject", kept.subject, asked.subject)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn e81_changes_are_read_once_in_their_order(bench: &Bench) -> Found {
+    let until_ms = bench.clock.now_ms() + 9_000;
+    let none = bench.engine.revocations(None).await.map_err(text)?;
+    same("an empty store", (none.changes.len(), none.more, none.anew), (0, false, false))?;
+    let revoke = async |user: &str, lifted| {
+        let change = Revocation { lifted, ..revocation(user, 1, until_ms) };
+        bench.engine.revoke(change).await.map_err(text)
+    };
+    let mut kept = Vec::new();
+    for (user, lifted) in [("ann", false), ("bob", false), ("ann", true), ("eve", false)] {
+        kept.push(revoke(user, lifted).await?);
+    }
+    let page = bench.engine.revocations(Some(&none.cursor)).await.map_err(text)?;
+    same("each subject once", page.changes, vec![kept[1].clone(), kept[2].clone(), kept[3].clone()])?;
+    let nothing = bench.engine.revocations(Some(&page.cursor)).await.map_err(text)?;
+    same("after them", (nothing.changes.len(), nothing.anew, nothing.cursor == page.cursor), (0, false, true))?;
+    let last = revoke("bob", false).await?;
+    let page = bench.engine.revocations(Some(&page.cursor)).await.map_err(text)?;
+    same("what changed since", page.changes, vec![last.clone()])?;
+    let all = bench.engine.revocations(None).await.map_err(text)?;
+    same("all", all.changes, vec![kept[2].clone(), kept[3].clone(), last])
+}
+
+pub(super) async fn e81_many_changes_come_in_pages(bench: &Bench) -> Found {
+    let until_ms = bench.clock.now_ms() + 9_000;
+    let count = REVOCATIONS_PAGE + 3;
+    for user in 0..count {
+        bench.engine.revoke(revocation(&user.to_string(), 1, until_ms)).await.map_err(text)?;
+    }
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = bench.engine.revocations(cursor.as_ref()).await.map_err(text)?;
+        holds("a page", page.changes.len() <= REVOCATIONS_PAGE)?;
+        found.extend(page.changes);
+        cursor = Some(page.cursor);
+        if !page.more {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..count).map(|user| Subject::User(user.to_string().into())).collect();
+    same("subjects", found.into_iter().map(|change| change.subject).collect(), expected)
+}
+
+pub(super) async fn e82_revocations_are_bounded_and_never_forgotten_early(bench: &Bench) -> Found {
+    let bench = bench.bounded(MemoryOptions { revocations_max: 2, ..MemoryOptions::default() }).await;
+    let now_ms = bench.clock.now_ms();
+    for (user, life_ms) in [("ann", 1_000), ("bob", 2_000)] {
+        bench.engine.revoke(revocation(user, 1, now_ms + life_ms)).await.map_err(text)?;
+    }
+    let refused = async || bench.engine.revoke(revocation("eve", 1, now_ms + 9_000)).await.map(drop);
+    same("a third subject", refused().await.map_err(EngineError::code), Err(Code::RateLimited))?;
+    bench.engine.revoke(revocation("bob", 2, now_ms + 2_000)).await.map_err(text)?;
+    bench.advance(999);
+    same("before the first one ends", refused().await.map_err(EngineError::code), Err(Code::RateLimited))?;
+    bench.advance(1);
+    refused().await.map_err(text)?;
+    let page = bench.engine.revocations(None).await.map_err(text)?;
+    let subjects: Vec<_> = page.changes.into_iter().map(|change| change.subject).collect();
+    same("subjects", subjects, vec![Subject::User("bob".into()), Subject::User("eve".into())])
+}
+
+pub(super) async fn e83_what_is_handed_in_is_taken_where_it_is_newer(bench: &Bench) -> Found {
+    let until_ms = bench.clock.now_ms() + 9_000;
+    let older = bench.engine.revoke(revocation("ann", 1, until_ms)).await.map_err(text)?;
+    let newer = bench.engine.revoke(revocation("ann", 2, until_ms)).await.map_err(text)?;
+    let cursor = bench.engine.revocations(None).await.map_err(text)?.cursor;
+    let lost = Revocation { changed_ms: 77, ..revocation("bob", 5, until_ms) };
+    bench.engine.restore(vec![older, lost.clone()]).await.map_err(text)?;
+    let page = bench.engine.revocations(Some(&cursor)).await.map_err(text)?;
+    same("taken", page.changes, vec![lost.clone()])?;
+    let newest = Revocation { changed_ms: newer.changed_ms + 1, lifted: true, ..newer };
+    bench.engine.restore(vec![newest.clone(), lost]).await.map_err(text)?;
+    let page = bench.engine.revocations(Some(&page.cursor)).await.map_err(text)?;
+    same("newer", page.changes, vec![newest])
 }

@@ -13,6 +13,7 @@
 //! | `lc:{p17}:keys:<room>`, `…:keyages:<room>` | hash, zset | idempotency keys |
 //! | `lc:{p17}:live:<room>` | hash | live signals |
 //! | `lc:{nodes}:leases`, `…:lease` | zset, hash | the nodes |
+//! | `lc:{nodes}:revocations`, `…:revserials`, `…:revends` | hash, zset, zset | what was revoked, see `lua/revoke.lua` |
 //! | `lc:{nodes}:witnesses:<replication id>` | set | the nodes that said what they saw before a restart |
 //!
 //! Channels: `lc:{p17}:events:<room>`, `lc:{p17}:signals:<room>`, `lc:{nodes}:all`, `lc:{nodes}:node:<id>`,
@@ -115,6 +116,11 @@ impl Keys {
     /// The leases of the nodes: when they run out, and what they say.
     pub(super) fn leases(&self) -> [String; 2] {
         [format!("{}:{{nodes}}:leases", self.prefix), format!("{}:{{nodes}}:lease", self.prefix)]
+    }
+
+    /// The revocations: what they say, in which order they changed, and when they end.
+    pub(super) fn revocations(&self) -> [String; 3] {
+        ["revocations", "revserials", "revends"].map(|what| format!("{}:{{nodes}}:{what}", self.prefix))
     }
 
     /// The nodes that said what they saw of the data's former life.

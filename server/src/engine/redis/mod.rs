@@ -29,6 +29,7 @@ mod missed;
 mod page;
 mod record;
 mod replicate;
+mod revocations;
 mod scripts;
 mod state;
 mod subscriber;
@@ -64,7 +65,8 @@ use self::subscriber::Subscriber;
 use self::upkeep::Upkeep;
 use self::witness::Witnesses;
 use super::{
-    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, Opened, Signal, Signalled, Transient, missed_since,
+    Engine, EngineError, EngineSink, EngineStats, Glance, Lease, Opened, REVOCATIONS_MAX, Revocation, RevocationCursor,
+    RevocationPage, Signal, Signalled, Transient, missed_since,
 };
 use crate::clock::Clock;
 
@@ -112,6 +114,8 @@ pub struct RedisOptions {
     pub replicas: u32,
     /// (sender, type, key) of signals per room.
     pub room_signals_max: usize,
+    /// Users, devices and tokens that may be revoked at once.
+    pub revocations_max: usize,
 }
 
 impl Default for RedisOptions {
@@ -124,6 +128,7 @@ impl Default for RedisOptions {
             group_events_max: 32,
             replicas: 0,
             room_signals_max: ROOM_SIGNALS_MAX,
+            revocations_max: REVOCATIONS_MAX,
         }
     }
 }
@@ -546,6 +551,18 @@ impl Engine for RedisEngine {
 
     async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
         self.inner.tell(node, message).await
+    }
+
+    async fn revoke(&self, change: Revocation) -> Result<Revocation, EngineError> {
+        self.inner.revoke(change).await
+    }
+
+    async fn revocations(&self, after: Option<&RevocationCursor>) -> Result<RevocationPage, EngineError> {
+        self.inner.revocations(after).await
+    }
+
+    async fn restore(&self, known: Vec<Revocation>) -> Result<(), EngineError> {
+        self.inner.restore(known).await
     }
 
     /// Redis forgets by itself; what is swept is what this node knows of signals.

@@ -37,6 +37,7 @@ scripts! {
     SIGNAL = 5, COMMON, "signal.lua";
     AUDIT = 6, COMMON, "audit.lua";
     TIDY = 7, COMMON, "tidy.lua";
+    REVOKE = 8, COMMON, "revoke.lua";
 }
 
 /// Tries what the others do. It is called once, so it is loaded by itself, and its place is the first.

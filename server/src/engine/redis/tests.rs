@@ -92,6 +92,13 @@ impl Server {
         }
     }
 
+    /// Deletes the revocations of a store, as a Redis that lost its data has none.
+    pub(crate) async fn forget(&self, options: &RedisOptions) {
+        let keys = Keys::new(&options.prefix, options.partitions).revocations();
+        let words: Vec<&str> = ["DEL"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+        self.command(&words).await;
+    }
+
     /// A command of an operator.
     async fn command(&self, words: &[&str]) -> Value {
         let client = redis::Client::open(&*self.url).unwrap();
@@ -647,7 +654,11 @@ pub(in crate::engine) struct RedisSubject;
 #[async_trait]
 impl Subject for RedisSubject {
     async fn start(&self, options: MemoryOptions, clock: Clock, sink: Arc<dyn EngineSink>) -> Started {
-        let options = RedisOptions { room_signals_max: options.room_signals_max, ..Server::shared().options() };
+        let options = RedisOptions {
+            room_signals_max: options.room_signals_max,
+            revocations_max: options.revocations_max,
+            ..Server::shared().options()
+        };
         let engine = RedisEngine::start(options, clock, sink).await.unwrap();
         while !(engine.inner.events.is_settled() && engine.inner.signals.is_settled()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
