@@ -22,7 +22,7 @@ use crate::tls::Tls;
 
 /// What the node serves beyond the core (LC-HS-014).
 fn capabilities(config: &Config) -> Vec<v1::Capability> {
-    let mut capabilities = vec![v1::Capability::History, v1::Capability::Signals];
+    let mut capabilities = vec![v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh];
     if config.engine.kind == EngineKind::Redis && config.redis.replicas > 0 {
         capabilities.push(v1::Capability::Replicated);
     }
@@ -150,6 +150,7 @@ impl Node {
         self.hub.sweep().await;
         self.rates.sweep();
         self.hub.engine().sweep();
+        self.auth.revocations.sweep(self.clock.now_ms());
     }
 }
 

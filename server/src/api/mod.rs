@@ -10,6 +10,7 @@ mod position;
 mod publish;
 mod query;
 mod read;
+mod revoke;
 mod sse;
 
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub fn routes() -> Router<Arc<Node>> {
         .route("/v1/broadcast", post(batch::broadcast))
         .route("/v1/disconnect", post(operate::disconnect))
         .route("/v1/unsubscribe", post(operate::unsubscribe))
+        .route("/v1/revocations", get(revoke::list).post(revoke::revoke))
+        .route("/v1/revocations/lift", post(revoke::lift))
         .route("/v1/connections", get(operate::connections))
         .route("/v1/nodes", get(operate::nodes))
         .route("/v1/nodes/{node}/drain", post(operate::drain))
@@ -64,7 +67,7 @@ impl FromRequestParts<Arc<Node>> for Asker {
             _ => None,
         };
         // LC-API-004
-        let identity = node.auth.bearer(authorization, peer.ip()).map_err(|error| {
+        let identity = node.auth.bearer(authorization, peer.ip()).await.map_err(|error| {
             tracing::debug!(%peer, %error, "request refused");
             Refused::new(error.code(), format!("Credential: {error}."))
         })?;

@@ -139,7 +139,7 @@ pub(super) async fn drain(
 }
 
 /// One of the names must be covered.
-fn require_control(asker: &Asker, names: &[&str]) -> Result<(), Refused> {
+pub(super) fn require_control(asker: &Asker, names: &[&str]) -> Result<(), Refused> {
     if !asker.identity.is_service() {
         return Err(Refused::new(Code::Forbidden, "Commands take an API key."));
     }
@@ -149,7 +149,7 @@ fn require_control(asker: &Asker, names: &[&str]) -> Result<(), Refused> {
     Err(forbidden().into())
 }
 
-async fn read<M: prost::Message + Default>(node: &Node, name: &str, request: Request) -> Result<M, Refused> {
+pub(super) async fn read<M: prost::Message + Default>(node: &Node, name: &str, request: Request) -> Result<M, Refused> {
     let form = Encoding::of_body(request.headers());
     let bytes = read_body(node, request.into_body(), BODY_BYTES_MAX).await?;
     form.decode(name, bytes)

@@ -34,7 +34,7 @@ use crate::http::error::Refused;
 use crate::hub::{Interest, Mark, Subscription};
 use crate::node::Node;
 use crate::publish::{engine_refusal, forbidden};
-use crate::session::{Command, Entry, Owner};
+use crate::session::{Command, Entry, Owner, revoked};
 use crate::telemetry::labels::{Encoding, EngineCall, GapCause, ReplayOutcome, Transport};
 
 /// A comment after this long without an item: below the 30 s after which common proxies give up (LC-API-025).
@@ -116,7 +116,14 @@ async fn join(node: Arc<Node>, caller: Caller, slots: Slots, interest: Interest)
             Ok(subscription) => {
                 node.metrics.connections.of((Transport::Sse, Encoding::Json)).inc();
                 let device = identity.device.unwrap_or_default();
-                node.registry.welcome(&entry, Owner { user: identity.user, device, instance: Box::default() });
+                entry.set_mark(identity.mark.clone());
+                let owner =
+                    Owner { user: Arc::clone(&identity.user), device: device.clone(), instance: Box::default() };
+                node.registry.welcome(&entry, owner);
+                // Whoever revokes looks at the registry after it was written down: one of both sees the other.
+                if node.auth.is_revoked(&identity.user, &device, &identity.mark) {
+                    entry.command(Command::Close(revoked()));
+                }
                 Ok(Joined { node, name, interest, entry, subscription, _address: address })
             }
             Err(error) => {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
+use crate::auth::keys::{Algorithm, Key};
 use crate::auth::token::{Claims, mint};
 use crate::clock::Clock;
 use crate::config::{Config, PolicyOptions, Secret};
@@ -20,6 +21,7 @@ use crate::testing::{Answer, Running, Stream, read_to_end};
 
 mod batch;
 mod operate;
+mod revoke;
 
 const KEY: (&str, &str) = ("authorization", "Bearer dev-key");
 const ANN: (&str, &str) = ("authorization", "Bearer dev:ann");
@@ -318,10 +320,14 @@ async fn a_stream_ends_with_its_token_and_with_the_node() {
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     let now_ms = 1_800_000_000_900;
     let secret = Secret::new(SECRET.as_bytes());
-    let change = |config: &mut Config| config.hs256_secret = Some(secret.clone());
+    let change = |config: &mut Config| {
+        config.token_keys = vec![Key::from_secret(None, secret.clone()).unwrap()];
+        config.tokens.leeway_ms = 0;
+    };
     let node = Running::start(change, Clock::manual(now_ms), routes()).await;
     let claims: Claims = serde_json::from_value(json!({"sub": "ann", "exp": 1_800_000_001})).unwrap();
-    let token = format!("Bearer {}", mint(&claims, &secret).unwrap());
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.expose());
+    let token = format!("Bearer {}", mint(&claims, Algorithm::Hs256, None, &key).unwrap());
     let mut expiring = node.stream("/v1/rooms/user:ann/events", &[("authorization", &token)]).await;
     let (mut lasting, _) = open(&node, "", &[]).await;
     expiring.expect("subscribed").await;
@@ -358,12 +364,14 @@ async fn streams_take_the_places_of_users_and_of_forwarded_addresses() {
         config.limits.connections_per_user = 2;
         config.limits.connections_per_address = 3;
         config.listen.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-        config.hs256_secret = Some(secret.clone());
+        config.token_keys = vec![Key::from_secret(None, secret.clone()).unwrap()];
     });
     let node = node.await;
     let bearer = |user: &str| {
-        let claims: Claims = serde_json::from_value(json!({"sub": user, "exp": 4_000_000_000_u64})).unwrap();
-        format!("Bearer {}", mint(&claims, &secret).unwrap())
+        let exp = Clock::system().now_ms() / 1_000 + 600;
+        let claims: Claims = serde_json::from_value(json!({"sub": user, "exp": exp})).unwrap();
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.expose());
+        format!("Bearer {}", mint(&claims, Algorithm::Hs256, None, &key).unwrap())
     };
     let ask = async |user: &str, from: &str| {
         let bearer = bearer(user);

@@ -5,71 +5,124 @@
 //! Refuses: credentials in URLs, and development credentials from anything but a loopback address.
 
 pub mod api_key;
+pub mod jwks;
+pub mod keys;
+mod revocations;
 pub mod rights;
 pub mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::room::{INBOX_PREFIX, check_user};
 use lanecast_protocol::v1;
 
+pub use self::revocations::{Revocations, TokenMark};
 use crate::clock::Clock;
 use crate::config::Config;
-use api_key::ApiKey;
+use crate::telemetry::Metrics;
+use api_key::{ApiKey, Found};
+use jwks::Jwks;
+use keys::Key;
 use rights::{PublishVerdict, Rights, TypeFilter, Verb};
 use token::{TOKEN_BYTES_MAX, TokenError, Verifier};
 
 /// What development tokens begin with; the user follows.
 const DEV_PREFIX: &str = "dev:";
+/// How long a node waits at start for the first read of a key set. Without it tokens are refused until it is there.
+const KEYS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Judges credentials.
 #[derive(Debug)]
 pub struct Auth {
-    tokens: Option<Verifier>,
+    keys: Vec<Key>,
+    jwks: Option<Jwks>,
+    verifier: Verifier,
     api_keys: Vec<ApiKey>,
     dev: Option<Rights>,
     clock: Clock,
+    /// Which tokens are not taken any more.
+    pub revocations: Revocations,
 }
 
 impl Auth {
     /// As the configuration says.
     pub fn new(config: &Config, clock: Clock) -> Self {
-        let options = &config.tokens;
-        let tokens = config
-            .hs256_secret
-            .as_ref()
-            .map(|secret| Verifier::new(secret, options.audience.clone(), options.issuer.clone(), options.leeway_ms));
         let mut api_keys = config.api_keys.clone();
         if config.dev {
             api_keys.push(ApiKey::development());
         }
-        Self { tokens, api_keys, dev: config.dev.then(Rights::development), clock }
+        Self {
+            keys: config.token_keys.clone(),
+            jwks: Jwks::new(&config.tokens, clock.clone()),
+            verifier: Verifier::new(&config.tokens),
+            api_keys,
+            dev: config.dev.then(Rights::development),
+            clock,
+            revocations: Revocations::default(),
+        }
     }
 
-    /// Judges the token of a Hello, or a user token of an HTTP request.
-    pub fn user(&self, token: &str, peer: IpAddr) -> Result<Identity, TokenError> {
+    /// Keeps the keys that somebody else publishes, for as long as the node lives.
+    pub async fn keep_keys(&self, metrics: &Metrics) {
+        if let Some(jwks) = &self.jwks {
+            jwks.keep(metrics).await;
+        }
+    }
+
+    /// Waits a while until published keys were read, if there are any; a node without them can start all the same.
+    pub async fn keys_read(&self) {
+        if let Some(jwks) = &self.jwks
+            && tokio::time::timeout(KEYS_WITHIN, jwks.read_once()).await.is_err()
+        {
+            tracing::warn!("the key set was not read yet: its tokens are refused until it is");
+        }
+    }
+
+    /// Judges the token of a Hello or a RefreshToken, or a user token of an HTTP request. It waits only where the token
+    /// names a key that may just have been published. `device` is the one that a Hello names; empty: none.
+    pub async fn user(&self, token: &str, device: &str, peer: IpAddr) -> Result<Identity, TokenError> {
+        let judged = match (self.judge(token, peer), &self.jwks) {
+            (Err(TokenError::UnknownKey), Some(jwks)) => {
+                jwks.look_again().await;
+                self.judge(token, peer)
+            }
+            (judged, _) => judged,
+        };
+        let identity = judged?;
+        let device = identity.device.as_deref().unwrap_or(device);
+        if self.is_revoked(&identity.user, device, &identity.mark) { Err(TokenError::Revoked) } else { Ok(identity) }
+    }
+
+    /// Whether a token that held was revoked since (LC-AUTH-003).
+    pub fn is_revoked(&self, user: &Arc<str>, device: &str, mark: &TokenMark) -> bool {
+        self.revocations.cover(user, device, mark, self.clock.now_ms())
+    }
+
+    fn judge(&self, token: &str, peer: IpAddr) -> Result<Identity, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLarge);
         }
         if let Some(user) = token.strip_prefix(DEV_PREFIX) {
             return self.dev_user(user, peer);
         }
-        let verifier = self.tokens.as_ref().ok_or(TokenError::NoSecret)?;
-        let verified = verifier.verify(token, self.clock.now_ms())?;
+        let published = self.jwks.as_ref().map(Jwks::keys).unwrap_or_default();
+        let keys = self.keys.iter().chain(published.iter());
+        let verified = self.verifier.verify(keys, token, self.clock.now_ms())?;
         Ok(Identity {
             user: verified.user.into(),
             service: Arc::from(""),
             device: verified.device.map(Into::into),
             rights: verified.rights,
             expires_at_ms: verified.expires_at_ms,
-            token_id: verified.token_id.map(Into::into),
+            mark: TokenMark { issued_at_ms: verified.issued_at_ms, token_id: verified.token_id.map(Into::into) },
         })
     }
 
     /// Judges the value of an `Authorization` header: an API key or a user token.
-    pub fn bearer(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Identity, TokenError> {
+    pub async fn bearer(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Identity, TokenError> {
         let credential = authorization.and_then(|value| {
             let (scheme, credential) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(credential.trim())
@@ -78,12 +131,13 @@ impl Auth {
         if credential.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLarge);
         }
-        match api_key::find(&self.api_keys, credential) {
-            Some(key) if key.name() == "dev" && self.dev.is_some() && !is_loopback(peer) => {
+        match api_key::find(&self.api_keys, credential, self.clock.now_ms()) {
+            Found::Holds(key) if key.name() == "dev" && self.dev.is_some() && !is_loopback(peer) => {
                 Err(TokenError::Development("only from a loopback address"))
             }
-            Some(key) => Ok(Identity::service(key.name(), key.rights().clone())),
-            None => self.user(credential, peer),
+            Found::Holds(key) => Ok(Identity::service(key.name(), key.rights().clone())),
+            Found::Expired => Err(TokenError::Expired),
+            Found::Unknown => self.user(credential, "", peer).await,
         }
     }
 
@@ -100,7 +154,7 @@ impl Auth {
             device: None,
             rights,
             expires_at_ms: 0,
-            token_id: None,
+            mark: TokenMark::default(),
         })
     }
 }
@@ -120,14 +174,15 @@ pub struct Identity {
     pub device: Option<Box<str>>,
     /// When the credential expires, ms since the Unix epoch; 0: never.
     pub expires_at_ms: u64,
-    /// Id of the token, for the log.
-    pub token_id: Option<Box<str>>,
+    /// What a revocation goes by.
+    pub mark: TokenMark,
     rights: Rights,
 }
 
 impl Identity {
     fn service(name: &str, rights: Rights) -> Self {
-        Self { user: Arc::from(""), service: name.into(), device: None, rights, expires_at_ms: 0, token_id: None }
+        let (user, mark) = (Arc::from(""), TokenMark::default());
+        Self { user, service: name.into(), device: None, rights, expires_at_ms: 0, mark }
     }
 
     /// Whether this is a service, not a user.
@@ -188,46 +243,68 @@ mod tests {
         Auth::new(&Config { dev, ..Config::default() }, Clock::manual(1_000_000))
     }
 
+    async fn bearer(auth: &Auth, header: &str, peer: IpAddr) -> Result<Identity, TokenError> {
+        auth.bearer(Some(header), peer).await
+    }
+
     #[test]
     fn development_tokens_need_the_flag_and_a_loopback_address() {
         // LC-AUTH-032
-        let identity = auth(true).user("dev:ann", NEAR).unwrap();
+        let identity = auth(true).judge("dev:ann", NEAR).unwrap();
         assert_eq!(&*identity.user, "ann");
         assert!(identity.allows(Verb::Publish, "any.room"));
-        assert!(auth(true).user("dev:ann", "::ffff:127.0.0.1".parse().unwrap()).is_ok());
+        assert!(auth(true).judge("dev:ann", "::ffff:127.0.0.1".parse().unwrap()).is_ok());
         for (auth, token, peer) in [
             (auth(true), "dev:ann", FAR),
             (auth(false), "dev:ann", NEAR),
             (auth(true), "dev:", NEAR),
             (auth(true), "dev:*", NEAR),
         ] {
-            assert_eq!(auth.user(token, peer).unwrap_err().code().number(), 4100, "{token}");
+            assert_eq!(auth.judge(token, peer).unwrap_err().code().number(), 4100, "{token}");
         }
     }
 
-    #[test]
-    fn the_development_key_is_a_service() {
+    #[tokio::test]
+    async fn the_development_key_is_a_service() {
         let dev = auth(true);
-        let identity = dev.bearer(Some("Bearer dev-key"), NEAR).unwrap();
+        let identity = bearer(&dev, "Bearer dev-key", NEAR).await.unwrap();
         assert!(identity.is_service());
         assert_eq!(identity.sender("").service, "dev");
-        assert!(dev.bearer(Some("Bearer dev-key"), FAR).is_err());
-        assert!(auth(false).bearer(Some("Bearer dev-key"), NEAR).is_err());
-        assert_eq!(&*dev.bearer(Some("bearer dev:ann"), NEAR).unwrap().user, "ann");
+        assert!(bearer(&dev, "Bearer dev-key", FAR).await.is_err());
+        assert!(bearer(&auth(false), "Bearer dev-key", NEAR).await.is_err());
+        assert_eq!(&*bearer(&dev, "bearer dev:ann", NEAR).await.unwrap().user, "ann");
         for header in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Basic dev-key")] {
-            assert_eq!(dev.bearer(header, NEAR).unwrap_err(), TokenError::Missing, "{header:?}");
+            assert_eq!(dev.bearer(header, NEAR).await.unwrap_err(), TokenError::Missing, "{header:?}");
         }
     }
 
-    #[test]
-    fn the_own_inbox_is_open_to_read_and_no_other() {
-        let ann = auth(true).user("dev:ann", NEAR).unwrap();
+    #[tokio::test]
+    async fn the_own_inbox_is_open_to_read_and_no_other() {
+        let ann = auth(true).judge("dev:ann", NEAR).unwrap();
         assert!(ann.allows(Verb::Subscribe, "user:ann") && ann.allows(Verb::History, "user:ann"));
         assert!(ann.subscribe_filter("user:ann").is_all());
         assert!(!ann.allows(Verb::Publish, "user:ann"));
         assert!(!ann.allows(Verb::Subscribe, "user:bob"));
         assert!(!ann.allows(Verb::Subscribe, "$sys"));
-        let service = auth(true).bearer(Some("Bearer dev-key"), NEAR).unwrap();
+        let service = bearer(&auth(true), "Bearer dev-key", NEAR).await.unwrap();
         assert!(!service.allows(Verb::Subscribe, "user:"));
+    }
+
+    #[tokio::test]
+    async fn a_revoked_user_is_refused_as_such() {
+        // LC-AUTH-003
+        let dev = auth(true);
+        dev.revocations.learn(vec![crate::engine::Revocation {
+            subject: crate::engine::Subject::User("ann".into()),
+            issued_through_ms: 1,
+            until_ms: 1_000_001,
+            changed_ms: 1,
+            lifted: false,
+        }]);
+        assert_eq!(dev.user("dev:ann", "", NEAR).await.unwrap_err(), TokenError::Revoked);
+        assert_eq!(bearer(&dev, "Bearer dev:ann", NEAR).await.unwrap_err().code().number(), 4102);
+        assert!(dev.user("dev:bob", "", NEAR).await.is_ok());
+        dev.clock.advance(Duration::from_millis(1));
+        assert!(dev.user("dev:ann", "", NEAR).await.is_ok(), "it ran out");
     }
 }

@@ -1,26 +1,27 @@
-//! User tokens: the JWT profile (LC-AUTH-030 and after), HS256.
+//! User tokens: the JWT profile (LC-AUTH-030 and after).
 //!
 //! Promises: the algorithm is the node's choice, never the token's; times are judged by the node's clock; a token that
 //! is refused says to its owner only whether it is bad or expired, and to the log why.
-//! Refuses: keys in headers (`jwk`, `jku`, `x5u`), tokens without `exp`, and anything above [`TOKEN_BYTES_MAX`].
+//! Refuses: keys in headers (`jwk`, `jku`, `x5u`, `x5c`), tokens without `exp`, and anything above [`TOKEN_BYTES_MAX`].
 
 use std::fmt;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{EncodingKey, Header, Validation};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::position::NUMBER_LIMIT;
 use lanecast_protocol::room::check_user;
 use serde::{Deserialize, Serialize};
 
+use super::keys::{Algorithm, KID_BYTES_MAX, Key, TRIED_MAX};
 use super::rights::{RightSpec, Rights};
-use crate::config::Secret;
+use crate::config::TokenOptions;
 
 /// Largest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Smallest secret of HS256, in bytes: as long as the hash (RFC 7518, section 3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
 /// Largest device id, in bytes.
 pub const DEVICE_BYTES_MAX: usize = 128;
+/// Largest id of a token, in bytes.
+pub const TOKEN_ID_BYTES_MAX: usize = 128;
 /// Rights in one token. The size of a token bounds them too; this bounds what one request costs to judge.
 pub const RIGHTS_MAX: usize = 64;
 
@@ -29,8 +30,10 @@ pub const RIGHTS_MAX: usize = 64;
 pub enum TokenError {
     /// It is larger than [`TOKEN_BYTES_MAX`].
     TooLarge,
-    /// The node was not given a secret, so it can check no token.
-    NoSecret,
+    /// The node has no key for the algorithm and the `kid` that the token names.
+    UnknownKey,
+    /// It was revoked.
+    Revoked,
     /// It is not a JWT, is signed otherwise than the node asks, or the signature does not fit.
     Signature(String),
     /// A claim is missing or has a wrong shape or value.
@@ -50,6 +53,7 @@ impl TokenError {
     pub fn code(&self) -> Code {
         match self {
             Self::Expired | Self::NotYetValid => Code::TokenExpired,
+            Self::Revoked => Code::TokenRevoked,
             _ => Code::BadToken,
         }
     }
@@ -59,7 +63,8 @@ impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge => write!(f, "larger than {TOKEN_BYTES_MAX} bytes"),
-            Self::NoSecret => f.write_str("the node has no secret to check tokens with"),
+            Self::UnknownKey => f.write_str("the node has no key for the algorithm and the kid that the token names"),
+            Self::Revoked => f.write_str("revoked"),
             Self::Signature(why) => write!(f, "not a token signed for this node: {why}"),
             Self::Claim(why) => write!(f, "claims: {why}"),
             Self::Expired => f.write_str("expired"),
@@ -120,7 +125,7 @@ pub enum OneOrMany {
 }
 
 /// Seconds since the Unix epoch. A fraction is allowed, as RFC 7519 has it, and dropped.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Seconds(pub u64);
 
 impl Seconds {
@@ -153,67 +158,65 @@ pub struct Verified {
     pub user: String,
     /// The device, if the token names one.
     pub device: Option<String>,
-    /// When it expires, ms since the Unix epoch.
+    /// When the node takes it no longer, ms since the Unix epoch: `exp` and what clocks may differ by. A connection that was
+    /// made in these seconds is not closed at once.
     pub expires_at_ms: u64,
-    /// Its id, for the log.
+    /// When it was made, ms since the Unix epoch; 0: it does not say.
+    pub issued_at_ms: u64,
+    /// Its id.
     pub token_id: Option<String>,
     /// What it allows.
     pub rights: Rights,
 }
 
-/// Checks tokens.
+/// What a token must say, apart from its signature.
+#[derive(Clone, Debug)]
 pub struct Verifier {
-    key: DecodingKey,
-    signature: Validation,
     audience: Option<String>,
     issuer: Option<String>,
     leeway_ms: u64,
+    lifetime_max_ms: u64,
 }
 
 impl Verifier {
-    /// A verifier for tokens signed with the secret.
-    pub fn new(secret: &Secret, audience: Option<String>, issuer: Option<String>, leeway_ms: u64) -> Self {
-        // The library judges the signature only: it would take the time from the operating system, and it lets a token
-        // without `aud` pass where one is wanted.
-        let mut signature = Validation::new(Algorithm::HS256);
-        signature.required_spec_claims.clear();
-        signature.validate_exp = false;
-        signature.validate_nbf = false;
-        signature.validate_aud = false;
-        Self { key: DecodingKey::from_secret(secret.expose()), signature, audience, issuer, leeway_ms }
+    /// As the configuration says.
+    pub fn new(options: &TokenOptions) -> Self {
+        Self {
+            audience: options.audience.clone(),
+            issuer: options.issuer.clone(),
+            leeway_ms: options.leeway_ms,
+            lifetime_max_ms: options.lifetime_max_ms,
+        }
     }
 
-    /// Judges a token at a time.
-    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Verified, TokenError> {
+    /// Judges a token at a time. `keys` are all that the node has.
+    pub fn verify<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Key>,
+        token: &str,
+        now_ms: u64,
+    ) -> Result<Verified, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLarge);
         }
-        let claims = self.signed_claims(token)?;
+        let claims = signed_claims(keys, token)?;
         self.check_address(&claims)?;
         let expires_at_ms = self.check_times(&claims, now_ms)?;
         check_user(&claims.sub).map_err(|why| TokenError::Claim(format!("sub: {why}")))?;
         if claims.device.as_ref().is_some_and(|device| !is_device(device)) {
             return Err(TokenError::Claim("device: 1 to 128 bytes, no control characters".to_owned()));
         }
+        if claims.jti.as_ref().is_some_and(|id| !is_token_id(id)) {
+            return Err(TokenError::Claim("jti: 1 to 128 bytes, no control characters".to_owned()));
+        }
         let specs = claims.lanecast.map(|claim| claim.rights).unwrap_or_default();
         if specs.len() > RIGHTS_MAX {
             return Err(TokenError::Claim(format!("lanecast: more than {RIGHTS_MAX} rights")));
         }
         let rights = Rights::from_specs(specs).map_err(|why| TokenError::Claim(format!("lanecast: {why}")))?;
-        Ok(Verified { user: claims.sub, device: claims.device, expires_at_ms, token_id: claims.jti, rights })
-    }
-
-    fn signed_claims(&self, token: &str) -> Result<Claims, TokenError> {
-        use jsonwebtoken::errors::ErrorKind;
-        match jsonwebtoken::decode::<Claims>(token, &self.key, &self.signature) {
-            // RFC 7515, 4.1.11: what must be understood and is not, refuses the token.
-            Ok(data) if data.header.crit.is_some() => Err(TokenError::Signature("has a `crit` header".to_owned())),
-            Ok(data) => Ok(data.claims),
-            Err(error) => match error.kind() {
-                ErrorKind::Json(why) => Err(TokenError::Claim(why.to_string())),
-                _ => Err(TokenError::Signature(error.to_string())),
-            },
-        }
+        let issued_at_ms = claims.iat.map_or(0, Seconds::ms);
+        let (user, device, token_id) = (claims.sub, claims.device, claims.jti);
+        Ok(Verified { user, device, expires_at_ms, issued_at_ms, token_id, rights })
     }
 
     fn check_address(&self, claims: &Claims) -> Result<(), TokenError> {
@@ -233,24 +236,67 @@ impl Verifier {
     }
 
     fn check_times(&self, claims: &Claims, now_ms: u64) -> Result<u64, TokenError> {
-        let expires_at_ms = claims.exp.ms();
-        if expires_at_ms.saturating_add(self.leeway_ms) <= now_ms {
+        let expires_at_ms = claims.exp.ms().saturating_add(self.leeway_ms).min(NUMBER_LIMIT - 1);
+        if expires_at_ms <= now_ms {
             return Err(TokenError::Expired);
         }
-        let not_before_ms = claims.nbf.map_or(0, Seconds::ms);
-        if not_before_ms > now_ms.saturating_add(self.leeway_ms) {
+        // A token from the future would outlive the revocation of its user, which goes by when tokens were made.
+        let holds_from_ms = claims.nbf.max(claims.iat).map_or(0, Seconds::ms);
+        if holds_from_ms > now_ms.saturating_add(self.leeway_ms) {
             return Err(TokenError::NotYetValid);
+        }
+        if expires_at_ms > now_ms.saturating_add(self.lifetime_max_ms).saturating_add(self.leeway_ms) {
+            return Err(TokenError::Claim("exp: further away than tokens.lifetime_max_ms".to_owned()));
         }
         Ok(expires_at_ms)
     }
 }
 
-impl fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verifier")
-            .field("audience", &self.audience)
-            .field("issuer", &self.issuer)
-            .finish_non_exhaustive()
+/// The claims of a token that one of the keys signed.
+fn signed_claims<'k>(keys: impl Iterator<Item = &'k Key>, token: &str) -> Result<Claims, TokenError> {
+    let unsigned = |why: String| TokenError::Signature(why);
+    let header = jsonwebtoken::decode_header(token).map_err(|error| unsigned(error.to_string()))?;
+    // RFC 7515, 4.1.11: what must be understood and is not, refuses the token.
+    if header.crit.is_some() {
+        return Err(unsigned("has a `crit` header".to_owned()));
+    }
+    if header.jwk.is_some() || header.jku.is_some() || header.x5u.is_some() || header.x5c.is_some() {
+        return Err(unsigned("brings a key of its own".to_owned()));
+    }
+    let kid = header.kid.as_deref();
+    if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+        return Err(unsigned(format!("its kid is longer than {KID_BYTES_MAX} bytes")));
+    }
+    let algorithm = Algorithm::from_library(header.alg).ok_or(TokenError::UnknownKey)?;
+    let fitting: Vec<&Key> = keys.filter(|key| key.fits(algorithm, kid)).collect();
+    if fitting.len() > TRIED_MAX {
+        return Err(unsigned(format!("names no kid, and {} keys could be meant", fitting.len())));
+    }
+    let mut refusal = TokenError::UnknownKey;
+    for key in fitting {
+        match claims_signed_by(key, token) {
+            Err(TokenError::Signature(why)) => refusal = TokenError::Signature(why),
+            judged => return judged,
+        }
+    }
+    Err(refusal)
+}
+
+fn claims_signed_by(key: &Key, token: &str) -> Result<Claims, TokenError> {
+    use jsonwebtoken::errors::ErrorKind;
+    // The library judges the signature only: it would take the time from the operating system, and it lets a token
+    // without `aud` pass where one is wanted.
+    let mut signature = Validation::new(key.algorithm().to_library());
+    signature.required_spec_claims.clear();
+    signature.validate_exp = false;
+    signature.validate_nbf = false;
+    signature.validate_aud = false;
+    match jsonwebtoken::decode::<Claims>(token, key.decoding(), &signature) {
+        Ok(data) => Ok(data.claims),
+        Err(error) => match error.kind() {
+            ErrorKind::Json(why) => Err(TokenError::Claim(why.to_string())),
+            _ => Err(TokenError::Signature(error.to_string())),
+        },
     }
 }
 
@@ -259,10 +305,15 @@ pub fn is_device(device: &str) -> bool {
     (1..=DEVICE_BYTES_MAX).contains(&device.len()) && !device.contains(char::is_control)
 }
 
+/// Whether a text is the id of a token.
+pub fn is_token_id(id: &str) -> bool {
+    (1..=TOKEN_ID_BYTES_MAX).contains(&id.len()) && !id.contains(char::is_control)
+}
+
 /// Signs claims, as `lanecast token` does.
-pub fn mint(claims: &Claims, secret: &Secret) -> Result<String, String> {
-    let key = EncodingKey::from_secret(secret.expose());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).map_err(|error| error.to_string())
+pub fn mint(claims: &Claims, algorithm: Algorithm, kid: Option<String>, key: &EncodingKey) -> Result<String, String> {
+    let header = Header { kid, ..Header::new(algorithm.to_library()) };
+    jsonwebtoken::encode(&header, claims, key).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

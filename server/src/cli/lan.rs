@@ -6,9 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
+use jsonwebtoken::EncodingKey;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
+use crate::auth::keys::{Algorithm, Key};
 use crate::auth::rights::RightSpec;
 use crate::auth::token::{Claims, LanecastClaim, Seconds, mint};
 use crate::config::{Config, Secret};
@@ -17,6 +19,8 @@ use crate::config::{Config, Secret};
 const ROOM: &str = "demo";
 /// Who the phone is.
 const USER: &str = "phone";
+/// Id of the key that signs the phone's token.
+const KID: &str = "lan";
 /// What the page does there.
 const VERBS: [&str; 4] = ["subscribe", "publish", "signal", "history"];
 /// How long the token holds: for a look, not for a day.
@@ -99,8 +103,11 @@ impl Lan {
     /// If there is no such address, or the configuration leaves no room for the key.
     pub(super) fn open(which: Which, config: &mut Config, now_ms: u64) -> Result<Self, String> {
         let address = which.address()?;
-        let secret = config.hs256_secret.get_or_insert_with(|| Secret::new(&rand::random::<[u8; 32]>()));
-        let token = mint(&claims(&config.tokens, now_ms), secret)?;
+        // A key of its own, in digits, whatever keys there are beside it.
+        let secret = Secret::new(format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()).as_bytes());
+        let signs = EncodingKey::from_secret(secret.expose());
+        let token = mint(&claims(&config.tokens, now_ms), Algorithm::Hs256, Some(KID.to_owned()), &signs)?;
+        config.token_keys.push(Key::from_secret(Some(KID), secret)?);
         config.lan = Some(address);
         Ok(Self { address, token })
     }

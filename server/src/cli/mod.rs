@@ -1,6 +1,7 @@
 //! The command line. `lanecast` without arguments is `lanecast serve --dev`.
 
 mod api;
+mod api_key;
 mod config;
 mod dial;
 mod doctor;
@@ -8,6 +9,7 @@ mod lan;
 mod link;
 mod operate;
 mod publish;
+mod revoke;
 mod serve;
 mod subscribe;
 mod token;
@@ -34,14 +36,20 @@ enum Command {
     Publish(publish::Publish),
     /// Print what a room gets.
     Subscribe(subscribe::Subscribe),
-    /// Mint a user token, signed with the node's secret.
+    /// Mint a user token, signed with the node's secret or a private key.
     Token(token::Token),
+    /// Make an API key for a service, and say what the configuration needs to know of it.
+    ApiKey(api_key::MakeApiKey),
     /// List the nodes that are alive, with their load.
     Nodes(operate::Nodes),
     /// List connections of clients.
     Connections(operate::Connections),
     /// Close the connections of a user, on all nodes.
     Disconnect(operate::Disconnect),
+    /// Revoke the tokens of a user or device, or one token, on all nodes.
+    Revoke(revoke::Revoke),
+    /// List the revocations that hold.
+    Revocations(revoke::Revocations),
     /// End the subscription of a user to a room, on all nodes.
     Unsubscribe(operate::Unsubscribe),
     /// Send the connections of a node to the others; it takes no new ones until it is started again.
@@ -71,9 +79,12 @@ impl Cli {
             Command::Publish(publish) => publish.run(),
             Command::Subscribe(subscribe) => subscribe.run(),
             Command::Token(token) => token.run(),
+            Command::ApiKey(make) => make.run(),
             Command::Nodes(nodes) => nodes.run(),
             Command::Connections(connections) => connections.run(),
             Command::Disconnect(disconnect) => disconnect.run(),
+            Command::Revoke(revoke) => revoke.run(),
+            Command::Revocations(revocations) => revocations.run(),
             Command::Unsubscribe(unsubscribe) => unsubscribe.run(),
             Command::Drain(drain) => drain.run(),
             Command::Doctor(doctor) => doctor.run(),

@@ -205,12 +205,12 @@ fn check_complete(complete: bool, missing: &[String]) -> Result<(), Failure> {
     })
 }
 
-fn block_on<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asked)
 }
 
 /// A time in its two largest units.
-fn span(ms: u64) -> String {
+pub(super) fn span(ms: u64) -> String {
     let s = ms / 1_000;
     match s {
         0..60 => format!("{s}s"),
@@ -221,7 +221,7 @@ fn span(ms: u64) -> String {
 }
 
 /// Columns as wide as their widest cell.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|cell| (*cell).to_owned()).collect()];
     // A user's name is anything; a control character must not reach the terminal.
     let plain = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell.replace(char::is_control, "?") };

@@ -104,10 +104,12 @@ impl Serve {
             )
             .into());
         }
-        if !config.dev && config.hs256_secret.is_none() && config.api_keys.is_empty() {
+        let published = config.tokens.jwks_file.is_some() || config.tokens.jwks_url.is_some();
+        if !config.dev && !published && config.token_keys.is_empty() && config.api_keys.is_empty() {
             return Err(
-                "nobody could connect: the configuration has neither tokens.hs256_secret_file nor an API key; \
-                        give --config FILE (see `lanecast config reference`), or --dev to try things out"
+                "nobody could connect: the configuration has neither a key for user tokens (tokens.hs256_secret_file, \
+                        [[tokens.keys]], tokens.jwks_url) nor an API key; give --config FILE (see `lanecast config \
+                        reference`), or --dev to try things out"
                     .into(),
             );
         }
@@ -127,6 +129,9 @@ async fn serve(node: Arc<Node>, lan: Option<Lan>) -> Result<(), Failure> {
     let quic = bind_quic(&node, address.port())?;
     node.cluster.listens_at(address);
     cluster::join(&node).await;
+    let keyed = node.clone();
+    let keeping_keys = tokio::spawn(async move { keyed.auth.keep_keys(&keyed.metrics).await });
+    node.auth.keys_read().await;
     let beside = match &lan {
         Some(lan) => Some(open_to_network(&listener, SocketAddr::new(lan.address, address.port())).await?),
         None => None,
@@ -159,6 +164,7 @@ async fn serve(node: Arc<Node>, lan: Option<Lan>) -> Result<(), Failure> {
     housekeeping.abort();
     in_cluster.abort();
     watching.abort();
+    keeping_keys.abort();
     // Ends with the abort: nothing renews the lease any more.
     let _ = in_cluster.await;
     cluster::retire(&node).await;

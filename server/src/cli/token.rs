@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use jsonwebtoken::EncodingKey;
 use lanecast_protocol::room::check_user;
 
 use super::Failure;
+use crate::auth::keys::{Algorithm, Key, SECRET_BYTES_MIN, signing_key};
 use crate::auth::rights::RightSpec;
-use crate::auth::token::{Claims, LanecastClaim, OneOrMany, Seconds, is_device, mint};
+use crate::auth::token::{Claims, LanecastClaim, OneOrMany, Seconds, is_device, is_token_id, mint};
 use crate::clock::Clock;
 use crate::config::{Config, Secret};
 
@@ -27,10 +29,19 @@ pub(super) struct Token {
     /// For how long: a number with s, m, h or d.
     #[arg(long, default_value = "1h", value_parser = duration)]
     ttl: Duration,
-    /// File with the secret.
-    #[arg(long, value_name = "FILE")]
+    /// File with the secret, for HS256.
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
     secret_file: Option<PathBuf>,
-    /// Configuration of the node: secret, audience and issuer.
+    /// PEM file (PKCS#8) with the private key, for RS256, ES256 or EdDSA: the key says which.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Id of the key, for the token's header; without a file, which secret of the configuration signs.
+    #[arg(long)]
+    kid: Option<String>,
+    /// Id of the token, by which it can be revoked alone; else one at random.
+    #[arg(long)]
+    jti: Option<String>,
+    /// Configuration of the node: secrets, audience and issuer.
     #[arg(long, value_name = "FILE", env = "LANECAST_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -46,19 +57,13 @@ impl Token {
             Some(file) => Config::load(file)?,
             None => Config::default(),
         };
-        let secret = match &self.secret_file {
-            Some(file) => {
-                let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-                Secret::new(&bytes)
-            }
-            None => config.hs256_secret.ok_or("give --secret-file, or --config with a secret")?,
-        };
-        if secret.expose().len() < crate::auth::token::SECRET_BYTES_MIN {
-            return Err("the secret has fewer than 32 bytes: the node would refuse it".into());
-        }
+        let (algorithm, key) = self.signing_key(&config)?;
         check_user(&self.user)?;
         if self.device.as_ref().is_some_and(|device| !is_device(device)) {
             return Err("a device has 1 to 128 bytes and no control characters".into());
+        }
+        if self.jti.as_ref().is_some_and(|id| !is_token_id(id)) {
+            return Err("the id of a token has 1 to 128 bytes and no control characters".into());
         }
         let now = clock.now_ms() / 1_000;
         let claims = Claims {
@@ -69,10 +74,30 @@ impl Token {
             iat: Some(Seconds(now)),
             aud: config.tokens.audience.map(OneOrMany::One),
             iss: config.tokens.issuer,
-            jti: Some(format!("{:016x}", rand::random::<u64>())),
+            jti: self.jti.or_else(|| Some(format!("{:016x}", rand::random::<u64>()))),
             lanecast: Some(LanecastClaim { rights: rights(&self.rights)? }),
         };
-        Ok(mint(&claims, &secret)?)
+        Ok(mint(&claims, algorithm, self.kid, &key)?)
+    }
+
+    /// The key that signs: from a file, or the secret of the configuration.
+    fn signing_key(&self, config: &Config) -> Result<(Algorithm, EncodingKey), Failure> {
+        let read = |file: &PathBuf| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
+        if let Some(file) = &self.key_file {
+            return Ok(signing_key(&read(file)?).map_err(|why| format!("{}: {why}", file.display()))?);
+        }
+        let secret = match &self.secret_file {
+            Some(file) => Secret::new(&read(file)?),
+            None => {
+                let mut keys = config.token_keys.iter().filter(|key| key.kid() == self.kid.as_deref());
+                let secret = keys.find_map(Key::secret).cloned();
+                secret.ok_or("give --secret-file, --key-file, or --config with a secret (--kid says which)")?
+            }
+        };
+        if secret.expose().len() < SECRET_BYTES_MIN {
+            return Err("the secret has fewer than 32 bytes: the node would refuse it".into());
+        }
+        Ok((Algorithm::Hs256, EncodingKey::from_secret(secret.expose())))
     }
 }
 
@@ -93,7 +118,7 @@ fn rights(texts: &[String]) -> Result<Vec<RightSpec>, Failure> {
     Ok(specs)
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit = text.chars().next_back().unwrap_or_default();
     let seconds = match unit {
         's' => 1,
@@ -112,28 +137,87 @@ mod tests {
     use crate::auth::Auth;
     use crate::auth::rights::Verb;
 
-    #[test]
-    fn a_minted_token_is_taken_by_the_node_with_the_secret() {
-        let folder = std::env::temp_dir().join(format!("lanecast-token-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("lanecast.toml");
-        let text = "[tokens]\nhs256_secret = \"0123456789abcdef0123456789abcdef\"\naudience = \"chat\"\n";
-        std::fs::write(&file, text).unwrap();
-        let clock = Clock::manual(1_800_000_000_000);
-        let token = Token {
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    /// A folder that goes with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("lanecast-token-{:016x}", rand::random::<u64>()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn token(change: impl FnOnce(&mut Token)) -> Token {
+        let mut token = Token {
             user: "ann".into(),
             device: None,
             rights: vec!["subscribe,history@chat.*,room.{user}.**".into()],
             ttl: duration("90m").unwrap(),
             secret_file: None,
-            config: Some(file),
+            key_file: None,
+            kid: None,
+            jti: None,
+            config: None,
         };
-        let token = token.mint(&clock).unwrap();
-        let auth = Auth::new(&Config::parse("test", text).unwrap(), clock);
-        let ann = auth.user(&token, [192, 0, 2, 1].into()).unwrap();
-        assert!(ann.allows(Verb::Subscribe, "room.ann.x") && !ann.allows(Verb::Publish, "room.ann.x"));
-        assert_eq!(ann.expires_at_ms, 1_800_000_000_000 + 5_400_000);
-        std::fs::remove_dir_all(folder).unwrap();
+        change(&mut token);
+        token
+    }
+
+    async fn user(config: &str, token: &str) -> Result<crate::auth::Identity, crate::auth::token::TokenError> {
+        let auth = Auth::new(&Config::parse("test", config).unwrap(), Clock::manual(NOW_MS));
+        auth.user(token, "", [192, 0, 2, 1].into()).await
+    }
+
+    #[tokio::test]
+    async fn a_minted_token_is_taken_by_the_node_with_the_secret() {
+        let folder = Folder::new();
+        let text = "[tokens]\nhs256_secret = \"0123456789abcdef0123456789abcdef\"\naudience = \"chat\"\nleeway_ms = 0\n\
+                    [[tokens.keys]]\nkid = \"next\"\nsecret = \"fedcba9876543210fedcba9876543210\"\n";
+        let file = folder.write("lanecast.toml", text);
+        for kid in [None, Some("next".to_owned())] {
+            let change =
+                |token: &mut Token| (token.config, token.kid, token.jti) = (Some(file.clone()), kid, Some("t1".into()));
+            let minted = token(change).mint(&Clock::manual(NOW_MS)).unwrap();
+            let ann = user(text, &minted).await.unwrap();
+            assert!(ann.allows(Verb::Subscribe, "room.ann.x") && !ann.allows(Verb::Publish, "room.ann.x"));
+            assert_eq!(ann.expires_at_ms, NOW_MS + 5_400_000);
+            assert_eq!((ann.mark.token_id.as_deref(), ann.mark.issued_at_ms), (Some("t1"), NOW_MS));
+        }
+        let unknown = token(|token| (token.config, token.kid) = (Some(file), Some("other".into())));
+        assert!(unknown.mint(&Clock::manual(NOW_MS)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_token_minted_with_a_private_key_is_taken_by_the_node_with_the_public_one() {
+        let folder = Folder::new();
+        for (name, kind) in [("ES256", &rcgen::PKCS_ECDSA_P256_SHA256), ("EdDSA", &rcgen::PKCS_ED25519)] {
+            let pair = rcgen::KeyPair::generate_for(kind).unwrap();
+            let private = folder.write("private.pem", &pair.serialize_pem());
+            let public = folder.write("public.pem", &pair.public_key_pem());
+            let change = |token: &mut Token| (token.key_file, token.kid) = (Some(private), Some("k".into()));
+            let minted = token(change).mint(&Clock::manual(NOW_MS)).unwrap();
+            let key = |kid: &str| {
+                let file = public.display();
+                format!("[[tokens.keys]]\nkid = \"{kid}\"\nalgorithm = \"{name}\"\npublic_key_file = \"{file}\"\n")
+            };
+            assert_eq!(&*user(&key("k"), &minted).await.unwrap().user, "ann", "{name}");
+            assert_eq!(user(&key("other"), &minted).await.unwrap_err().code().number(), 4100, "{name}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use lanecast_protocol::v1;
 use prost::Message as _;
 
 use super::message::{Answer, Command, Deed, PAGE_BYTES_MAX};
+use super::revocations;
 use crate::node::Node;
 use crate::session::{self, Entry};
 
@@ -23,6 +24,7 @@ pub(super) fn execute(node: &Node, command: &Command) -> Option<Answer> {
         Deed::Disconnect(asked) => count(disconnect(node, asked)),
         Deed::EndSubscription(asked) => count(end_subscription(node, asked)),
         Deed::List(asked) => list(node, asked),
+        Deed::Revoke(revocation) => count(revocations::learn(node, vec![revocations::from_wire(revocation)?])),
         Deed::Drain(_) => {
             let (_, staying) = node.registry.staying(0);
             node.shutdown.begin();

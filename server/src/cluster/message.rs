@@ -44,7 +44,7 @@ pub enum Body {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do; `None`: something that this version does not know.
-    #[prost(oneof = "Deed", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Deed", tags = "1, 2, 3, 4, 5")]
     pub deed: Option<Deed>,
 }
 
@@ -63,6 +63,9 @@ pub enum Deed {
     /// Send all connections away.
     #[prost(message, tag = "4")]
     Drain(v1::DrainNodeRequest),
+    /// Hold to a revocation, or to its end.
+    #[prost(message, tag = "5")]
+    Revoke(v1::Revocation),
 }
 
 /// What a node did.

@@ -19,6 +19,7 @@ mod execute;
 mod inbox;
 pub mod message;
 mod pace;
+pub(crate) mod revocations;
 #[cfg(test)]
 mod tests;
 
@@ -53,9 +54,16 @@ pub struct Cluster {
     pending: ask::Pending,
     answered: answered::Answered,
     renew: Notify,
+    /// Up to where revocations were read.
+    revoked: tokio::sync::Mutex<revocations::Reader>,
 }
 
 impl Cluster {
+    /// While it is held this node reads no revocations, and so learns of a new one from whoever makes it.
+    pub(crate) async fn hold_reader(&self) -> impl Sized + '_ {
+        self.revoked.lock().await
+    }
+
     /// Says where the node listens. The first call counts; an advertised address of the configuration wins.
     pub fn listens_at(&self, address: SocketAddr) {
         let _ = self.address.set(address.to_string());
@@ -84,12 +92,16 @@ pub async fn join(node: &Node) {
     if !matches!(joined, Ok(Ok(()))) {
         tracing::warn!("the other nodes cannot be told of this one yet; commands to all will miss its connections");
     }
+    let read = tokio::time::timeout(JOIN_WITHIN, node.cluster.revoked.lock().await.read(node)).await;
+    if !matches!(read, Ok(Ok(()))) {
+        tracing::warn!("the revocations cannot be read yet: until they are, tokens that were revoked are taken");
+    }
 }
 
-/// The node's part in the cluster for as long as it lives: renews its lease, does what other nodes ask, and once it
-/// drains sends its connections away. Cancel safe: what was not done is not done.
+/// The node's part in the cluster for as long as it lives: renews its lease, does what other nodes ask, follows the
+/// revocations, and once it drains sends its connections away. Cancel safe: what was not done is not done.
 pub async fn run(node: Arc<Node>) {
-    tokio::join!(announce(&node), listen(&node), pace::send_away(&node));
+    tokio::join!(announce(&node), listen(&node), pace::send_away(&node), revocations::follow(&node));
 }
 
 /// Ends the lease, so that nobody waits for this node. Call it after [`run`] was dropped, which would renew it.

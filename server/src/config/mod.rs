@@ -9,6 +9,7 @@ mod options;
 mod read;
 mod reference;
 mod sections;
+mod tokens;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -22,15 +23,16 @@ pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
     ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TlsOptions, TokenOptions,
+    OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TlsOptions, TokenKeyOptions,
+    TokenOptions,
 };
 
-use crate::auth::api_key::ApiKey;
+use crate::auth::api_key::{ApiKey, ApiKeyHash};
+use crate::auth::keys::Key;
 use crate::auth::rights::{RightSpec, Rights};
-use crate::auth::token::SECRET_BYTES_MIN;
 use crate::policy::Policies;
 use crate::tls::{self, Files};
-use read::{Place, Reader, join};
+use read::{Moment, Place, Reader, join};
 
 /// The node's configuration.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +55,8 @@ pub struct Config {
     pub origins: Origins,
     /// How user tokens are checked.
     pub tokens: TokenOptions,
-    /// The secret itself, from the option or the file.
-    pub hs256_secret: Option<Secret>,
+    /// The keys themselves, from the options or their files.
+    pub token_keys: Vec<Key>,
     /// Services that may use the HTTP API.
     pub api_keys: Vec<ApiKey>,
     /// Where rooms live.
@@ -166,10 +168,7 @@ impl Config {
             }};
         }
         let tls = section!(TlsOptions, "tls");
-        let mut tokens = section!(TokenOptions, "tokens");
-        let hs256_secret = read_secret(reader, root, &tokens);
-        // The checked secret has a type that is not printed; the option would be.
-        tokens.hs256_secret = None;
+        let (tokens, token_keys) = tokens::read(reader, root);
         let config = Self {
             listen: section!(Listen, "listen"),
             certificate: read_certificate(reader, root, &tls),
@@ -179,7 +178,7 @@ impl Config {
             heartbeat: section!(Heartbeat, "heartbeat"),
             reconnect: section!(Reconnect, "reconnect"),
             origins: section!(Origins, "origins"),
-            hs256_secret,
+            token_keys,
             tokens,
             api_keys: read_api_keys(reader, root),
             engine: section!(EngineOptions, "engine"),
@@ -286,34 +285,6 @@ fn place_of(table: &Spanned<DeValue<'_>>, key: &str) -> Option<usize> {
     Some(inner.map_or(table.span().start, |value| value.span().start))
 }
 
-fn read_secret(reader: &mut Reader<'_>, root: &DeTable<'_>, options: &TokenOptions) -> Option<Secret> {
-    let at = |key| root.get("tokens").and_then(|table| place_of(table, key));
-    let (secret, key) = match (&options.hs256_secret, &options.hs256_secret_file) {
-        (None, None) => return None,
-        (Some(_), Some(_)) => {
-            let sentence = "stands beside hs256_secret: give one of them";
-            reader.mistake(at("hs256_secret_file"), "tokens.hs256_secret_file", sentence);
-            return None;
-        }
-        (Some(text), None) => (Secret::new(text.as_bytes()), "hs256_secret"),
-        (None, Some(file)) => match std::fs::read(file) {
-            Ok(bytes) => (Secret::new(&bytes), "hs256_secret_file"),
-            Err(error) => {
-                let sentence = format!("{} cannot be read: {error}", file.display());
-                reader.mistake(at("hs256_secret_file"), "tokens.hs256_secret_file", sentence);
-                return None;
-            }
-        },
-    };
-    if secret.expose().len() < SECRET_BYTES_MIN {
-        let sentence =
-            format!("the secret has {} bytes; HS256 needs at least {SECRET_BYTES_MIN}", secret.expose().len());
-        reader.mistake(at(key), &join("tokens", key), sentence);
-        return None;
-    }
-    Some(secret)
-}
-
 fn read_certificate(reader: &mut Reader<'_>, root: &DeTable<'_>, options: &TlsOptions) -> Option<Certificate> {
     let mut mistake = |key: &str, sentence: String| {
         let at = root.get("tls").and_then(|table| place_of(table, key));
@@ -349,23 +320,61 @@ fn read_api_keys(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<ApiKey> {
     let Some(list) = root.get("api_keys") else { return Vec::new() };
     let mut keys: Vec<ApiKey> = Vec::new();
     for (place, table) in reader.tables(list, "api_keys") {
-        let known: Vec<&str> = ApiKeyOptions::KEYS.iter().copied().chain(["rights"]).collect();
+        let known: Vec<&str> = ApiKeyOptions::KEYS.iter().copied().chain(["keys", "rights"]).collect();
         reader.refuse_unknown(table, &place.path, &known);
         let options = ApiKeyOptions::read(reader, Some(table), &place.path);
         let rights = read_rights(reader, table, &place);
-        match ApiKey::new(&options, rights) {
+        let mut key = match ApiKey::new(&options.name, rights) {
             Ok(key) if keys.iter().any(|other| other.name() == key.name()) => {
                 reader.mistake(Some(place.at), &join(&place.path, "name"), "another API key has the same name");
+                continue;
             }
-            Ok(key) => keys.push(key),
-            Err((key, why)) => reader.mistake(
-                table.get(key).map(|value| value.span().start).or(Some(place.at)),
-                &join(&place.path, key),
-                why,
-            ),
+            Ok(key) => key,
+            Err(why) => {
+                reader.mistake(at_key(table, "name", &place), &join(&place.path, "name"), why);
+                continue;
+            }
+        };
+        let (hash, key_file) = (options.sha256.as_deref(), options.key_file.as_deref());
+        let more = table.get("keys").map_or_else(Vec::new, |list| reader.tables(list, &join(&place.path, "keys")));
+        if hash.is_some() || key_file.is_some() || more.is_empty() {
+            add_hash(reader, &mut key, &keys, table, &place, ApiKeyHash { hash, key_file, not_after: None });
         }
+        for (place, table) in more {
+            reader.refuse_unknown(table, &place.path, &["sha256", "key_file", "not_after"]);
+            let mut text = |name: &str| {
+                table.get(name).and_then(|value| reader.value::<String>(value, &join(&place.path, name), None))
+            };
+            let (hash, key_file) = (text("sha256"), text("key_file").map(std::path::PathBuf::from));
+            let not_after = table
+                .get("not_after")
+                .and_then(|value| reader.value::<Moment>(value, &join(&place.path, "not_after"), None))
+                .map(|moment| moment.0);
+            let (hash, key_file) = (hash.as_deref(), key_file.as_deref());
+            add_hash(reader, &mut key, &keys, table, &place, ApiKeyHash { hash, key_file, not_after });
+        }
+        keys.push(key);
     }
     keys
+}
+
+/// Adds one of the keys of a service, which no other may have.
+fn add_hash(
+    reader: &mut Reader<'_>,
+    key: &mut ApiKey,
+    others: &[ApiKey],
+    table: &DeTable<'_>,
+    place: &Place,
+    options: ApiKeyHash<'_>,
+) {
+    if let Err((option, why)) = key.add(options, others) {
+        reader.mistake(at_key(table, option, place), &join(&place.path, option), why);
+    }
+}
+
+/// Byte at which the value of a key stands, or the table.
+fn at_key(table: &DeTable<'_>, key: &str, place: &Place) -> Option<usize> {
+    Some(table.get(key).map_or(place.at, |value| value.span().start))
 }
 
 fn read_rights(reader: &mut Reader<'_>, key: &DeTable<'_>, place: &Place) -> Rights {

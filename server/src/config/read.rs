@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml::value::{Date, Datetime, Offset};
 
 use super::mistake::{Mistake, suggest};
 
@@ -232,6 +233,41 @@ impl<T: Value> Value for Vec<T> {
         }
         items.iter().map(|item| T::read(item.get_ref(), None)).collect()
     }
+}
+
+/// A moment, ms since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) u64);
+
+impl Value for Moment {
+    fn describe() -> String {
+        "date and time with a zone".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>, _: Option<RangeInclusive<u64>>) -> Result<Self, String> {
+        let read = || {
+            let DeValue::Datetime(Datetime { date: Some(date), time: Some(time), offset: Some(offset) }) = value else {
+                return None;
+            };
+            let offset_minutes = match offset {
+                Offset::Z => 0,
+                Offset::Custom { minutes } => i64::from(*minutes),
+            };
+            let minutes = days_since_1970(date) * 24 * 60 + i64::from(time.hour) * 60 + i64::from(time.minute);
+            let seconds = (minutes - offset_minutes) * 60 + i64::from(time.second.unwrap_or(0));
+            u64::try_from(seconds).ok().map(|seconds| Self(seconds * 1_000))
+        };
+        read().ok_or_else(|| expected("a date and time with its zone, such as 2027-01-31T00:00:00Z", value))
+    }
+}
+
+/// Years begin in March here, so that the day that some have more is their last.
+fn days_since_1970(date: &Date) -> i64 {
+    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    // 719,468 days lie between 1 March of the year 0 and 1970.
+    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
 
 /// A closed set of words.

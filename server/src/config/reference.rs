@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::options::Row;
 use super::sections::{
     ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, RateOptions,
-    ReadinessOptions, Reconnect, Redis, TlsOptions, TokenOptions,
+    ReadinessOptions, Reconnect, Redis, TlsOptions, TokenKeyOptions, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -35,11 +35,16 @@ pub fn reference() -> String {
         Log "[log]",
         PolicyOptions "[[policies]]",
     );
-    // A key that must be given has no default to show: this section is an example in comments.
+    // What must be given has no default to show: these sections are examples in comments.
     let mut keys = String::new();
+    section(&mut keys, "[[tokens.keys]]", TokenKeyOptions::ABOUT, &TokenKeyOptions::rows());
     section(&mut keys, "[[api_keys]]", ApiKeyOptions::ABOUT, &ApiKeyOptions::rows());
     keys.push_str(
-        "\n# What the service may do: rights of the same form as in tokens. `types` and `lane` are optional.\n\
+        "\n# Further keys of the service, so that the next one is known before the former one ends. Each has `sha256` or \
+         `key_file`,\n# and `not_after` if it ends by itself.\n\
+         # list of tables\n\
+         keys = [{ sha256 = \"64 hex digits\", not_after = 2027-01-31T00:00:00Z }]\n\
+         \n# What the service may do: rights of the same form as in tokens. `types` and `lane` are optional.\n\
          # list of tables\n\
          # Commands to connections and nodes: { allow = [\"control\"], rooms = [\"$connections\", \"$nodes\"] }.\n\
          rights = [{ allow = [\"publish\", \"history\"], rooms = [\"chat.**\"], types = [\"msg.*\"], lane = \"normal\" }]\n",

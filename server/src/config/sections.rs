@@ -11,6 +11,7 @@ use lanecast_protocol::position::DurableLane;
 
 use super::options::options;
 use super::read::Choice;
+use crate::auth::keys::Algorithm;
 
 options! {
     /// Where the node listens, and what it takes on a connection before it knows who is there.
@@ -171,7 +172,8 @@ options! {
 }
 
 options! {
-    /// How user tokens are checked. Without a secret only API keys and, with --dev, development tokens are taken.
+    /// How user tokens are checked. Without a key only API keys and, with --dev, development tokens are taken. Every
+    /// [[tokens.keys]] is one more key; with jwks_file or jwks_url come those that an issuer publishes.
     pub struct TokenOptions {
         /// Secret for tokens signed with HS256, at least 32 bytes. Prefer the file: this one ends up in backups.
         hs256_secret: Option<String> = "\"\"",
@@ -179,6 +181,19 @@ options! {
         /// File with that secret; line ends at its end do not count.
         hs256_secret_file: Option<PathBuf> = "\"\"",
             because "there is no safe default secret";
+        /// File with a JSON Web Key Set: public keys for RS256, ES256 and EdDSA. It is read again when it changes.
+        jwks_file: Option<PathBuf> = "\"\"",
+            because "most nodes are given their keys one by one";
+        /// URL of a JSON Web Key Set, https, or http within a machine or cluster. Trusted certificates are the system's.
+        jwks_url: Option<String> = "\"\"",
+            because "most nodes are given their keys one by one";
+        /// How often the URL is asked when its answer does not say for how long it is fresh (Cache-Control: max-age, taken
+        /// within 30 s and 24 h). A token with an unknown `kid` has it asked at once, every 10 s at most.
+        jwks_refresh_ms: u64 = "300_000" in 1_000..=86_400_000,
+            because "issuers announce a new key hours before they sign with it";
+        /// How old the last good key set may become while no newer one can be read.
+        jwks_age_max_ms: u64 = "86_400_000" in 60_000..=2_592_000_000,
+            because "an issuer's bad day should not end the chat, and a stolen key should not live for ever";
         /// What the claim `aud` must name.
         audience: Option<String> = "\"\"",
             because "needed only where several services share a secret";
@@ -188,6 +203,31 @@ options! {
         /// By how much the clocks of issuer and node may differ.
         leeway_ms: u64 = "5_000" in 0..=300_000,
             because "clocks kept by NTP differ by less than a second; more would keep expired tokens alive";
+        /// How far away `exp` may be. A revocation of a user lasts this long, unless whoever revokes says less.
+        lifetime_max_ms: u64 = "31_622_400_000" in 60_000..=315_360_000_000,
+            because "366 days; a token that lives for years cannot be told from one that was stolen years ago";
+    }
+}
+
+options! {
+    /// A key that checks user tokens. Repeat [[tokens.keys]] for each, so that the next key is known before tokens are
+    /// signed with it, and the former one until its tokens have expired.
+    pub struct TokenKeyOptions {
+        /// Its id: a token with the header `kid` is checked with the key of that id only, one without with all of its `alg`.
+        kid: Option<String> = "\"\"" in 1..=256,
+            because "needed only where there are several";
+        /// What it signs with. A token with another `alg` is not taken.
+        algorithm: Algorithm = "\"HS256\"",
+            because "the one that a secret is for";
+        /// With HS256: the secret, at least 32 bytes. Prefer the file.
+        secret: Option<String> = "\"\"",
+            because "there is no safe default secret";
+        /// With HS256: file with the secret; line ends at its end do not count.
+        secret_file: Option<PathBuf> = "\"\"",
+            because "for where secrets are mounted as files";
+        /// Else: PEM file with the public key, RSA of at least 2,048 bits, P-256 or Ed25519.
+        public_key_file: Option<PathBuf> = "\"\"",
+            because "a node needs no private key";
     }
 }
 
@@ -197,7 +237,7 @@ options! {
         /// Name of the service, as subscribers see it.
         name: String = "\"\"",
             because "must be given";
-        /// SHA-256 of the key, as 64 hex digits.
+        /// SHA-256 of the key, as 64 hex digits. `lanecast api-key` makes a key and says this.
         sha256: Option<String> = "\"\"",
             because "the node need not know the key itself";
         /// File with the key; line ends at its end do not count.
@@ -360,6 +400,10 @@ pub enum OnEngineDown {
 
 impl Choice for OnEngineDown {
     const WORDS: &'static [(&'static str, Self)] = &[("ready", Self::Ready), ("unready", Self::Unready)];
+}
+
+impl Choice for Algorithm {
+    const WORDS: &'static [(&'static str, Self)] = &Self::NAMES;
 }
 
 /// Form of the log's lines.

@@ -163,7 +163,10 @@ async fn the_routes_answer() {
     assert!(page.status == 200 && page.head.contains("content-security-policy: default-src 'none'"), "{}", page.head);
     let known = node.get("/.well-known/lanecast").await;
     assert_eq!(known.json()["websocket"], "/v1/connect");
-    assert_eq!(known.json()["capabilities"], serde_json::json!(["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS"]));
+    assert_eq!(
+        known.json()["capabilities"],
+        serde_json::json!(["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS", "CAPABILITY_REFRESH"])
+    );
     assert!(known.head.contains("access-control-allow-origin: *"), "{}", known.head);
     assert!(known.json().get("quic").is_none() && known.json().get("webtransport").is_none(), "not served");
     assert_eq!(node.get("/nothing").await.refusal(), (404, "NOT_FOUND".to_owned()));

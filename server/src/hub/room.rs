@@ -203,6 +203,14 @@ impl Room {
         Some(handle)
     }
 
+    /// From now on a subscriber gets these types only.
+    pub fn restrict(&self, mailbox: &Arc<Mailbox>, types: &TypeFilter) {
+        let mut state = self.state.lock();
+        if let Some(known) = state.subscribers.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
+            known.types.clone_from(types);
+        }
+    }
+
     /// Whether all that a subscriber at a position misses is here, which makes its resume complete (LC-RES-002).
     pub(super) fn covers(&self, now_ms: u64, asked: Position, head: Position) -> bool {
         let state = self.state.lock();

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::auth::Auth;
 use crate::config::Config;
@@ -23,7 +25,10 @@ impl Fixture {
     }
 
     fn identity(&self, who: &str) -> Identity {
-        self.auth.bearer(Some(&format!("Bearer {who}")), Ipv4Addr::LOCALHOST.into()).unwrap()
+        let header = format!("Bearer {who}");
+        let judged = self.auth.bearer(Some(&header), Ipv4Addr::LOCALHOST.into());
+        // Nothing is waited for where no keys are published.
+        judged.now_or_never().unwrap().unwrap()
     }
 
     fn event(&self, who: &str, room: &str) -> Result<(), u32> {

@@ -31,11 +31,12 @@ use lanecast_protocol::log::Start;
 use lanecast_protocol::place::Stored;
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::session::Now;
-use lanecast_protocol::session::server::{Read, Request, Session};
+use lanecast_protocol::session::server::{Read, Request, Session, filtered};
 use lanecast_protocol::v1;
 
 use self::pending::{Again, Done, Pending, READ_BYTES_MAX, READS_MAX, Task, Why};
 pub use self::registry::{Command, Entry, Owner, Registry};
+pub(crate) use self::requests::revoked;
 use crate::auth::Identity;
 use crate::auth::rights::TypeFilter;
 use crate::engine::EngineError;
@@ -71,7 +72,11 @@ pub struct Connection<T> {
     peer: SocketAddr,
     entry: Arc<Entry>,
     identity: Option<Identity>,
+    /// The device that Welcome said.
+    device: Box<str>,
     instance: Box<str>,
+    /// A newer token may allow less than one by which something waits: what waits is looked at once more.
+    refreshed: bool,
     joined: Vec<Joined>,
     signals: Bucket,
     /// What waits; made when something does.
@@ -109,7 +114,9 @@ impl<T: Transport> Connection<T> {
             peer,
             entry,
             identity: None,
+            device: Box::default(),
             instance: Box::default(),
+            refreshed: false,
             joined: Vec::new(),
             signals: Bucket::default(),
             pending: None,
@@ -330,18 +337,30 @@ impl<T: Transport> Connection<T> {
         if takes.is_empty() {
             return;
         }
+        let (refreshed, joined) = (self.refreshed, &self.joined);
         let session = std::cell::RefCell::new(&mut self.session);
+        let excluded_in = |handle, kind: &str| {
+            let joined = joined.iter().find(|joined| joined.handle == handle)?;
+            if joined.types.passes(kind) { None } else { session.borrow().position(handle).map(|place| place.epoch) }
+        };
         self.entry.mailbox.take_lossy(
             now.wall_ms,
             |lane| takes.contains(lane) && session.borrow().has_room(lane),
-            |lane, record, expiry| session.borrow_mut().send(lane, record, expiry),
+            |lane, record, expiry| {
+                // What came before the newer token was let in by the types of the former one.
+                let record = if refreshed { filtered(&record, excluded_in) } else { Some(record) };
+                if let Some(record) = record {
+                    session.borrow_mut().send(lane, record, expiry);
+                }
+            },
         );
     }
 
     fn handle_requests(&mut self) {
         while let Some(request) = self.session.poll_request() {
             match request {
-                Request::Authenticate(hello) => self.authenticate(&hello),
+                Request::Authenticate(hello) => self.authenticate(hello),
+                Request::RefreshToken { id, token } => self.refresh(id, token),
                 Request::Subscribe { asked, subscribe } => self.subscribe(asked, subscribe),
                 Request::Unsubscribed { handle } => self.leave(handle),
                 Request::Publish { id, publish, envelope } => self.publish(id, publish, &envelope),

@@ -12,7 +12,9 @@ use lanecast_protocol::session::Refusal;
 use lanecast_protocol::session::server::{Asked, Read};
 use lanecast_protocol::v1;
 
+use crate::auth::Identity;
 use crate::auth::rights::TypeFilter;
+use crate::auth::token::TokenError;
 use crate::engine::EngineError;
 use crate::hub::{ReadOut, Subscription};
 
@@ -54,6 +56,16 @@ pub(super) struct Opened {
 
 /// What a future of a connection came to.
 pub(super) enum Done {
+    /// The token of Hello was judged.
+    Authenticated {
+        hello: Box<v1::Hello>,
+        result: Result<Identity, TokenError>,
+    },
+    /// A newer token was judged.
+    Refreshed {
+        id: u32,
+        result: Result<Identity, TokenError>,
+    },
     Published(Published),
     Signalled {
         id: u32,

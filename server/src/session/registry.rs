@@ -12,6 +12,7 @@ use lanecast_protocol::v1;
 use parking_lot::Mutex;
 
 use crate::admission::UserSlot;
+use crate::auth::TokenMark;
 use crate::hub::Mailbox;
 
 /// Commands that a connection has not read, at most. A connection that is so far behind is told to come back instead.
@@ -53,6 +54,8 @@ pub struct Entry {
     owner: Mutex<Option<Owner>>,
     /// The place among the connections of its user.
     slot: Mutex<Option<UserSlot>>,
+    /// What its present token says of itself.
+    mark: Mutex<TokenMark>,
     /// In the order in which they came. A Close is the only one, and the last.
     commands: Mutex<Vec<Command>>,
     closing: AtomicBool,
@@ -75,6 +78,16 @@ impl Entry {
     /// Gives up the place of its user.
     pub(crate) fn take_slot(&self) -> Option<UserSlot> {
         self.slot.lock().take()
+    }
+
+    /// What its present token says of itself.
+    pub fn mark(&self) -> TokenMark {
+        self.mark.lock().clone()
+    }
+
+    /// The connection goes on with this token.
+    pub(crate) fn set_mark(&self, mark: TokenMark) {
+        *self.mark.lock() = mark;
     }
 
     /// Gives a command and wakes the connection. False: it is closing already, or was told the same.
@@ -158,6 +171,7 @@ impl Registry {
             since_ms: now_ms,
             owner: Mutex::default(),
             slot: Mutex::default(),
+            mark: Mutex::default(),
             commands: Mutex::default(),
             closing: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
@@ -209,6 +223,12 @@ impl Registry {
         let tables = self.tables.lock();
         let range = tables.by_id.range::<str, _>((Bound::Excluded(id), Bound::Unbounded));
         range.map(|(_, entry)| entry).filter(|entry| entry.owner.lock().is_some()).take(max).cloned().collect()
+    }
+
+    /// All connections whose client was welcomed.
+    pub fn welcomed(&self) -> Vec<Arc<Entry>> {
+        let tables = self.tables.lock();
+        tables.by_id.values().filter(|entry| entry.owner.lock().is_some()).cloned().collect()
     }
 
     /// At most `max` connections that nobody has told to leave, and how many of them there are.

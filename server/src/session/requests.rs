@@ -13,7 +13,8 @@ use super::pending::{self, Again, Done, Published, SIGNALS_MAX, Task, Why};
 use super::{Connection, Entry, Joined, Owner};
 use crate::admission;
 use crate::auth::Identity;
-use crate::auth::rights::Verb;
+use crate::auth::rights::{TypeFilter, Verb};
+use crate::auth::token::TokenError;
 use crate::engine::EngineError;
 use crate::history;
 use crate::hub::{Interest, Room, Subscription};
@@ -26,8 +27,20 @@ use crate::transport::Transport;
 const SIGNALS_WAIT_MS: u32 = 250;
 
 impl<T: Transport> Connection<T> {
-    pub(super) fn authenticate(&mut self, hello: &v1::Hello) {
-        let identity = match self.node.auth.user(&hello.token, self.peer.ip()) {
+    pub(super) fn authenticate(&mut self, hello: Box<v1::Hello>) {
+        let (auth, peer) = (Arc::clone(&self.node.auth), self.peer.ip());
+        self.begin(Box::pin(async move {
+            let result = auth.user(&hello.token, &hello.device, peer).await;
+            Done::Authenticated { hello, result }
+        }));
+    }
+
+    fn finish_authentication(&mut self, hello: &v1::Hello, result: Result<Identity, TokenError>) {
+        // It may have been given up meanwhile.
+        if self.session.closing().is_some() {
+            return;
+        }
+        let identity = match result {
             Ok(identity) => identity,
             Err(error) => {
                 self.node.metrics.handshake_refused(error.code(), &error, self.peer);
@@ -44,22 +57,78 @@ impl<T: Transport> Connection<T> {
             return self.session.close(refusal);
         };
         self.entry.hold(slot);
-        let device = identity.device.as_deref().unwrap_or(&hello.device).to_owned();
+        self.device = identity.device.as_deref().unwrap_or(&hello.device).into();
         let accepted = Accepted {
             connection_id: self.entry.id.to_string(),
             user: identity.user.to_string(),
-            device: device.clone(),
+            device: self.device.to_string(),
             token_expires_at_ms: identity.expires_at_ms,
         };
         let user = Arc::clone(&identity.user);
-        let owner = Owner { user, device: device.into(), instance: self.instance.clone() };
+        let owner = Owner { user, device: self.device.clone(), instance: self.instance.clone() };
+        self.entry.set_mark(identity.mark.clone());
         self.node.registry.welcome(&self.entry, owner);
         if let Some(former) = former {
             former.command(super::Command::Close(Refusal::new(Code::Replaced, "the client has connected anew")));
         }
+        // Whoever revokes looks at the registry after it was written down: one of both sees the other.
+        if self.node.auth.is_revoked(&identity.user, &self.device, &identity.mark) {
+            return self.session.close(revoked());
+        }
         tracing::debug!(connection = &*self.entry.id, user = &*identity.user, peer = %self.peer, "welcomed");
         self.identity = Some(identity);
         self.session.accept(self.now(), accepted);
+    }
+
+    pub(super) fn refresh(&mut self, id: u32, token: String) {
+        let (auth, peer, device) = (Arc::clone(&self.node.auth), self.peer.ip(), self.device.clone());
+        self.begin(Box::pin(async move { Done::Refreshed { id, result: auth.user(&token, &device, peer).await } }));
+    }
+
+    /// Goes on with a newer token, or with the former one (LC-AUTH-020, LC-AUTH-021, LC-AUTH-023).
+    fn finish_refresh(&mut self, id: u32, result: Result<Identity, TokenError>) {
+        let identity = match result {
+            Ok(identity) => identity,
+            Err(error) => {
+                tracing::debug!(connection = &*self.entry.id, %error, "a newer token was refused");
+                return self.session.refuse_refresh(id, Refusal::new(error.code(), error.to_string()));
+            }
+        };
+        let same_user = self.identity.as_ref().is_some_and(|former| former.user == identity.user);
+        if !same_user || identity.device.as_ref().is_some_and(|device| *device != self.device) {
+            let refusal = Refusal::new(Code::UserMismatch, "the token names another user or device");
+            return self.session.refuse_refresh(id, refusal);
+        }
+        self.entry.set_mark(identity.mark.clone());
+        if self.node.auth.is_revoked(&identity.user, &self.device, &identity.mark) {
+            return self.session.close(revoked());
+        }
+        self.session.refreshed(self.now(), id, identity.expires_at_ms);
+        self.identity = Some(identity);
+        self.refreshed = true;
+        self.hold_to_rights();
+    }
+
+    /// Ends the subscriptions that the rights do not allow any more, and holds the others to their types.
+    fn hold_to_rights(&mut self) {
+        let Some(identity) = &self.identity else { return };
+        let mut lost = Vec::new();
+        for joined in &mut self.joined {
+            let room = joined.room.name();
+            if !identity.allows(Verb::Subscribe, room) {
+                lost.push(Arc::clone(room));
+                continue;
+            }
+            joined.types = identity.subscribe_filter(room);
+            joined.room.restrict(&self.entry.mailbox, &joined.types);
+            let types = &joined.types;
+            if !types.is_all() {
+                self.session.refilter(joined.handle, |kind| types.passes(kind));
+            }
+        }
+        for room in lost {
+            self.session.unsubscribed(&room, v1::UnsubscribedCause::Revoked, Some(Code::Forbidden));
+        }
     }
 
     /// The connection that this one replaces, if it is its own (LC-HS-015).
@@ -100,6 +169,8 @@ impl<T: Transport> Connection<T> {
 
     pub(super) fn finish(&mut self, done: Done) {
         match done {
+            Done::Authenticated { hello, result } => self.finish_authentication(&hello, result),
+            Done::Refreshed { id, result } => self.finish_refresh(id, result),
             Done::Published(published) => self.answer_publish(published),
             Done::Signalled { id, room, result } => {
                 self.pending().signals -= 1;
@@ -121,6 +192,9 @@ impl<T: Transport> Connection<T> {
     fn finish_open(&mut self, opened: pending::Opened) {
         let pending::Opened { why, room, start, signals, types, result } = opened;
         self.pending().unblock();
+        let Some(types) = self.types_now(&room, types) else {
+            return self.refuse_opened(why, &room, result.ok());
+        };
         let subscription = match result {
             Ok(subscription) => subscription,
             Err(error) => {
@@ -150,17 +224,44 @@ impl<T: Transport> Connection<T> {
                     self.session.release(&room);
                     return self.hub().leave(&hub_room, &self.entry.mailbox);
                 };
-                (joined.handle, joined.room) = (handle, hub_room);
+                if self.refreshed {
+                    hub_room.restrict(&self.entry.mailbox, &types);
+                }
+                (joined.handle, joined.room, joined.types) = (handle, hub_room, types);
                 self.session.subscribed(0, opened, v1::SubscribedCause::Epoch);
             }
             Why::Asked(asked) => {
                 self.joined.retain(|joined| joined.room.name() != hub_room.name());
+                if self.refreshed {
+                    hub_room.restrict(&self.entry.mailbox, &types);
+                }
                 self.joined.push(Joined { handle, room: Arc::clone(&hub_room), signals, types });
                 self.session.subscribed(asked.id(), opened, v1::SubscribedCause::Unspecified);
                 if signals {
                     self.enliven(hub_room);
                 }
             }
+        }
+    }
+
+    /// The types of a room that was opened by these; others if a newer token came meanwhile, none if it allows none.
+    fn types_now(&self, room: &str, types: TypeFilter) -> Option<TypeFilter> {
+        if !self.refreshed {
+            return Some(types);
+        }
+        let identity = self.identity.as_ref().filter(|identity| identity.allows(Verb::Subscribe, room))?;
+        Some(identity.subscribe_filter(room))
+    }
+
+    /// A newer token forbids what was being opened.
+    fn refuse_opened(&mut self, why: Why, room: &str, subscription: Option<Subscription>) {
+        if let Some(subscription) = subscription {
+            self.hub().leave(&subscription.room, &self.entry.mailbox);
+        }
+        match why {
+            Why::Asked(asked) => self.session.refuse_subscribe(asked, forbidden().in_room(room)),
+            // It was unsubscribed when the token came.
+            Why::Epoch(_) => self.session.release(room),
         }
     }
 
@@ -301,6 +402,11 @@ impl<T: Transport> Connection<T> {
             Done::Paged { id, room, result }
         }));
     }
+}
+
+/// Why a connection ends whose token was revoked (LC-AUTH-003).
+pub(crate) fn revoked() -> Refusal {
+    Refusal::new(Code::TokenRevoked, "the token was revoked")
 }
 
 /// What the outcome of an append means to its publisher.

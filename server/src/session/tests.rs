@@ -14,13 +14,19 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::auth::keys::{Algorithm, Key};
+use crate::auth::token::{Claims, mint};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::cluster::revocations::learn;
+use crate::config::{Config, Secret};
 use crate::engine::probe::Probe;
-use crate::engine::{Engine, EngineSink};
+use crate::engine::{Engine, EngineSink, Revocation, Subject};
 use crate::history;
 use crate::policy::{Policies, Policy};
 use crate::transport::Source;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const START_MS: u64 = 1_800_000_000_000;
 
 struct Silent;
 
@@ -107,8 +113,10 @@ impl Peer {
     }
 
     async fn open_with(change: impl FnOnce(&mut Config)) -> Self {
-        let clock = Clock::manual(1_800_000_000_000);
+        let clock = Clock::manual(START_MS);
         let mut config = Config { dev: true, ..Config::default() };
+        config.token_keys = vec![Key::from_secret(None, Secret::new(SECRET)).unwrap()];
+        config.tokens.leeway_ms = 0;
         change(&mut config);
         let node = Arc::new(Node::without_engine(config, clock.clone()));
         let engine = Arc::new(Probe::new(clock.clone(), Arc::clone(&node.hub) as Arc<dyn EngineSink>));
@@ -159,6 +167,36 @@ impl Peer {
     fn send(&self, id: u32, body: Body) {
         let frame = v1::Frame { id, body: Some(body) };
         self.packets.send(codec::encode(&frame)).unwrap();
+    }
+
+    /// Asks to go on with a token whose claims are these and a life of a minute.
+    fn refresh(&self, id: u32, mut claims: serde_json::Value) {
+        let now = self.clock.now_ms() / 1_000;
+        for (name, at) in [("iat", now), ("exp", now + 60)] {
+            if claims[name].is_null() {
+                claims[name] = at.into();
+            }
+        }
+        let claims: Claims = serde_json::from_value(claims).unwrap();
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET);
+        let token = mint(&claims, Algorithm::Hs256, None, &key).unwrap();
+        self.send(id, Body::RefreshToken(v1::RefreshToken { token }));
+    }
+
+    /// The code of the next frame, which must be the Error that answers a request.
+    async fn refused(&mut self, id: u32) -> Code {
+        match self.next(100).await {
+            Some((answered, Body::Error(error))) if answered == id && !error.closing => {
+                Code::from_number(error.code).unwrap()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn publish_typed(&self, id: u32, room: &str, number: u64, kind: &str) {
+        let envelope = v1::Envelope { r#type: kind.into(), ..Default::default() }.encode_to_vec().into();
+        let publish = v1::Publish { room: room.into(), number, after: number - 1, envelope, ..Default::default() };
+        self.send(id, Body::Publish(publish));
     }
 
     fn subscribe(&self, id: u32, room: &str, at: Option<v1::start::At>) {
@@ -391,7 +429,7 @@ async fn a_pipeline_beyond_the_rate_is_stored_in_order_each_once() {
     let elapsed_ms = driver.now().monotonic_ms;
     assert!((18_000..19_500).contains(&elapsed_ms), "{elapsed_ms} ms");
     assert!(rounds < 2_000, "{rounds} publishes were sent for 200");
-    let ann = driver.pipe.node.auth.user("dev:ann", [127, 0, 0, 1].into()).unwrap();
+    let ann = driver.pipe.node.auth.user("dev:ann", "", [127, 0, 0, 1].into()).await.unwrap();
     let asked = v1::History {
         room: "chat".into(),
         direction: v1::HistoryDirection::Forward.into(),
@@ -456,4 +494,127 @@ impl Driver {
         }
         sent
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rights_of_a_newer_token_hold_from_then_on() {
+    // LC-AUTH-020
+    let mut peer = Peer::open().await;
+    for (id, room) in [(2, "kept"), (3, "typed"), (4, "lost")] {
+        peer.subscribe(id, room, None);
+        peer.subscribed(10).await;
+    }
+    let rights = serde_json::json!([
+        {"allow": ["subscribe"], "rooms": ["kept"]},
+        {"allow": ["subscribe", "publish"], "rooms": ["typed"], "types": ["msg.*"]},
+    ]);
+    peer.refresh(5, serde_json::json!({"sub": "ann", "lanecast": {"rights": rights}}));
+    // In the same flight: judged by the rights of the newer token.
+    peer.publish_typed(6, "kept", 1, "msg.a");
+    peer.subscribe(7, "lost", None);
+    let Some((5, Body::TokenRefreshed(refreshed))) = peer.next(100).await else { panic!() };
+    assert_eq!(refreshed.expires_at_ms, peer.clock.now_ms() / 1_000 * 1_000 + 60_000);
+    let Some((0, Body::Unsubscribed(ended))) = peer.next(10).await else { panic!() };
+    assert_eq!((ended.room.as_str(), ended.cause()), ("lost", v1::UnsubscribedCause::Revoked));
+    assert_eq!(Code::from_number(ended.code), Some(Code::Forbidden));
+    assert_eq!((peer.refused(6).await, peer.refused(7).await), (Code::Forbidden, Code::Forbidden));
+    // Types follow, for events that are stored and for those that are not.
+    peer.publish_typed(8, "typed", 1, "msg.a");
+    assert_eq!(peer.next(10).await.map(|(id, _)| id), Some(8));
+    assert_eq!(peer.event(10).await, 1);
+    peer.store("typed", 1).await;
+    let Some((0, Body::Gap(gap))) = peer.next(10).await else { panic!() };
+    assert_eq!((gap.from, gap.to, gap.cause()), (2, 2, v1::GapCause::Filtered));
+    peer.store("lost", 1).await;
+    peer.store("kept", 1).await;
+    assert_eq!(peer.event(10).await, 1, "of the room that was kept");
+    assert!(peer.next(100).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_opens_while_its_right_is_lost_is_refused() {
+    // LC-AUTH-020
+    let mut peer = Peer::open().await;
+    peer.engine.dials.delay_ms.store(200, Relaxed);
+    peer.subscribe(2, "lost", None);
+    peer.subscribe(3, "typed", None);
+    peer.pass(20).await;
+    let rights = serde_json::json!([{"allow": ["subscribe"], "rooms": ["typed"], "types": ["msg.*"]}]);
+    peer.refresh(4, serde_json::json!({"sub": "ann", "lanecast": {"rights": rights}}));
+    assert!(matches!(peer.next(50).await, Some((4, Body::TokenRefreshed(_)))));
+    let mut answers = Vec::new();
+    while let Some((id, body)) = peer.next(500).await {
+        answers.push(match body {
+            Body::Error(error) => (id, Code::from_number(error.code)),
+            Body::Subscribed(_) => (id, None),
+            other => panic!("{other:?}"),
+        });
+    }
+    answers.sort();
+    assert_eq!(answers, [(2, Some(Code::Forbidden)), (3, None)]);
+    assert!(peer.node.hub.find("lost").is_none_or(|room| room.is_empty()));
+    peer.engine.dials.delay_ms.store(0, Relaxed);
+    peer.store("typed", 1).await;
+    assert!(matches!(peer.next(100).await, Some((0, Body::Gap(gap))) if gap.cause() == v1::GapCause::Filtered));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_newer_token_of_the_user_leaves_the_former_one() {
+    // LC-AUTH-021, LC-AUTH-023
+    let mut peer = Peer::open().await;
+    for (claims, code) in [
+        (serde_json::json!({"sub": "bob"}), Code::UserMismatch),
+        (serde_json::json!({"sub": "ann", "device": "phone"}), Code::UserMismatch),
+        (serde_json::json!({"sub": "ann", "exp": 1}), Code::TokenExpired),
+        (serde_json::json!({"sub": "*"}), Code::BadToken),
+    ] {
+        peer.refresh(2, claims.clone());
+        assert_eq!(peer.refused(2).await, code, "{claims}");
+    }
+    for token in ["nonsense".to_owned(), "dev:bob".to_owned(), "x".repeat(8_193)] {
+        peer.send(3, Body::RefreshToken(v1::RefreshToken { token: token.clone() }));
+        let expected = if token == "dev:bob" { Code::UserMismatch } else { Code::BadToken };
+        assert_eq!(peer.refused(3).await, expected, "{token:.20}");
+    }
+    peer.publish(4, "r", 1);
+    assert!(matches!(peer.next(10).await, Some((4, Body::Published(_)))), "the rights of the former one hold");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lives_until_its_newest_token_expires() {
+    // LC-AUTH-004, LC-AUTH-020
+    let mut peer = Peer::open().await;
+    peer.refresh(2, serde_json::json!({"sub": "ann"}));
+    assert!(matches!(peer.next(10).await, Some((2, Body::TokenRefreshed(_)))));
+    for stamp in 0..2 {
+        peer.pass(25_000).await;
+        peer.send(3, Body::Ping(v1::Ping { stamp }));
+        assert!(matches!(peer.next(10).await, Some((3, Body::Pong(_)))));
+    }
+    peer.refresh(4, serde_json::json!({"sub": "ann"}));
+    assert!(matches!(peer.next(10).await, Some((4, Body::TokenRefreshed(_)))));
+    peer.pass(30_000).await;
+    peer.send(5, Body::Ping(v1::Ping { stamp: 9 }));
+    assert!(matches!(peer.next(10).await, Some((5, Body::Pong(_)))), "the first one has expired");
+    let Some((0, Body::Error(error))) = peer.next(40_000).await else { panic!() };
+    assert_eq!((Code::from_number(error.code), error.closing), (Some(Code::TokenExpired), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_token_outlives_the_revocation_of_the_former_one() {
+    // LC-AUTH-003
+    let mut peer = Peer::open().await;
+    let revoke = |peer: &Peer, issued_through_ms, changed_ms| {
+        let (subject, until_ms) = (Subject::User("ann".into()), START_MS + 3_600_000);
+        learn(&peer.node, vec![Revocation { subject, issued_through_ms, until_ms, changed_ms, lifted: false }])
+    };
+    peer.pass(5_000).await;
+    peer.refresh(2, serde_json::json!({"sub": "ann", "iat": START_MS / 1_000 + 5}));
+    assert!(matches!(peer.next(10).await, Some((2, Body::TokenRefreshed(_)))));
+    assert_eq!(revoke(&peer, START_MS + 4_999, 1), 0, "it is newer");
+    peer.refresh(3, serde_json::json!({"sub": "ann", "iat": START_MS / 1_000 + 4}));
+    assert_eq!(peer.refused(3).await, Code::TokenRevoked);
+    assert_eq!(revoke(&peer, START_MS + 5_000, 2), 1);
+    let Some((0, Body::Error(error))) = peer.next(100).await else { panic!() };
+    assert_eq!((Code::from_number(error.code), error.closing), (Some(Code::TokenRevoked), true));
 }

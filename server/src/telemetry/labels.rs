@@ -248,9 +248,15 @@ impl Route {
             Some("/v1/rooms/{room}/position") => Self::Position,
             Some("/v1/batch") => Self::Batch,
             Some("/v1/broadcast") => Self::Broadcast,
-            Some("/v1/disconnect" | "/v1/unsubscribe" | "/v1/connections" | "/v1/nodes" | "/v1/nodes/{node}/drain") => {
-                Self::Operate
-            }
+            Some(
+                "/v1/disconnect"
+                | "/v1/unsubscribe"
+                | "/v1/connections"
+                | "/v1/nodes"
+                | "/v1/nodes/{node}/drain"
+                | "/v1/revocations"
+                | "/v1/revocations/lift",
+            ) => Self::Operate,
             _ => Self::Other,
         }
     }

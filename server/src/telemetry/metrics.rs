@@ -51,6 +51,12 @@ pub struct Metrics {
     pub publishes: Series<PublishResult, Counter>,
     /// Requests refused because they were beyond a rate.
     pub rate_limited: Series<Rule, Counter>,
+    /// Keys of the published set that are in use.
+    pub jwks_keys: Gauge,
+    /// Reads of the published key set that failed.
+    pub jwks_failures: Counter,
+    /// Revocations that hold, as far as this node knows.
+    pub revocations: Gauge,
     /// Calls of the engine that failed.
     pub engine_errors: Series<EngineCall, Counter>,
     /// Messages of other nodes.
@@ -115,6 +121,9 @@ impl Metrics {
             gaps: Series::register(r, "gaps", "Gaps sent", counter),
             publishes: Series::register(r, "publishes", "Publishes", counter),
             rate_limited: Series::register(r, "rate_limited", "Requests beyond a rate, refused", counter),
+            jwks_keys: registered(r, "jwks_keys", "Keys of the published set that are in use"),
+            jwks_failures: registered(r, "jwks_failures", "Reads of the published key set that failed"),
+            revocations: registered(r, "revocations", "Revocations that this node knows"),
             engine_errors: Series::register(r, "engine_errors", "Calls of the engine that failed", counter),
             node_messages: Series::register(r, "node_messages", "Messages of other nodes", counter),
             room_opens: Series::register(r, "room_opens", "Openings of rooms for subscribers", counter),
@@ -193,6 +202,7 @@ mod tests {
             "lanecast_degraded 0",
             "lanecast_certificate_reloads_total{result=\"failed\"} 0",
             "lanecast_certificate_expires_timestamp_seconds 0",
+            "lanecast_jwks_failures_total 0",
             "lanecast_writes_total 0",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");

@@ -3,14 +3,12 @@
 use serde_json::json;
 
 use super::{ANN, KEY, open, start, start_with};
-use crate::auth::api_key::ApiKey;
+use crate::auth::api_key::{ApiKey, ApiKeyHash, hex_hash};
 use crate::auth::rights::{RightSpec, Rights};
-use crate::config::{ApiKeyOptions, Config};
+use crate::config::Config;
 
-/// A key that controls one room only. `printf %s limited-key-0123 | sha256sum`
-fn limited(config: &mut Config) {
-    use sha2::{Digest as _, Sha256};
-    let sha256 = Sha256::digest(b"limited-key-0123").iter().map(|byte| format!("{byte:02x}")).collect();
+/// A key that controls one room only.
+pub(super) fn limited(config: &mut Config) {
     let right = |allow: &str, rooms: &str| RightSpec {
         allow: vec![allow.into()],
         rooms: vec![rooms.into()],
@@ -18,11 +16,13 @@ fn limited(config: &mut Config) {
         lane: None,
     };
     let rights = Rights::from_specs(vec![right("control", "chat"), right("publish", "**")]).unwrap();
-    let options = ApiKeyOptions { name: "limited".into(), sha256: Some(sha256), key_file: None };
-    config.api_keys.push(ApiKey::new(&options, rights).unwrap());
+    let mut key = ApiKey::new("limited", rights).unwrap();
+    let hash = hex_hash("limited-key-0123");
+    key.add(ApiKeyHash { hash: Some(&hash), ..ApiKeyHash::default() }, &[]).unwrap();
+    config.api_keys.push(key);
 }
 
-const LIMITED: (&str, &str) = ("authorization", "Bearer limited-key-0123");
+pub(super) const LIMITED: (&str, &str) = ("authorization", "Bearer limited-key-0123");
 
 #[tokio::test]
 async fn a_stream_is_listed_and_disconnected() {

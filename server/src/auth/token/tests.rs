@@ -3,13 +3,32 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::Secret;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const NEXT_SECRET: &[u8] = b"fedcba9876543210fedcba9876543210";
+const RETIRED_SECRET: &[u8] = b"a secret that was rotated out...";
+const RSA_PEM: &[u8] = include_bytes!("../testdata/rsa.pem");
+const RSA_PUB: &[u8] = include_bytes!("../testdata/rsa.pub.pem");
 const NOW_MS: u64 = 1_800_000_000_000;
 const NOW: u64 = NOW_MS / 1_000;
 
 fn verifier() -> Verifier {
-    Verifier::new(&Secret::new(SECRET), Some("chat".into()), Some("https://id.example".into()), 5_000)
+    Verifier::new(&TokenOptions {
+        audience: Some("chat".into()),
+        issuer: Some("https://id.example".into()),
+        leeway_ms: 5_000,
+        lifetime_max_ms: 86_400_000,
+        ..TokenOptions::default()
+    })
+}
+
+fn keys() -> Vec<Key> {
+    vec![
+        Key::from_secret(None, Secret::new(SECRET)).unwrap(),
+        Key::from_secret(Some("next"), Secret::new(NEXT_SECRET)).unwrap(),
+        Key::from_pem(Some("rsa"), Algorithm::Rs256, RSA_PUB).unwrap(),
+    ]
 }
 
 /// Claims that hold, with some of them replaced; `null` removes one.
@@ -30,9 +49,12 @@ fn claims(changes: Value) -> Value {
 }
 
 fn sign(header: Value, claims: &Value, secret: &[u8]) -> String {
+    sign_with(header, claims, &EncodingKey::from_secret(secret), jsonwebtoken::Algorithm::HS256)
+}
+
+fn sign_with(header: Value, claims: &Value, key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> String {
     let body = format!("{}.{}", encode(&header), encode(claims));
-    let key = EncodingKey::from_secret(secret);
-    let signature = jsonwebtoken::crypto::sign(body.as_bytes(), &key, Algorithm::HS256).unwrap();
+    let signature = jsonwebtoken::crypto::sign(body.as_bytes(), key, algorithm).unwrap();
     format!("{body}.{signature}")
 }
 
@@ -44,16 +66,21 @@ fn hs256(changes: Value) -> String {
     sign(json!({"alg": "HS256", "typ": "JWT"}), &claims(changes), SECRET)
 }
 
+fn verify(token: &str) -> Result<Verified, TokenError> {
+    verifier().verify(keys().iter(), token, NOW_MS)
+}
+
 fn code(token: &str) -> Result<String, Code> {
-    verifier().verify(token, NOW_MS).map(|verified| verified.user).map_err(|error| error.code())
+    verify(token).map(|verified| verified.user).map_err(|error| error.code())
 }
 
 #[test]
 fn a_good_token_says_who_and_what() {
-    let verified = verifier().verify(&hs256(json!({})), NOW_MS).unwrap();
+    let verified = verify(&hs256(json!({}))).unwrap();
     assert_eq!(verified.user, "ann");
     assert_eq!(verified.device.as_deref(), Some("phone"));
-    assert_eq!(verified.expires_at_ms, (NOW + 60) * 1_000);
+    assert_eq!(verified.expires_at_ms, (NOW + 65) * 1_000, "what clocks may differ by included");
+    assert_eq!(verified.issued_at_ms, (NOW - 60) * 1_000);
     assert_eq!(verified.token_id.as_deref(), Some("t1"));
     assert!(verified.rights.allow(super::super::rights::Verb::Subscribe, "chat.a", Some("ann")));
 }
@@ -68,13 +95,22 @@ fn the_table_of_claims() {
         json!({"exp": NOW as f64 + 60.5}),
         json!({"exp": NOW - 4}),
         json!({"nbf": NOW + 4}),
+        json!({"iat": NOW + 5}),
+        json!({"exp": NOW + 86_400}),
         json!({"sub": "ann", "unknown": {"claim": 1}}),
         json!({"lanecast": {"rights": [{"allow": ["a later verb"], "rooms": ["a"]}], "later": 1}}),
     ];
     for changes in good {
         assert_eq!(code(&hs256(changes.clone())), Ok("ann".to_owned()), "{changes}");
     }
-    let expired = [json!({"exp": NOW - 6}), json!({"exp": 0}), json!({"nbf": NOW + 6})];
+    let expired = [
+        json!({"exp": NOW - 6}),
+        json!({"exp": NOW - 5}),
+        json!({"exp": 0}),
+        json!({"nbf": NOW + 6}),
+        json!({"iat": NOW + 6}),
+        json!({"nbf": 4_102_444_800_u64, "exp": 4_102_448_400_u64}),
+    ];
     for changes in expired {
         assert_eq!(code(&hs256(changes.clone())), Err(Code::TokenExpired), "{changes}");
     }
@@ -83,6 +119,12 @@ fn the_table_of_claims() {
         json!({"exp": null}),
         json!({"exp": "soon"}),
         json!({"exp": -1}),
+        json!({"exp": NOW + 86_402}),
+        json!({"exp": 9e14}),
+        json!({"nbf": "now"}),
+        json!({"jti": ""}),
+        json!({"jti": "x".repeat(129)}),
+        json!({"jti": 7}),
         json!({"aud": null}),
         json!({"aud": "other"}),
         json!({"aud": ["other"]}),
@@ -122,7 +164,14 @@ fn the_algorithm_is_the_nodes_choice() {
         json!({"alg": "RS256"}),
         json!({"alg": "ES256"}),
         json!({"typ": "JWT"}),
+        json!({"alg": "EdDSA"}),
+        json!({"alg": "PS256"}),
         json!({"alg": "HS256", "crit": ["exp"]}),
+        json!({"alg": "HS256", "jwk": {"kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET)}}),
+        json!({"alg": "HS256", "jku": "https://evil.example/keys"}),
+        json!({"alg": "HS256", "x5u": "https://evil.example/cert"}),
+        json!({"alg": "HS256", "x5c": ["AAAA"]}),
+        json!({"alg": "HS256", "kid": 7}),
     ] {
         assert_eq!(code(&sign(header.clone(), &claims, SECRET)), Err(Code::BadToken), "{header}");
     }
@@ -130,6 +179,53 @@ fn the_algorithm_is_the_nodes_choice() {
     assert_eq!(code(&unsigned), Err(Code::BadToken));
     let stripped = format!("{}.{}.", encode(&json!({"alg": "HS256"})), encode(&claims));
     assert_eq!(code(&stripped), Err(Code::BadToken));
+}
+
+#[test]
+fn a_key_is_found_by_its_id_and_checks_its_own_algorithm() {
+    // LC-AUTH-030, LC-AUTH-033
+    let claims = claims(json!({}));
+    let rsa = EncodingKey::from_rsa_pem(RSA_PEM).unwrap();
+    let secret = |kid: Value, secret: &[u8]| sign(json!({"alg": "HS256", "kid": kid}), &claims, secret);
+    let by_rsa =
+        |kid: Value| sign_with(json!({"alg": "RS256", "kid": kid}), &claims, &rsa, jsonwebtoken::Algorithm::RS256);
+    let plain = sign(json!({"alg": "HS256"}), &claims, NEXT_SECRET);
+    for (what, token, good) in [
+        ("without a kid any key of the algorithm", plain, true),
+        ("by its kid", secret(json!("next"), NEXT_SECRET), true),
+        ("RSA by its kid", by_rsa(json!("rsa")), true),
+        ("the wrong key for the kid", secret(json!("next"), SECRET), false),
+        ("an unknown kid with a key that has none", secret(json!("other"), SECRET), false),
+        ("an empty kid", secret(json!(""), SECRET), false),
+        ("a kid that is absurdly long", secret(json!("k".repeat(300)), SECRET), false),
+        ("a rotated key under its kid", secret(json!("former"), RETIRED_SECRET), false),
+        ("a rotated key without a kid", sign(json!({"alg": "HS256"}), &claims, RETIRED_SECRET), false),
+        ("an unknown kid for RSA", by_rsa(json!("next")), false),
+        // The classic confusion: HMAC with the public key, which everybody has.
+        ("the public key as a secret", sign(json!({"alg": "HS256"}), &claims, RSA_PUB), false),
+        ("the public key as a secret, by its kid", secret(json!("rsa"), RSA_PUB), false),
+        ("the public key as a secret, trimmed", secret(json!("rsa"), RSA_PUB.trim_ascii()), false),
+        (
+            "RS256 in the header, signed with the secret",
+            sign(json!({"alg": "RS256", "kid": "rsa"}), &claims, SECRET),
+            false,
+        ),
+    ] {
+        let expected = if good { Ok("ann".to_owned()) } else { Err(Code::BadToken) };
+        assert_eq!(code(&token), expected, "{what}");
+    }
+    assert_eq!(verify(&by_rsa(json!("gone"))).unwrap_err(), TokenError::UnknownKey);
+}
+
+#[test]
+fn a_token_without_a_kid_is_not_tried_with_many_keys() {
+    // LC-SEC-009
+    let key = |at: usize| Key::from_secret(Some(&at.to_string()), Secret::new(format!("{SECRET:?}{at}").as_bytes()));
+    let mut keys: Vec<Key> = (0..TRIED_MAX).map(|at| key(at).unwrap()).collect();
+    let token = sign(json!({"alg": "HS256"}), &claims(json!({})), keys[0].secret().unwrap().expose());
+    assert!(verifier().verify(keys.iter(), &token, NOW_MS).is_ok());
+    keys.push(key(TRIED_MAX).unwrap());
+    assert!(verifier().verify(keys.iter(), &token, NOW_MS).is_err());
 }
 
 #[test]
@@ -146,9 +242,9 @@ fn only_the_nodes_secret_signs() {
 #[test]
 fn what_is_no_token_is_bad() {
     let large = "x".repeat(TOKEN_BYTES_MAX + 1);
-    assert_eq!(verifier().verify(&large, NOW_MS).unwrap_err(), TokenError::TooLarge);
+    assert_eq!(verify(&large).unwrap_err(), TokenError::TooLarge);
     let padded = hs256(json!({"sub": "ann", "pad": "x".repeat(TOKEN_BYTES_MAX)}));
-    assert_eq!(verifier().verify(&padded, NOW_MS).unwrap_err(), TokenError::TooLarge);
+    assert_eq!(verify(&padded).unwrap_err(), TokenError::TooLarge);
     for token in ["", ".", "..", "...", "a.b.c", "é", "dev:ann", &"x".repeat(TOKEN_BYTES_MAX)] {
         assert_eq!(code(token), Err(Code::BadToken), "{token:?}");
     }
@@ -156,14 +252,16 @@ fn what_is_no_token_is_bad() {
 
 #[test]
 fn a_node_without_an_audience_takes_no_token_made_for_one() {
-    let plain = Verifier::new(&Secret::new(SECRET), None, None, 0);
-    assert!(plain.verify(&hs256(json!({"aud": null})), NOW_MS).is_ok());
-    assert!(plain.verify(&hs256(json!({})), NOW_MS).is_err());
+    let plain = Verifier::new(&TokenOptions::default());
+    assert!(plain.verify(keys().iter(), &hs256(json!({"aud": null})), NOW_MS).is_ok());
+    assert!(plain.verify(keys().iter(), &hs256(json!({})), NOW_MS).is_err());
 }
 
 #[test]
 fn a_minted_token_verifies() {
     let claims: Claims = serde_json::from_value(claims(json!({}))).unwrap();
-    let token = mint(&claims, &Secret::new(SECRET)).unwrap();
-    assert_eq!(code(&token), Ok("ann".to_owned()));
+    let secret = EncodingKey::from_secret(SECRET);
+    assert_eq!(code(&mint(&claims, Algorithm::Hs256, None, &secret).unwrap()), Ok("ann".to_owned()));
+    let rsa = EncodingKey::from_rsa_pem(RSA_PEM).unwrap();
+    assert_eq!(code(&mint(&claims, Algorithm::Rs256, Some("rsa".into()), &rsa).unwrap()), Ok("ann".to_owned()));
 }

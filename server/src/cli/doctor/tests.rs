@@ -11,6 +11,7 @@ use super::report::Verdict;
 use super::session::{Beat, is_bunched, judge_clocks};
 use super::*;
 use crate::api;
+use crate::auth::keys::{Algorithm, Key};
 use crate::auth::rights::RightSpec;
 use crate::auth::token::{Claims, LanecastClaim, Seconds, mint};
 use crate::config::{Certificate, Config, Secret};
@@ -168,14 +169,14 @@ fn token(expires_s: u64) -> String {
         jti: None,
         lanecast: Some(LanecastClaim { rights: vec![right] }),
     };
-    mint(&claims, &Secret::new(SECRET)).unwrap()
+    mint(&claims, Algorithm::Hs256, None, &jsonwebtoken::EncodingKey::from_secret(SECRET)).unwrap()
 }
 
 #[tokio::test]
 async fn a_token_is_judged_here_and_by_the_node() {
     let node = node(|config| {
         config.dev = false;
-        config.hs256_secret = Some(Secret::new(SECRET));
+        config.token_keys = vec![Key::from_secret(None, Secret::new(SECRET)).unwrap()];
     });
     let node = node.await;
     let now_s = Clock::system().now_ms() / 1_000;

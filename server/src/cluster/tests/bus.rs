@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Config;
 use crate::engine::{
-    Engine, EngineError, EngineSink, EngineStats, Glance, LEASE_MS, Lease, MemoryEngine, MemoryOptions, Opened, Signal,
+    Engine, EngineError, EngineSink, EngineStats, Glance, LEASE_MS, Lease, MemoryEngine, MemoryOptions, Opened,
+    REVOCATIONS_MAX, REVOCATIONS_PAGE, Revocation, RevocationCursor, RevocationPage, RevocationTable, Signal,
     Signalled, Transient,
 };
 use crate::node::Node;
@@ -32,9 +33,18 @@ pub(super) struct Bus {
     /// How many of the next messages pass, and how many after them are lost.
     lose: Mutex<(usize, usize)>,
     away: AtomicBool,
+    /// The life of the revocations, and what there is of them.
+    revocations: Mutex<(u32, RevocationTable)>,
 }
 
 impl Bus {
+    /// The store comes back without a single revocation.
+    pub(super) fn lose_revocations(&self) {
+        let (life, table) = &mut *self.revocations.lock();
+        *life += 1;
+        *table = RevocationTable::default();
+    }
+
     /// A node on this bus that takes part in the cluster.
     pub(super) async fn node(self: &Arc<Self>, clock: &Clock) -> Arc<Node> {
         let node = Arc::new(Node::without_engine(Config::default(), clock.clone()));
@@ -191,6 +201,32 @@ impl Engine for OnBus {
     async fn tell(&self, node: Option<&str>, message: Bytes) -> Result<(), EngineError> {
         self.bus.check()?;
         self.bus.tell(node, &message);
+        Ok(())
+    }
+
+    async fn revoke(&self, change: Revocation) -> Result<Revocation, EngineError> {
+        self.bus.check()?;
+        let changed = self.bus.revocations.lock().1.change(self.clock.now_ms(), change, REVOCATIONS_MAX);
+        changed.map_err(|_| AWAY)
+    }
+
+    async fn revocations(&self, after: Option<&RevocationCursor>) -> Result<RevocationPage, EngineError> {
+        self.bus.check()?;
+        let (life, table) = &*self.bus.revocations.lock();
+        let life: Arc<str> = life.to_string().into();
+        let anew = after.is_some_and(|after| after.life != life);
+        let from = after.filter(|_| !anew).map_or(0, |after| after.serial);
+        let (changes, serial) = table.after(from, REVOCATIONS_PAGE);
+        let more = serial < table.serial();
+        Ok(RevocationPage { changes, cursor: RevocationCursor { life, serial }, more, anew })
+    }
+
+    async fn restore(&self, known: Vec<Revocation>) -> Result<(), EngineError> {
+        self.bus.check()?;
+        let (_, table) = &mut *self.bus.revocations.lock();
+        for change in known {
+            table.merge(change);
+        }
         Ok(())
     }
 

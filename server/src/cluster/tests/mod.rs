@@ -2,6 +2,7 @@
 
 mod bus;
 mod redis;
+mod revocations;
 
 use std::sync::Arc;
 use std::time::Duration;
