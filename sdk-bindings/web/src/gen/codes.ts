@@ -65,7 +65,7 @@ export enum Code {
   LANE_NOT_ALLOWED = 4307,
   /** The idempotency key was used with another body. */
   IDEMPOTENCY_CONFLICT = 4308,
-  /** The new token names another user. */
+  /** The new token names another user or device. */
   USER_MISMATCH = 4309,
   /** There is nothing at this path. */
   NOT_FOUND = 4310,
