@@ -16,6 +16,10 @@ use crate::verdict::{Outcome, Stop};
 
 /// The secret of the fixture (see control.md), with which the suite signs tokens.
 pub const FIXTURE_SECRET: &str = "lanecast-conform-secret-0123456789abcdef";
+/// The fixture's second secret, and the id of its key.
+pub const FIXTURE_SECOND: (&str, &str) = ("conform-2", "lanecast-conform-second-secret-0123456789ab");
+/// A key that the fixture had once and has no more.
+pub const FIXTURE_RETIRED: (&str, &str) = ("conform-0", "lanecast-conform-retired-secret-0123456789a");
 /// The API keys of the fixture: all rooms, all rooms under another name, `conform.limited.**` only.
 pub const FIXTURE_API_KEYS: [&str; 3] = ["lanecast-conform-key-1", "lanecast-conform-key-2", "lanecast-conform-key-3"];
 
@@ -130,6 +134,10 @@ pub struct TokenWish {
     pub bad_signature: bool,
     /// The `alg` of the header.
     pub alg: Option<String>,
+    /// Further fields of the header.
+    pub header: Option<Value>,
+    /// Sign with another key of the fixture: `second`, under its id, or `retired`.
+    pub key: Option<String>,
 }
 
 /// The server under test.
@@ -305,7 +313,7 @@ impl Target {
 }
 
 fn plain(wish: &TokenWish) -> bool {
-    wish.claims.is_none() && !wish.bad_signature && wish.alg.is_none()
+    wish.claims.is_none() && !wish.bad_signature && wish.alg.is_none() && wish.header.is_none() && wish.key.is_none()
 }
 
 /// All rights in all rooms that are not reserved.
@@ -339,7 +347,23 @@ pub fn jwt(secret: &str, wish: &TokenWish) -> String {
             };
         }
     }
-    let header = json!({"alg": wish.alg.as_deref().unwrap_or("HS256"), "typ": "JWT"});
+    let mut header = json!({"alg": wish.alg.as_deref().unwrap_or("HS256"), "typ": "JWT"});
+    let (kid, secret) = match wish.key.as_deref() {
+        Some("second") => (Some(FIXTURE_SECOND.0), FIXTURE_SECOND.1),
+        Some("retired") => (Some(FIXTURE_RETIRED.0), FIXTURE_RETIRED.1),
+        _ => (None, secret),
+    };
+    if let Some(kid) = kid {
+        header["kid"] = json!(kid);
+    }
+    if let (Some(Value::Object(extra)), Some(header)) = (&wish.header, header.as_object_mut()) {
+        for (name, value) in extra {
+            match value {
+                Value::Null => header.remove(name),
+                _ => header.insert(name.clone(), value.clone()),
+            };
+        }
+    }
     let signed =
         format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
     if wish.alg.as_deref() == Some("none") {
@@ -349,17 +373,34 @@ pub fn jwt(secret: &str, wish: &TokenWish) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac(secret.as_bytes(), signed.as_bytes())))
 }
 
-/// Whether a JWT was signed with the secret; returns its claims.
+/// Whether a JWT was signed with the secret, or with the fixture's second one under its id; returns its claims.
 pub fn open_jwt(secret: &str, token: &str) -> Option<Value> {
+    let header = jwt_header(token)?;
+    let brings_a_key = ["jwk", "jku", "x5u", "x5c", "crit"].iter().any(|name| !header[name].is_null());
+    match header["kid"].as_str() {
+        _ if brings_a_key => None,
+        None if header["kid"].is_null() => {
+            [secret, FIXTURE_SECOND.1].iter().find_map(|secret| open_jwt_of_any_kid(secret, token))
+        }
+        Some(kid) if kid == FIXTURE_SECOND.0 => open_jwt_of_any_kid(FIXTURE_SECOND.1, token),
+        _ => None,
+    }
+}
+
+/// Whether a JWT was signed with the secret, whatever it says of its key; returns its claims.
+pub fn open_jwt_of_any_kid(secret: &str, token: &str) -> Option<Value> {
     let (signed, signature) = token.rsplit_once('.')?;
-    let (header, claims) = signed.split_once('.')?;
-    let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
-    let fits = header["alg"] == "HS256"
+    let (_, claims) = signed.split_once('.')?;
+    let fits = jwt_header(token)?["alg"] == "HS256"
         && URL_SAFE_NO_PAD.decode(signature).ok()? == hmac(secret.as_bytes(), signed.as_bytes());
     if !fits {
         return None;
     }
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+}
+
+fn jwt_header(token: &str) -> Option<Value> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?).ok()
 }
 
 fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {

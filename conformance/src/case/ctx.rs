@@ -39,6 +39,10 @@ pub struct Join {
     pub bad_signature: bool,
     /// `alg` of the token's header.
     pub alg: Option<String>,
+    /// Further fields of the token's header.
+    pub header: Option<Value>,
+    /// Sign with another key of the fixture: `second` or `retired`.
+    pub key: Option<String>,
     /// The token itself.
     pub token: Option<String>,
     /// Fields of Hello to set, or with null to leave out.
@@ -170,6 +174,9 @@ impl Ctx {
                 Need::Signals => {
                     let signal = json!({"signal": {"room": self.room(), "counter": 1, "envelope": {"key": "probe"}}});
                     self.capability("CAPABILITY_SIGNALS", signal).await?;
+                }
+                Need::Refresh => {
+                    self.capability("CAPABILITY_REFRESH", json!({"refreshToken": {"token": "probe"}})).await?;
                 }
                 Need::Replicated => {
                     let envelope = json!({"type": "t"});
@@ -309,6 +316,8 @@ impl Ctx {
                     claims: join.claims.clone(),
                     bad_signature: join.bad_signature,
                     alg: join.alg.clone(),
+                    header: join.header.clone(),
+                    key: join.key.clone(),
                 };
                 self.target.token(&wish).await?
             }

@@ -25,6 +25,8 @@ pub enum Need {
     History,
     /// Capability SIGNALS.
     Signals,
+    /// Capability REFRESH.
+    Refresh,
     /// Capability REPLICATED.
     Replicated,
     /// No capability REPLICATED.

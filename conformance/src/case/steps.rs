@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::ctx::{Ctx, Join};
 use crate::client::{Encoding, Lane, Open, StreamEnd, Transport, short};
 use crate::schema;
+use crate::target::TokenWish;
 use crate::verdict::{Outcome, Stop, check};
 
 /// By connection name.
@@ -68,6 +69,8 @@ pub enum Step {
     Repeat(Repeat),
     /// Waits, where time itself is the subject.
     WaitMs(u64),
+    /// Makes tokens, and keeps each under a name.
+    Tokens(ByConn<TokenStep>),
     /// Sets variables.
     Set(BTreeMap<String, Value>),
     /// A value fits a pattern.
@@ -135,6 +138,20 @@ pub struct StreamStep {
     /// Resets the stream.
     #[serde(default)]
     reset: bool,
+}
+
+/// A token for a later step. The fields are those of `join`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenStep {
+    user: String,
+    rights: Option<Value>,
+    expires_s: Option<i64>,
+    claims: Option<Value>,
+    bad_signature: bool,
+    alg: Option<String>,
+    header: Option<Value>,
+    key: Option<String>,
 }
 
 /// A request and its answer.
@@ -403,6 +420,13 @@ async fn run_one(step: &Step, ctx: &mut Ctx) -> Outcome {
             tokio::time::sleep(Duration::from_millis(*time)).await;
             Ok(())
         }
+        Step::Tokens(wishes) => {
+            for (name, wish) in wishes {
+                let token = make_token(wish.clone(), ctx).await?;
+                ctx.vars.set(name, json!(token));
+            }
+            Ok(())
+        }
         Step::Set(values) => {
             for (name, value) in values {
                 let value = fill(ctx, value)?;
@@ -444,13 +468,23 @@ async fn run_join(join: &NameOr<Join>, ctx: &mut Ctx) -> Outcome {
         NameOr::Name(name) => Join::named(name),
         NameOr::Full(join) => (**join).clone(),
     };
-    for value in [&mut join.rights, &mut join.claims, &mut join.hello].into_iter().flatten() {
+    for value in [&mut join.rights, &mut join.claims, &mut join.header, &mut join.hello].into_iter().flatten() {
         *value = fill(ctx, value)?;
     }
     for text in [&mut join.user, &mut join.instance, &mut join.token].into_iter().flatten() {
         *text = fill_text(ctx, text)?;
     }
     ctx.join(join).await.map(drop)
+}
+
+async fn make_token(step: TokenStep, ctx: &Ctx) -> Outcome<String> {
+    let TokenStep { user, mut rights, expires_s, mut claims, bad_signature, alg, mut header, key } = step;
+    for value in [&mut rights, &mut claims, &mut header].into_iter().flatten() {
+        *value = fill(ctx, value)?;
+    }
+    let user = fill_text(ctx, &user)?;
+    let wish = TokenWish { user, rights, expires_s, claims, bad_signature, alg, header, key };
+    ctx.target.token(&wish).await
 }
 
 fn open_of(step: &OpenStep, ctx: &Ctx) -> Outcome<Open> {

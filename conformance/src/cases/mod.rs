@@ -14,6 +14,7 @@ macro_rules! files {
 
 files!(
     "handshake.yaml",
+    "tokens.yaml",
     "framing.yaml",
     "streams.yaml",
     "rooms.yaml",

@@ -51,7 +51,7 @@ const IDLE_CLOSE: Duration = Duration::from_secs(20);
 const NO_PROGRESS: Duration = Duration::from_secs(30);
 /// Between GoAway and the close of who is still there.
 const CLOSES_IN: Duration = Duration::from_millis(1500);
-const CAPABILITIES: [&str; 2] = ["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS"];
+const CAPABILITIES: [&str; 3] = ["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS", "CAPABILITY_REFRESH"];
 
 /// What all connections share.
 struct Shared {

@@ -41,6 +41,14 @@ mutants! {
     SignatureUnchecked breaks "LC-AUTH-001";
     /// Takes tokens that have expired.
     ExpiryUnchecked breaks "LC-AUTH-002";
+    /// Takes a token whose key id it does not know.
+    UnknownKidTaken breaks "LC-AUTH-033";
+    /// Goes on with the rights of the former token after a refresh.
+    OldRightsAfterRefresh breaks "LC-AUTH-020";
+    /// Takes another user's token at a refresh.
+    RefreshOfAnyUser breaks "LC-AUTH-021";
+    /// A refused newer token ends the connection.
+    BadRefreshCloses breaks "LC-AUTH-023";
     /// Subscribes without the right.
     RightsUnchecked breaks "LC-AUTH-010";
     /// Sends events of types that the right excludes.

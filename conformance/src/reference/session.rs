@@ -18,7 +18,10 @@ use super::{
     SIGNALS_BURST, Shared, next_connection,
 };
 use crate::schema::v1;
-use crate::target::{now_ms, open_jwt};
+use crate::target::{now_ms, open_jwt, open_jwt_of_any_kid};
+
+/// How long a token may live: ten years, in seconds.
+const LIFETIME_S_MAX: i64 = 315_360_000;
 
 /// Why a connection ends: code of the table.
 pub(super) struct Fatal(pub u16);
@@ -186,31 +189,16 @@ impl Session {
         if !fits {
             return Err(Fatal(4007));
         }
-        let mut claims = open_jwt(&self.shared.secret, &hello.token);
-        if claims.is_none() && self.shared.is(Mutant::SignatureUnchecked) {
-            use base64::Engine as _;
-            let payload = hello.token.split('.').nth(1).unwrap_or("");
-            let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload);
-            claims = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        }
-        let claims = claims.ok_or(Fatal(4100))?;
-        let now = (now_ms() / 1000) as i64;
-        let late = claims["exp"].as_i64().is_some_and(|exp| exp <= now);
-        let early = claims["nbf"].as_i64().is_some_and(|nbf| nbf > now);
-        if (late || early) && !self.shared.is(Mutant::ExpiryUnchecked) {
-            return Err(Fatal(4101));
-        }
-        let mut identity = Identity::from_claims(&claims).ok_or(Fatal(4100))?;
-        identity.star_matches_all = self.shared.is(Mutant::StarMatchesAll);
-        if self.shared.is(Mutant::ExpiryUnchecked) {
-            identity.expires_at_ms = 0;
-        }
+        let mut identity = self.judge(&hello.token).map_err(Fatal)?;
+        identity.device = identity.device.or(Some(hello.device));
         let welcome = v1::Welcome {
             version: 1,
-            capabilities: vec![v1::Capability::History as i32, v1::Capability::Signals as i32],
+            capabilities: [v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh]
+                .map(|capability| capability as i32)
+                .to_vec(),
             connection_id: format!("{}-{}", self.shared.node, self.connection),
             user: identity.user.clone(),
-            device: identity.device.clone().unwrap_or(hello.device),
+            device: identity.device.clone().unwrap_or_default(),
             instance: hello.instance.clone(),
             heartbeat: Some(v1::Heartbeat {
                 ping_after_ms: 8_000,
@@ -247,6 +235,71 @@ impl Session {
         Ok(())
     }
 
+    /// Who a token is for, or the code with which it is refused.
+    fn judge(&self, token: &str) -> Result<Identity, u16> {
+        let mut claims = open_jwt(&self.shared.secret, token);
+        let is_unsigned = claims.is_none() && self.shared.is(Mutant::SignatureUnchecked);
+        let any_kid = claims.is_none() && self.shared.is(Mutant::UnknownKidTaken);
+        if any_kid {
+            claims = open_jwt_of_any_kid(&self.shared.secret, token);
+        }
+        if is_unsigned {
+            use base64::Engine as _;
+            let payload = token.split('.').nth(1).unwrap_or("");
+            let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload);
+            claims = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        }
+        let claims = claims.ok_or(4100_u16)?;
+        let now = (now_ms() / 1000) as i64;
+        let late = claims["exp"].as_i64().is_some_and(|exp| exp <= now);
+        let early = ["nbf", "iat"].iter().any(|name| claims[name].as_i64().is_some_and(|from| from > now));
+        if (late || early) && !self.shared.is(Mutant::ExpiryUnchecked) {
+            return Err(4101);
+        }
+        if claims["exp"].as_i64().is_some_and(|exp| exp > now + LIFETIME_S_MAX) {
+            return Err(4100);
+        }
+        let mut identity = Identity::from_claims(&claims).ok_or(4100_u16)?;
+        identity.star_matches_all = self.shared.is(Mutant::StarMatchesAll);
+        if self.shared.is(Mutant::ExpiryUnchecked) {
+            identity.expires_at_ms = 0;
+        }
+        Ok(identity)
+    }
+
+    /// Goes on with a newer token of the same user and device.
+    fn refresh(&mut self, id: u32, token: &str) -> Result<(), Fatal> {
+        let judged = if token.len() > 8192 { Err(4100) } else { self.judge(token) };
+        let (user, device) = match &self.identity {
+            Some(former) => (former.user.clone(), former.device.clone()),
+            None => return Err(PROTOCOL),
+        };
+        let code = match &judged {
+            Err(code) if self.shared.is(Mutant::BadRefreshCloses) => return Err(Fatal(*code)),
+            Err(code) => Some(*code),
+            Ok(_) if self.shared.is(Mutant::RefreshOfAnyUser) => None,
+            Ok(identity) if identity.user != user => Some(4309),
+            Ok(identity) if identity.device.is_some() && identity.device != device => Some(4309),
+            Ok(_) => None,
+        };
+        if let Some(code) = code {
+            self.refuse(id, String::new(), (code.into(), "the token does not do"));
+            return Ok(());
+        }
+        let mut identity = judged.map_err(Fatal)?;
+        let expires_at_ms = identity.expires_at_ms;
+        answer(&self.outbox, id, Body::TokenRefreshed(v1::TokenRefreshed { expires_at_ms }));
+        if let Some(former) = &self.identity
+            && self.shared.is(Mutant::OldRightsAfterRefresh)
+        {
+            identity.rights.clone_from(&former.rights);
+        }
+        identity.device = device;
+        self.identity = Some(identity);
+        self.with_state(|state, asker| state.hold_to_rights(asker));
+        Ok(())
+    }
+
     fn with_state<T>(&self, act: impl FnOnce(&mut super::state::State, &Asker<'_>) -> T) -> T {
         let identity = self.identity.as_ref().expect("requests are handled after Hello only");
         let asker = Asker { connection: self.connection, identity, instance: &self.instance, outbox: &self.outbox };
@@ -266,6 +319,7 @@ impl Session {
                 return Ok(());
             }
             Some(Body::Pong(_) | Body::Credit(_) | Body::FragmentAbort(_)) => return Ok(()),
+            Some(Body::RefreshToken(ask)) => return self.refresh(id, &ask.token),
             Some(Body::Subscribe(ask)) => {
                 let result = self.with_state(|state, asker| state.subscribe(asker, id, &ask));
                 (ask.room, result)

@@ -288,6 +288,23 @@ impl State {
         Ok(())
     }
 
+    /// Ends the subscriptions that the rights do not allow any more; the others follow their types (LC-AUTH-020).
+    pub(super) fn hold_to_rights(&mut self, asker: &Asker<'_>) {
+        for (name, room) in &mut self.rooms {
+            let Some(at) = room.subscribers.iter().position(|one| one.connection == asker.connection) else { continue };
+            if asker.identity.allows("subscribe", name, "", 0) == Allowed::Yes {
+                let types = asker.identity.visible_types(name);
+                (room.subscribers[at].identity, room.subscribers[at].types) = (asker.identity.clone(), types);
+                continue;
+            }
+            let gone = room.subscribers.remove(at);
+            asker.outbox.forget(gone.handle);
+            let cause = v1::UnsubscribedCause::Revoked as i32;
+            let body = v1::Unsubscribed { room: name.clone(), cause, code: FORBIDDEN };
+            answer(asker.outbox, 0, Body::Unsubscribed(body));
+        }
+    }
+
     pub(super) fn publish(&mut self, asker: &Asker<'_>, id: u32, ask: v1::Publish) -> Result<(), Refusal> {
         self.check_room(&ask.room)?;
         if ask.lane == v1::Lane::Control as i32 || ask.lane == v1::Lane::Signal as i32 {
