@@ -430,6 +430,32 @@ async fn the_verbs_work_over_whichever_opens_first() {
     verbs(&Node::start_over(Wire::Any).await).await;
 }
 
+#[tokio::test]
+async fn a_token_is_renewed_on_its_connection() {
+    // LC-SDK-019, LC-AUTH-020
+    let node = Arc::new(Node::start().await);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (minting, count) = (node.clone(), asked.clone());
+    let provider = move |request: lanecast::TokenRequest| {
+        let (node, number) = (minting.clone(), count.fetch_add(1, Ordering::SeqCst));
+        async move {
+            assert_eq!(request.refused, None);
+            Ok::<_, std::io::Error>(node.mint("ann", if number < 3 { 3 } else { 3600 }).await)
+        }
+    };
+    let client = Client::builder(node.url()).token_provider(provider).connect().unwrap();
+    soon(client.connected()).await.unwrap();
+    let mut state = client.state();
+    state.mark_unchanged();
+    let room = client.room("chat.a");
+    for _ in 0..16 {
+        store(&room, Lane::Normal, 1).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(!state.has_changed().unwrap(), "{:?}", state.borrow());
+    assert!(asked.load(Ordering::SeqCst) >= 3);
+}
+
 async fn verbs(node: &Node) {
     let (ann, bob) = (node.client("ann"), node.client("bob"));
     soon(starts(&ann, node)).await;

@@ -24,6 +24,10 @@ const CONFIG: &str = r#"
 min_ms = 2
 max_ms = 20
 
+[tokens]
+hs256_secret = "a secret of at least thirty-two bytes"
+leeway_ms = 0
+
 [[policies]]
 rooms = "trim.**"
 retention_events = 10
@@ -145,6 +149,23 @@ impl Node {
             builder = builder.quic_port(quic.port());
         }
         builder
+    }
+
+    /// Makes a token that holds so many seconds.
+    pub async fn mint(&self, user: &str, seconds: u32) -> String {
+        let mut command = Command::new(binary());
+        command.args([
+            "token",
+            "--user",
+            user,
+            "--rights",
+            "subscribe,publish@chat.**",
+            "--ttl",
+            &format!("{seconds}s"),
+        ]);
+        let output = command.arg("--config").arg(self.folder.join("lanecast.toml")).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     pub fn url(&self) -> String {
