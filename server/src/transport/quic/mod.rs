@@ -56,6 +56,12 @@ const RECEIVE_WINDOW_BYTES: u32 = 512 * 1024;
 /// Bytes that were sent and are not acknowledged, of all streams together: the memory that a slow client holds, and the
 /// most that is under way, 40 Mbit/s at 50 ms.
 const SEND_WINDOW_BYTES: u64 = 256 * 1024;
+/// By how many later packets one may be overtaken before it counts as lost. Three, the usual number, takes every path that
+/// reorders for one that loses: with 2 % loss and 20 ms of jitter 10,000 events took 37 s instead of 23 s. What really
+/// was lost still shows by its time.
+const REORDERED_PACKETS: u32 = 64;
+/// After how many round trips a packet that was overtaken counts as lost.
+const LOST_AFTER_ROUND_TRIPS: f32 = 1.5;
 /// Bytes of datagrams that wait to be sent: a few, since only our own queues can conflate and expire signals.
 const DATAGRAM_SEND_BYTES: usize = 16 * 1024;
 /// Bytes of datagrams that came and were not read; beyond it the oldest is lost, as a datagram may be.
@@ -167,6 +173,8 @@ fn transport(node: &Node) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(RECEIVE_WINDOW_BYTES.into())
         .send_window(SEND_WINDOW_BYTES)
+        .packet_threshold(REORDERED_PACKETS)
+        .time_threshold(LOST_AFTER_ROUND_TRIPS)
         .datagram_send_buffer_size(DATAGRAM_SEND_BYTES)
         .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BYTES))
         .send_fairness(true)
