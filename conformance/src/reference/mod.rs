@@ -43,6 +43,9 @@ const PUBLISHES: u32 = 256;
 const SIGNALS: u32 = 10;
 const SIGNALS_BURST: u32 = 20;
 const HISTORY_PAGE: u32 = 200;
+/// Connections of a user, and of an address that a proxy names.
+const USER_CONNECTIONS: u32 = 30;
+const ADDRESS_CONNECTIONS: u32 = 10;
 /// Numbers of the protocol are smaller.
 const NUMBER_MAX: u64 = 1 << 53;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -317,13 +320,26 @@ async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
     let Some(chosen) = chosen else {
         return respond(&mut tcp, "400 Bad Request", &api_error(4300, "INVALID")).await;
     };
+    let place = header("x-forwarded-for").map(|list| {
+        let mut hops = list.split(',').map(str::trim);
+        let client = if shared.is(Mutant::ForwardedFromLeft) { hops.next() } else { hops.next_back() };
+        format!("address {}", client.unwrap_or_default())
+    });
+    if let Some(place) = &place
+        && !shared.lock().hold(place, ADDRESS_CONNECTIONS)
+    {
+        return respond(&mut tcp, "503 Service Unavailable", &api_error(4207, "TOO_MANY_CONNECTIONS")).await;
+    }
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n",
         derive_accept_key(key.as_bytes())
     );
     if tcp.write_all(answer.as_bytes()).await.is_ok() {
-        websocket::run(tcp, rest, chosen == "lanecast.v1+json", shared).await;
+        websocket::run(tcp, rest, chosen == "lanecast.v1+json", shared.clone()).await;
+    }
+    if let Some(place) = &place {
+        shared.lock().release(place);
     }
 }
 

@@ -135,6 +135,14 @@ mutants! {
     ClearForgets breaks "LC-SIG-005";
     /// No limit on signals.
     SignalRateUnchecked breaks "LC-FLOW-001";
+    /// No limit on publishes.
+    PublishRateUnchecked breaks "LC-FLOW-001";
+    /// Any number of connections of a user.
+    UserCapUnchecked breaks "LC-SEC-011";
+    /// Believes what the client of a proxy says of its own address.
+    ForwardedFromLeft breaks "LC-SEC-011";
+    /// Publishes in lanes that the policy does not have.
+    PolicyLaneUnchecked breaks "LC-PUB-004";
     /// Does not say that the logs are away.
     LossUntold breaks "LC-SUB-018";
     /// Errors do not name the room.

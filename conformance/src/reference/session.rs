@@ -15,7 +15,7 @@ use super::rights::Identity;
 use super::state::{Asker, Refusal, answer, record};
 use super::{
     CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, PUBLISHES, RECORD_BYTES, ROOMS, SIGNALS,
-    SIGNALS_BURST, Shared, next_connection,
+    SIGNALS_BURST, Shared, USER_CONNECTIONS, next_connection,
 };
 use crate::schema::v1;
 use crate::target::{now_ms, open_jwt, open_jwt_of_any_kid};
@@ -83,6 +83,8 @@ pub(super) struct Session {
     instance: String,
     /// Tokens of the bucket for signals, and when they were counted.
     signals: (f64, Instant),
+    /// Its place among the connections of its user.
+    place: Option<String>,
     /// Closes without Error.
     silent: bool,
 }
@@ -98,6 +100,7 @@ impl Session {
             identity: None,
             instance: String::new(),
             signals: (f64::from(SIGNALS_BURST), Instant::now()),
+            place: None,
         }
     }
 
@@ -136,7 +139,11 @@ impl Session {
     /// Ends what the connection had.
     pub(super) fn leave(&self) {
         let user = self.identity.as_ref().map_or("", |identity| identity.user.as_str());
-        self.shared.lock().leave(self.connection, (user, &self.instance));
+        let mut state = self.shared.lock();
+        if let Some(place) = &self.place {
+            state.release(place);
+        }
+        state.leave(self.connection, (user, &self.instance));
     }
 
     /// Whether the client lets too many answers wait.
@@ -218,6 +225,13 @@ impl Session {
             node: self.shared.node.clone(),
             token_expires_at_ms: identity.expires_at_ms,
         };
+        let place = format!("user {}", identity.user);
+        if !self.shared.is(Mutant::UserCapUnchecked) {
+            if !self.shared.lock().hold(&place, USER_CONNECTIONS) {
+                return Err(Fatal(4207));
+            }
+            self.place = Some(place);
+        }
         self.instance = hello.instance;
         self.identity = Some(identity);
         self.shared.lock().outboxes.insert(self.connection, self.outbox.clone());

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use prost::Message as _;
 use v1::frame::Body;
@@ -25,7 +26,11 @@ const TOO_MANY_ROOMS: u32 = 4304;
 const NOT_SUBSCRIBED: u32 = 4305;
 const MESSAGE_TOO_LARGE: u32 = 4306;
 const LANE_NOT_ALLOWED: u32 = 4307;
+const RATE_LIMITED: u32 = 4400;
 const OUT_OF_ORDER: u32 = 4402;
+/// The rate of `conform.rate.**` for a user (control.md).
+const EVENTS_PER_SECOND: f64 = 10.0;
+const EVENTS_BURST: f64 = 20.0;
 
 /// Who asks.
 pub(super) struct Asker<'a> {
@@ -40,6 +45,10 @@ pub(super) struct State {
     pub mutant: Option<Mutant>,
     pub outboxes: Outboxes,
     rooms: HashMap<String, Room>,
+    /// Connections of users, and of addresses behind proxies.
+    pub held: HashMap<String, u32>,
+    /// Tokens for events of a user in a room, and when they were counted.
+    events: HashMap<(String, String), (f64, Instant)>,
     epoch: u64,
     handles: u64,
 }
@@ -62,7 +71,15 @@ fn outbox_lane(lane: usize) -> usize {
 impl State {
     pub(super) fn new(mutant: Option<Mutant>) -> Self {
         let epoch = now_ms() * 1024 + u64::from(rand::random::<u8>());
-        Self { mutant, outboxes: HashMap::new(), rooms: HashMap::new(), epoch, handles: 0 }
+        Self {
+            mutant,
+            outboxes: HashMap::new(),
+            rooms: HashMap::new(),
+            held: HashMap::new(),
+            events: HashMap::new(),
+            epoch,
+            handles: 0,
+        }
     }
 
     pub(super) fn is(&self, mutant: Mutant) -> bool {
@@ -104,6 +121,21 @@ impl State {
             self.rooms.insert(name.clone(), Room::new(&name, self.epoch, self.handles, source));
         }
         self.rooms.get_mut(&name).expect("inserted above")
+    }
+
+    /// Takes a place among at most so many.
+    pub(super) fn hold(&mut self, who: &str, max: u32) -> bool {
+        let held = self.held.entry(who.to_owned()).or_default();
+        let has_place = *held < max;
+        *held += u32::from(has_place);
+        has_place
+    }
+
+    /// Gives a place back.
+    pub(super) fn release(&mut self, who: &str) {
+        if let Some(held) = self.held.get_mut(who) {
+            *held = held.saturating_sub(1);
+        }
     }
 
     /// Ends a connection's subscriptions.
@@ -335,6 +367,12 @@ impl State {
             return Err((MESSAGE_TOO_LARGE, "too large"));
         }
         self.check_right(asker, "publish", &ask.room, &envelope.r#type, lane)?;
+        if policy.only_lane && lane != policy.lane && !self.is(Mutant::PolicyLaneUnchecked) {
+            return Err((LANE_NOT_ALLOWED, "the policy does not have this lane"));
+        }
+        if policy.rated && !self.event_allowed(&asker.identity.user, &ask.room) {
+            return Err((RATE_LIMITED, "too many events"));
+        }
         let lane = if self.is(Mutant::LaneLost) { 1 } else { lane };
         let time_ms = now_ms();
         let bytes = if self.is(Mutant::EnvelopeReencoded) { envelope.encode_to_vec().into() } else { ask.envelope };
@@ -363,6 +401,19 @@ impl State {
             answer(asker.outbox, id, Body::Published(published));
         }
         Ok(())
+    }
+
+    fn event_allowed(&mut self, user: &str, room: &str) -> bool {
+        let unchecked = self.is(Mutant::PublishRateUnchecked);
+        let key = (user.to_owned(), room.to_owned());
+        let (tokens, counted) = self.events.entry(key).or_insert_with(|| (EVENTS_BURST, Instant::now()));
+        *tokens = (*tokens + counted.elapsed().as_secs_f64() * EVENTS_PER_SECOND).min(EVENTS_BURST);
+        *counted = Instant::now();
+        if *tokens < 1.0 && !unchecked {
+            return false;
+        }
+        *tokens -= 1.0;
+        true
     }
 
     fn store(

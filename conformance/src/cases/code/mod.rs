@@ -4,6 +4,7 @@ mod batch;
 mod bytes;
 mod flow;
 mod life;
+mod limits;
 mod operate;
 mod sse;
 mod streams;
@@ -17,6 +18,7 @@ pub(super) fn all() -> Vec<Case> {
     cases.extend(life::cases());
     cases.extend(flow::cases());
     cases.extend(operate::cases());
+    cases.extend(limits::cases());
     cases.extend(sse::cases());
     cases.extend(streams::cases());
     cases
