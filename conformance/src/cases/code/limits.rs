@@ -14,8 +14,8 @@ use crate::verdict::{Outcome, Stop, check};
 const USER_CONNECTIONS: usize = 30;
 /// Connections of an address that the fixture allows.
 const ADDRESS_CONNECTIONS: usize = 10;
-/// How long a server may take to notice that a connection has ended.
-const NOTICE: Duration = Duration::from_millis(500);
+/// How long a server may take to let go of a connection that has ended: it waits 1 s for a peer to take its goodbye.
+const NOTICE: Duration = Duration::from_secs(2);
 /// Events of a user that the fixture's policy for `conform.rate.**` lets pass at once.
 const BURST: u64 = 20;
 /// Publishes sent together: more than the burst, and fewer than the rate brings in the time of a case.
