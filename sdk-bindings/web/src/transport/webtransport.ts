@@ -54,8 +54,8 @@ const DATAGRAMS_WAITING_MAX = 64;
 /** Largest record taken from a node: its own limit is not known before Welcome, and at most this. */
 const RECORD_BYTES_MAX = 16 * 1024 * 1024;
 
-/** An urgent frame that came too early waits for those before it at most this long. */
-const EARLY_MS_MAX = 500;
+/** A stream whose next frame came too early waits for what is before it at most this long. */
+const EARLY_MS_MAX = 2000;
 
 type Writer = WritableStreamDefaultWriter<Uint8Array>;
 
@@ -275,7 +275,7 @@ class Streams implements Transport {
     const ended = await each(stream, async (chunk) => {
       const come: [Frame, number][] = [];
       this.guard(() => come.push(...incoming.feed(chunk)));
-      await this.take(come);
+      await this.take(incoming, come);
       return this.live && !incoming.unknown;
     });
     if (ended) this.guard(() => incoming.finish());
@@ -288,21 +288,21 @@ class Streams implements Transport {
    * has still to be given. So what the node held to the window (LC-QUIC-004) may overtake further on its last way; it then
    * waits here, where the session would have to drop it and ask for the room again.
    */
-  private async take(come: readonly [Frame, number][]): Promise<void> {
+  private async take(incoming: Incoming, come: readonly [Frame, number][]): Promise<void> {
     let at = 0;
-    let patience = performance.now() + EARLY_MS_MAX;
     while (this.live && at < come.length) {
+      const before = at;
       this.guard((session, now) => {
         for (let next = come[at]; next && this.live; next = come[++at]) {
-          if (isEarly(session, next[0]) && performance.now() < patience) return;
+          if (!isEarly(session, next[0])) incoming.patience = undefined;
+          // Once it was in vain all goes on: behind it may be what mends the hole.
+          else if (performance.now() < (incoming.patience ??= performance.now() + EARLY_MS_MAX)) return;
           session.handle(now, ...next);
-          patience = performance.now() + EARLY_MS_MAX;
         }
       });
-      const waiting = [...this.early];
-      this.early.clear();
-      for (const each of waiting) each();
-      if (this.live && at < come.length) await this.turn(patience);
+      // Those that wait look again only if something moved: else two of them would wake each other without end.
+      if (at > before) for (const go of [...this.early]) go();
+      if (this.live && at < come.length) await this.turn(incoming.patience ?? 0);
     }
   }
 
@@ -342,6 +342,8 @@ class Streams implements Transport {
 class Incoming {
   /** Its header is of a later version: it is not read further. */
   unknown = false;
+  /** Until when its next frame waits, which came too early. */
+  patience: number | undefined;
   private readonly cutter = new RecordCutter(RECORD_BYTES_MAX);
   private purpose: Purpose | undefined;
   private count = 0;

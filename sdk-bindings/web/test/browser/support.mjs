@@ -2,6 +2,8 @@
 // failure, never a skipped test.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -138,4 +140,42 @@ export async function openBench(context, document) {
   await page.goto(`${document}`);
   await page.evaluate(async () => void (window.lanecast = await import('/sdk/index.js')));
   return page;
+}
+
+/** A bad network for UDP to a port of this machine: of 100 packets so many are lost, the others wait up to `jitterMs`. */
+export async function badNetwork(port, { loss, jitterMs }) {
+  const [front, back] = [createSocket('udp4'), createSocket('udp4')];
+  let client;
+  const counts = { passed: 0, lost: 0 };
+  const pass = (send) => {
+    if (Math.random() * 100 < loss) return counts.lost++;
+    counts.passed++;
+    setTimeout(send, Math.random() * jitterMs);
+  };
+  front.on('message', (packet, from) => {
+    client = from;
+    pass(() => back.send(packet, port, '127.0.0.1', () => {}));
+  });
+  back.on('message', (packet) => client && pass(() => front.send(packet, client.port, client.address, () => {})));
+  for (const socket of [front, back]) {
+    socket.bind(0, '127.0.0.1');
+    await once(socket, 'listening');
+  }
+  const stop = () => {
+    for (const socket of [front, back]) {
+      socket.removeAllListeners('message');
+      socket.unref();
+    }
+  };
+  return { port: front.address().port, counts, stop };
+}
+
+/** Lets a page read another port for WebTransport in the document of the node. */
+export async function redirect(page, portOf) {
+  await page.route('**/.well-known/lanecast', async (route) => {
+    const answer = await route.fetch();
+    const document = await answer.json();
+    document.webtransport.port = await portOf(document.webtransport.port);
+    await route.fulfill({ response: answer, json: document });
+  });
 }
