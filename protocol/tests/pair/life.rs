@@ -356,7 +356,7 @@ fn the_state_says_the_code_that_the_event_said() {
     pair.node.configure(|config| config.reconnect.min_ms = 5_000);
     let at = pair.member("ann", ROOM);
     let conn = pair.peers[at].link.as_ref().unwrap().conn;
-    let refusal = lanecast_protocol::session::Refusal::new(Code::TooManyConnections, "full");
+    let refusal = Refusal::new(Code::TooManyConnections, "full");
     pair.node.conns.get_mut(&conn).unwrap().session.close(refusal);
     pair.assert_closed(at, Code::TooManyConnections);
     let (_, last) = pair.peers[at].states.last().unwrap().clone();

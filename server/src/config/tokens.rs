@@ -78,7 +78,7 @@ fn read_key(reader: &mut Reader<'_>, table: &DeTable<'_>, place: &Place, others:
                 .and_then(|pem| Key::from_pem(kid, algorithm, &pem).map_err(|why| format!("{} {why}", file.display())));
             (key, "public_key_file")
         }
-        (_, ..) => (Err(format!("{} takes public_key_file and no secret", algorithm.name())), "algorithm"),
+        (..) => (Err(format!("{} takes public_key_file and no secret", algorithm.name())), "algorithm"),
     };
     let read = read.and_then(|key| match key.kid() {
         Some(kid) if others.iter().any(|other| other.fits(key.algorithm(), Some(kid))) => {
