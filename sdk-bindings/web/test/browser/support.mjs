@@ -15,11 +15,11 @@ import { chromium } from 'playwright-core';
 const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
 const START_MS_MAX = 20_000;
 
-/** Starts `lanecast serve --dev` on a free port; returns its address and what stops it. */
-export async function startNode() {
+/** Starts `lanecast serve --dev` on a free port, with these options; returns its address and what stops it. */
+export async function startNode(...options) {
   const binary = process.env.LANECAST_BIN ?? join(ROOT, 'target/release/lanecast');
   assert.ok(existsSync(binary), `there is no node at ${binary}: run \`cargo build --release\`, or set LANECAST_BIN`);
-  const child = spawn(binary, ['serve', '--dev', '--listen', '127.0.0.1:0'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(binary, ['serve', '--dev', '--listen', '127.0.0.1:0', ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
   const errors = [];
   child.stderr.on('data', (data) => errors.push(`${data}`));
   const lines = createInterface({ input: child.stdout });
