@@ -1,7 +1,9 @@
 //! Mutated packets by the thousand, with a healthy client beside them that must notice nothing (LC-SEC-006).
 //!
 //! Each packet begins as one that a client could send and is then damaged: bits, bytes, lengths, pieces of other
-//! packets, random bytes. A connection that the server closes, which it must do with a code of the table, is replaced.
+//! packets, random bytes. On transports with streams it goes on control, on any lane, on a stream of its own whose header
+//! may be damaged, too, and which may end or be reset anywhere, or in a datagram. A connection that the server closes,
+//! which it must do with a code of the table, is replaced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,13 +14,16 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
 
 use crate::case::{Ctx, Join};
-use crate::client::{ABNORMAL, Encoding, Incoming, Lane, Transport};
+use crate::client::{ABNORMAL, Conn, Encoding, Incoming, Lane, StreamEnd, Transport, header_record};
 use crate::schema;
+use crate::schema::v1::StreamKind;
 use crate::target::Target;
 use crate::verdict::{Outcome, check};
 
 /// Packets on one connection before a new one is opened anyway.
 const PER_CONNECTION: u64 = 50;
+/// Streams of a hostile connection, below what servers let a client open.
+const STREAMS: u32 = 16;
 /// Hostile connections at a time.
 const WORKERS: u64 = 8;
 /// Between two events of the healthy client.
@@ -101,10 +106,16 @@ async fn hostile(
         let mut conn = ctx.take("hostile")?;
         for _ in 0..PER_CONNECTION.min(count - sent) {
             let packet = mutated(&mut random, &room)?;
-            conn.send_bytes_quietly(Lane::Control, packet).await;
+            if transport == Transport::Websocket {
+                conn.send_bytes_quietly(Lane::Control, packet).await;
+            } else {
+                send_somewhere(&mut conn, &mut random, packet).await?;
+            }
             sent += 1;
             // Reads what is there without waiting, so that a close is seen soon.
-            if let Incoming::Closed(_) = conn.read_unjudged(tokio::time::Instant::now()).await {
+            let closed = matches!(conn.read_unjudged(tokio::time::Instant::now()).await, Incoming::Closed(_));
+            // On streams the close comes a second after the Error.
+            if closed || conn.ledger.closing().is_some() {
                 break;
             }
         }
@@ -115,19 +126,47 @@ async fn hostile(
     Ok(closes)
 }
 
+/// Sends a packet where a client with streams could send one, and where it could not.
+async fn send_somewhere(conn: &mut Conn, random: &mut StdRng, packet: Vec<u8>) -> Outcome {
+    let lanes = [Lane::Urgent, Lane::Normal, Lane::Bulk, Lane::Signal];
+    match random.random_range(0..8) {
+        0 => conn.send_bytes_quietly(Lane::Control, packet).await,
+        1 => conn.send_bytes_quietly(lanes[random.random_range(0..3)], packet).await,
+        // Refused where it is larger than the path takes, which is as good.
+        2 => drop(conn.send_datagram(&packet)),
+        _ => {
+            let kind = StreamKind::try_from(random.random_range(0..6)).unwrap_or_default();
+            let mut bytes = header_record(kind, lanes[random.random_range(0..4)].to_wire());
+            if random.random_bool(0.3) {
+                damage(random, &mut bytes);
+            }
+            bytes.extend(packet);
+            let stream = format!("s{}", random.random_range(0..STREAMS));
+            let end = [StreamEnd::Open, StreamEnd::Finished, StreamEnd::Reset][random.random_range(0..3)];
+            conn.send_stream_quietly(&stream, &bytes, end).await;
+        }
+    }
+    Ok(())
+}
+
 /// Gives the server a moment to close, then closes. 0: it did not.
-async fn finish(conn: &mut crate::client::Conn) -> u16 {
+async fn finish(conn: &mut Conn) -> u16 {
     let deadline = tokio::time::Instant::now() + Duration::from_millis(2);
     loop {
         match conn.read_unjudged(deadline).await {
             Incoming::Frames => {}
             Incoming::Closed(code) => return code,
-            Incoming::Quiet => return conn.closed().unwrap_or(0),
+            Incoming::Quiet => return said(conn),
         }
         if conn.closed() == Some(ABNORMAL) {
             return ABNORMAL;
         }
     }
+}
+
+/// The code of the Error that the connection ends with, or 0.
+fn said(conn: &Conn) -> u16 {
+    conn.ledger.closing().and_then(|code| u16::try_from(code).ok()).unwrap_or(0)
 }
 
 /// A packet that a client could send.
@@ -158,25 +197,33 @@ fn plausible(random: &mut StdRng, room: &str) -> Outcome<Vec<u8>> {
 fn mutated(random: &mut StdRng, room: &str) -> Outcome<Vec<u8>> {
     let mut packet = plausible(random, room)?;
     for _ in 0..random.random_range(1..4) {
-        let place = random.random_range(0..packet.len().max(1));
-        match random.random_range(0..8) {
-            _ if packet.is_empty() => packet.push(random.random()),
-            0 => packet[place] ^= 1 << random.random_range(0..8),
-            1 => packet[place] = random.random(),
-            2 => packet.truncate(place),
-            3 => packet.insert(place, random.random()),
-            4 => {
-                packet.remove(place);
-            }
-            5 => packet.extend(plausible(random, room)?),
-            6 => packet.splice(place..place, [0xff; 9]).for_each(drop),
-            _ => {
-                let length = random.random_range(0..64);
-                packet.extend((0..length).map(|_| random.random::<u8>()));
-            }
+        if random.random_range(0..8) == 0 {
+            packet.extend(plausible(random, room)?);
+        } else {
+            damage(random, &mut packet);
         }
     }
     Ok(packet)
+}
+
+/// Damages bytes at one place.
+fn damage(random: &mut StdRng, bytes: &mut Vec<u8>) {
+    let place = random.random_range(0..bytes.len().max(1));
+    match random.random_range(0..7) {
+        _ if bytes.is_empty() => bytes.push(random.random()),
+        0 => bytes[place] ^= 1 << random.random_range(0..8),
+        1 => bytes[place] = random.random(),
+        2 => bytes.truncate(place),
+        3 => bytes.insert(place, random.random()),
+        4 => {
+            bytes.remove(place);
+        }
+        5 => bytes.splice(place..place, [0xff; 9]).for_each(drop),
+        _ => {
+            let length = random.random_range(0..64);
+            bytes.extend((0..length).map(|_| random.random::<u8>()));
+        }
+    }
 }
 
 #[cfg(test)]

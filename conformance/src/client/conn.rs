@@ -185,6 +185,15 @@ impl Conn {
         self.streams()?.send_named(stream, bidi, bytes, end).await
     }
 
+    /// As [`send_stream`](Self::send_stream), for one of a flood: the wire log leaves it out, and a server that takes no
+    /// more streams is no fault.
+    pub async fn send_stream_quietly(&mut self, stream: &str, bytes: &[u8], end: StreamEnd) {
+        self.ledger.raw_sent();
+        if let Ok(streams) = self.streams() {
+            let _ = streams.send_named(stream, false, bytes, end).await;
+        }
+    }
+
     /// Sends one datagram, whatever it holds.
     pub fn send_datagram(&mut self, bytes: &[u8]) -> Outcome {
         self.ledger.raw_sent();
