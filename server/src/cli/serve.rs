@@ -21,6 +21,9 @@ use crate::{api, cluster, http, telemetry};
 
 /// How often idle rooms, old events and expired signals are looked for.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(5);
+/// Time behind the deadline of a drain, at which connections say why they end: those with streams give their client a
+/// second to close (LC-QUIC-006).
+const GOODBYE: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Default, Args)]
 pub(super) struct Serve {
@@ -150,7 +153,7 @@ async fn serve(node: Arc<Node>, lan: Option<Lan>) -> Result<(), Failure> {
         _ = interrupt.recv() => tracing::info!("SIGINT: draining; once more ends at once"),
         _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
     }
-    let deadline = Duration::from_millis(node.config.drain.deadline_ms);
+    let deadline = Duration::from_millis(node.config.drain.deadline_ms) + GOODBYE;
     node.shutdown.begin();
     let dropped = tokio::select! {
         dropped = node.shutdown.drain(deadline) => dropped,

@@ -384,13 +384,24 @@ async fn conflation(ctx: &mut Ctx) -> Outcome {
     join_slow(ctx, "a").await?;
     ctx.subscribe("a", json!({"room": room, "signals": true})).await?;
     let replay = ctx.subscribe("a", json!({"room": long, "start": {"beginning": {}}})).await?["handle"].clone();
-    tokio::time::sleep(FILL * 3).await;
-    for counter in 1..=10 {
-        let signal = json!({"room": room, "counter": counter, "ttlMs": 60_000, "envelope": {"type": "t", "key": "k"}});
-        ctx.ask("p", json!({"signal": signal}), &json!({"done": {}})).await?;
+    // A busy server may not have filled the transport yet; then signals need not wait, and it is tried again.
+    for attempt in 0.. {
+        tokio::time::sleep(FILL * 4u32.pow(attempt)).await;
+        let last = u64::from(attempt + 1) * 10;
+        for counter in last - 9..=last {
+            let envelope = json!({"type": "t", "key": "k"});
+            let signal = json!({"room": room, "counter": counter, "ttlMs": 60_000, "envelope": envelope});
+            ctx.ask("p", json!({"signal": signal}), &json!({"done": {}})).await?;
+        }
+        ctx.events("a", &replay, "LANE_URGENT", 1, many as u64).await?;
+        ctx.expect("a", &json!({"signal": {"counter": last}})).await?;
+        let came = ctx.conn("a")?.take_pending();
+        let others = came.iter().filter(|received| received.value["signal"].is_object()).count();
+        if others <= 2 {
+            break;
+        }
+        check(attempt < 2, || format!("{others} older signals of the same key came, too"))?;
+        ctx.subscribe("a", json!({"room": long, "start": {"beginning": {}}})).await?;
     }
-    ctx.events("a", &replay, "LANE_URGENT", 1, many as u64).await?;
-    ctx.expect("a", &json!({"signal": {"counter": 10}})).await?;
-    let others = ctx.conn("a")?.pending().iter().filter(|received| received.value["signal"].is_object()).count();
-    check(others <= 5, || format!("{others} older signals of the same key came, too"))
+    Ok(())
 }

@@ -207,10 +207,22 @@ async fn join_paused(ctx: &mut Ctx, room: &str, lanes: &[Lane]) -> Outcome<Value
     Ok(handle)
 }
 
+/// Publishes large urgent events, during which "a" is not idle.
+async fn publish_large(ctx: &mut Ctx, room: &str, count: usize) -> Outcome {
+    for _ in 0..count / 8 {
+        ctx.publish("p", room, "LANE_URGENT", &large_texts(8)).await?;
+        ctx.conn("a")?.send(&[json!({"ping": {}})]).await?;
+    }
+    Ok(())
+}
+
 /// Reads on with nothing paused until all these urgent events came, in whatever order.
 async fn resume(ctx: &mut Ctx, handle: &Value, seqs: u64) -> Outcome {
     ctx.conn("a")?.streams()?.pause(&[]);
     for seq in 1..=seqs {
+        if seq % 10 == 0 {
+            ctx.conn("a")?.send(&[json!({"ping": {}})]).await?;
+        }
         ctx.expect("a", &json!({"event": {"handle": handle, "lane": "LANE_URGENT", "seq": seq}})).await?;
     }
     Ok(())
@@ -239,7 +251,7 @@ async fn fall_back(ctx: &mut Ctx) -> Outcome {
     ctx.join_as("p").await?;
     let handle = join_paused(ctx, &room, &[Lane::Urgent]).await?;
     let count = MESSAGE_STREAMS_MAX + 8;
-    ctx.publish("p", &room, "LANE_URGENT", &large_texts(count)).await?;
+    publish_large(ctx, &room, count).await?;
     let conn = ctx.conn("a")?;
     conn.settle(FILL * 2).await?;
     let open = conn.streams()?.open_streams(Lane::Urgent);
