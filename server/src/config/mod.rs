@@ -325,14 +325,17 @@ fn read_api_keys(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<ApiKey> {
         let options = ApiKeyOptions::read(reader, Some(table), &place.path);
         let rights = read_rights(reader, table, &place);
         let mut key = match ApiKey::new(&options.name, rights) {
-            Ok(key) if keys.iter().any(|other| other.name() == key.name()) => {
-                reader.mistake(Some(place.at), &join(&place.path, "name"), "another API key has the same name");
-                continue;
+            Ok(key) => {
+                if keys.iter().any(|other| other.name() == key.name()) {
+                    reader.mistake(Some(place.at), &join(&place.path, "name"), "another API key has the same name");
+                }
+                key
             }
-            Ok(key) => key,
             Err(why) => {
                 reader.mistake(at_key(table, "name", &place), &join(&place.path, "name"), why);
-                continue;
+                // The file is refused; what else is wrong with the key is to be said too.
+                let Ok(nameless) = ApiKey::new("nameless", Rights::default()) else { continue };
+                nameless
             }
         };
         let (hash, key_file) = (options.sha256.as_deref(), options.key_file.as_deref());

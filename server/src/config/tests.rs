@@ -51,9 +51,18 @@ fn the_reference_has_everything_that_can_be_written() {
             assert!(is_section || is_row, "{section}.{key}");
         }
     }
-    let rights = plain.iter().find(|line| line.starts_with("rights = ")).unwrap();
-    for key in known_in("[[api_keys]]\n[[api_keys.rights]]\n") {
-        assert!(rights.contains(&format!("{key} = ")), "rights.{key}");
+    let from = plain.iter().position(|line| *line == "[[tokens.keys]]").unwrap();
+    let rows: Vec<&str> = plain[from + 1..].iter().take_while(|line| !line.starts_with('[')).copied().collect();
+    for key in known_in("[[tokens.keys]]\n") {
+        assert!(rows.iter().any(|row| row.starts_with(&format!("{key} = "))), "tokens.keys.{key}");
+    }
+    // What stands within an API key is shown in a line, or named above it.
+    let (_, api_key) = text.split_once("# [[api_keys]]\n").unwrap();
+    for list in ["rights", "keys"] {
+        for key in known_in(&format!("[[api_keys]]\n[[api_keys.{list}]]\n")) {
+            let is_shown = api_key.contains(&format!(" {key} = ")) || api_key.contains(&format!("`{key}`"));
+            assert!(is_shown, "{list}.{key}");
+        }
     }
 }
 
