@@ -243,3 +243,22 @@ fn a_handle_that_is_not_known_yet_is_held_and_then_asked_for_again() {
     pair.subscribe(other, ROOM, after(position));
     pair.settle();
 }
+
+#[test]
+fn a_room_that_was_left_for_a_while_misses_nothing_that_overtakes_the_answer() {
+    // LC-QUIC-010
+    for seed in 0..20 {
+        let mut pair = Pair::new(seed, Kind::Streams);
+        let at = pair.member("ann", ROOM);
+        pair.peers[at].reading = false;
+        publish(&mut pair, ROOM, Normal, 1_200, 1);
+        pair.advance(5_000);
+        // The room was left, since nobody reads. What comes now is all there is in its lane, so no later seq tells of it.
+        publish(&mut pair, ROOM, Urgent, 1, 1);
+        pair.advance(1_000);
+        pair.peers[at].reading = true;
+        pair.settle();
+        let lanes = &pair.peers[at].ledger(ROOM).lanes;
+        assert_eq!((lanes[Normal].delivered(), lanes[Urgent].delivered()), (1_200, 1), "seed {seed}");
+    }
+}
