@@ -44,9 +44,10 @@ const HTTP_3: &[u8] = b"h3";
 const RETRY_ABOVE: usize = 64;
 /// Handshakes under way at most. Beyond it a client is refused, and tries again or takes WebSocket.
 const HANDSHAKES_MAX: usize = 1_024;
-/// Unidirectional streams that a client has open at most: three of HTTP/3, one per lane, and the messages and signals
-/// of raw QUIC. Each may hold one record that is not complete.
-const CLIENT_STREAMS_MAX: u32 = 48;
+/// Unidirectional streams that a client has open at most: three of HTTP/3, one per lane, and single messages and signals,
+/// which make room as they end. Each may hold one record that is not complete, and QUIC keeps a place for each from the
+/// beginning.
+const CLIENT_STREAMS_MAX: u32 = 16;
 /// Bidirectional streams: control, and the request of a session. A second one of raw QUIC is never read.
 const CLIENT_BIDI_STREAMS_MAX: u32 = 2;
 /// Bytes of one stream that a client may send ahead of what the session has read: a record of any size fits.
