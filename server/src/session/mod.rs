@@ -133,8 +133,8 @@ impl<T: Transport> Connection<T> {
         self
     }
 
-    /// Runs the connection to its end.
-    pub async fn run(mut self) {
+    /// Runs the connection to its end. Boxed, since a future keeps what it was given beside what it made of it.
+    pub async fn run(mut self: Box<Self>) {
         loop {
             self.work();
             self.start_write();

@@ -94,7 +94,7 @@ fn open(
             // Boxed: the upgrade's own future, which waits for the handshake, stays small.
             Box::pin(async move {
                 let transport = WebSocketTransport::new(socket, encoding, record_bytes, node.one_write_each);
-                Connection::new(node, transport, (labels::Transport::WebSocket, label), peer).run().await;
+                Box::new(Connection::new(node, transport, (labels::Transport::WebSocket, label), peer)).run().await;
                 drop((slot, held));
             })
         })

@@ -232,6 +232,6 @@ async fn serve(node: Arc<Node>, link: Link, label: labels::Transport, peer: Sock
     let record_bytes = node.config.limits.record_bytes as usize;
     let transport = StreamsTransport::new(link, control, record_bytes);
     let connection = Connection::new(node, transport, (label, labels::Encoding::Binary), peer);
-    Box::pin(connection.opened(opened).run()).await;
+    Box::pin(Box::new(connection.opened(opened)).run()).await;
     drop(held);
 }
