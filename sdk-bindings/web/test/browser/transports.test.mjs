@@ -240,6 +240,10 @@ test('cuts: each event once over sessions that break', async () => {
     const all = Promise.all([read, ...Array.from({ length: 50 }, publish)]);
     for (let cut = 0; cut < 6; cut++) {
       await new Promise((done) => setTimeout(done, 150));
+      // A cut of what is not there yet would be none.
+      for (const client of [writer, reader]) {
+        while (client.state.name !== 'connected') await new Promise((done) => setTimeout(done, 1));
+      }
       for (const session of sessions.splice(0)) session.close();
       for (const client of [writer, reader]) {
         while (client.state.name === 'connected') await new Promise((done) => setTimeout(done, 1));
