@@ -221,23 +221,21 @@ test('cuts: each event once over sessions that break', async () => {
     ]);
     const name = `cut.${crypto.randomUUID()}`;
     const seen = new Map();
-    const COUNT = 1500;
+    // Publishing ends with the last cut, however fast the machine is, so that each cut breaks something.
+    let [published, total] = [0, Infinity];
     const subscription = reader.room(name).subscribe({ from: 'beginning' });
     const read = (async () => {
       for await (const item of subscription) {
         const key = item.kind === 'gap' ? 'gap' : item.text;
         seen.set(key, (seen.get(key) ?? 0) + 1);
-        if (seen.size === COUNT) return;
+        if (seen.size === total) return;
       }
     })();
-    let published = 0;
     const room = writer.room(name);
-    const publish = async () => {
-      for (let at = published++; at < COUNT; at = published++) {
-        await room.publish({ type: 'msg', lane: ['urgent', 'normal', 'bulk'][at % 3], text: `${at}` });
-      }
-    };
-    const all = Promise.all([read, ...Array.from({ length: 50 }, publish)]);
+    const publish = () => room.publish({ type: 'msg', lane: ['urgent', 'normal', 'bulk'][published % 3], text: `${published++}` });
+    const publishing = Promise.all(Array.from({ length: 10 }, async () => {
+      while (total === Infinity) await publish();
+    }));
     for (let cut = 0; cut < 6; cut++) {
       await new Promise((done) => setTimeout(done, 150));
       // A cut of what is not there yet would be none.
@@ -250,13 +248,14 @@ test('cuts: each event once over sessions that break', async () => {
         client.networkChanged();
       }
     }
-    await all;
+    total = published + 1;
+    await Promise.all([publishing, publish(), read]);
     const twice = [...seen.values()].filter((count) => count !== 1).length;
     const { subscriptions } = subscription.stats;
     writer.close();
     reader.close();
-    return { size: seen.size, twice, gap: seen.has('gap'), subscriptions };
+    return { missing: total - seen.size, twice, gap: seen.has('gap'), subscriptions };
   }, node.url);
-  assert.deepEqual([result.size, result.twice, result.gap], [1500, 0, false]);
+  assert.deepEqual([result.missing, result.twice, result.gap], [0, 0, false]);
   assert.ok(result.subscriptions > 4, `${result.subscriptions}`);
 });
