@@ -45,6 +45,17 @@ struct Transient {
     expires_at_ms: u64,
 }
 
+/// What left a queue of transients.
+#[derive(Debug)]
+pub struct Popped {
+    /// The record of the event, or of a gap.
+    pub record: Bytes,
+    /// With a time to live: what takes its place if that runs out in the session's queue.
+    pub expiry: Option<Expiry>,
+    /// It is a gap, with this cause.
+    pub gap: Option<v1::GapCause>,
+}
+
 /// Transient events of one lane that wait for one connection.
 #[derive(Debug, Default)]
 pub struct TransientQueue {
@@ -96,13 +107,13 @@ impl TransientQueue {
         }
     }
 
-    /// The next record to send, with what takes its place if it expires in the session's queue. What waits under the
-    /// handles in `withheld` stays: its subscriber does not know them yet.
-    pub fn pop(&mut self, lane: DurableLane, withheld: &[u64]) -> Option<(Bytes, Option<Expiry>)> {
+    /// The next record to send. What waits under the handles in `withheld` stays: its subscriber does not know them yet.
+    pub fn pop(&mut self, lane: DurableLane, withheld: &[u64]) -> Option<Popped> {
         let known = |of: &Under| !withheld.contains(&of.handle);
         if let Some(at) = self.left_out.iter().position(|(of, ..)| known(of)) {
             let (of, cause, count) = self.left_out.remove(at)?;
-            return Some((transient_gap_record(of, lane, count, cause), None));
+            let record = transient_gap_record(of, lane, count, cause);
+            return Some(Popped { record, expiry: None, gap: Some(cause) });
         }
         let at = self.waiting.iter().position(|transient| known(&transient.of))?;
         let Transient { of, record, expires_at_ms, .. } = self.waiting.remove(at)?;
@@ -111,7 +122,7 @@ impl TransientQueue {
             at_ms: expires_at_ms,
             instead: transient_gap_record(of, lane, 1, v1::GapCause::Expired),
         });
-        Some((record, expiry))
+        Some(Popped { record, expiry, gap: None })
     }
 
     /// Forgets a subscription that ended; returns whether anything of it waited.
@@ -168,6 +179,8 @@ pub enum Pushed {
 #[derive(Debug, Default)]
 pub struct SignalQueue {
     waiting: VecDeque<(u64, LiveSignal)>,
+    /// What expired here since it was asked last.
+    expired: u64,
 }
 
 impl SignalQueue {
@@ -197,12 +210,18 @@ impl SignalQueue {
             if signal.expires_at_ms > now_ms {
                 return Some((signal.record, Expiry { at_ms: signal.expires_at_ms, instead: Bytes::new() }));
             }
+            self.expired += 1;
         }
     }
 
-    /// What waits and is alive at this time of the node's clock, with its handle, oldest first.
-    pub fn drain(self, now_ms: u64) -> impl Iterator<Item = (u64, LiveSignal)> {
-        self.waiting.into_iter().filter(move |(_, signal)| signal.expires_at_ms > now_ms)
+    /// How many signals expired here since this was called last.
+    pub fn take_expired(&mut self) -> u64 {
+        std::mem::take(&mut self.expired)
+    }
+
+    /// What waits, with its handle, oldest first.
+    pub fn drain(self) -> impl Iterator<Item = (u64, LiveSignal)> {
+        self.waiting.into_iter()
     }
 
     /// Forgets a subscription that ended.
@@ -236,9 +255,13 @@ mod tests {
         let dropped: u64 =
             (0..10).map(|at| queue.push(Under { handle: at % 2, epoch: 9 }, at, record.clone(), 0)).sum();
         assert_eq!(dropped, 6);
-        let (first, _) = queue.pop(DurableLane::Normal, &[]).unwrap();
-        let (second, _) = queue.pop(DurableLane::Normal, &[]).unwrap();
-        assert_eq!([gap(&first), gap(&second)].map(|gap| (gap.handle, gap.epoch, gap.count)), [(0, 9, 3), (1, 9, 3)]);
+        let first = queue.pop(DurableLane::Normal, &[]).unwrap();
+        let second = queue.pop(DurableLane::Normal, &[]).unwrap();
+        assert_eq!(first.gap, Some(v1::GapCause::Dropped));
+        assert_eq!(
+            [gap(&first.record), gap(&second.record)].map(|gap| (gap.handle, gap.epoch, gap.count)),
+            [(0, 9, 3), (1, 9, 3)]
+        );
         assert_eq!(std::iter::from_fn(|| queue.pop(DurableLane::Normal, &[])).count(), 4);
         assert!(queue.is_empty());
     }
@@ -251,12 +274,12 @@ mod tests {
         queue.push(new, 1, Bytes::from_static(b"early"), 0);
         queue.push(old, 7, Bytes::from_static(b"late"), 0);
         queue.push(new, 2, Bytes::from_static(b"after"), 0);
-        assert_eq!(queue.pop(DurableLane::Normal, &[2]).unwrap().0, "late");
+        assert_eq!(queue.pop(DurableLane::Normal, &[2]).unwrap().record, "late");
         assert!(queue.pop(DurableLane::Normal, &[2]).is_none());
         queue.begin(2, 1, false);
-        let (first, _) = queue.pop(DurableLane::Normal, &[]).unwrap();
+        let Popped { record: first, .. } = queue.pop(DurableLane::Normal, &[]).unwrap();
         assert_eq!((gap(&first).handle, gap(&first).count, gap(&first).cause), (2, 0, v1::GapCause::Unknown.into()));
-        assert_eq!(queue.pop(DurableLane::Normal, &[]).unwrap().0, "after");
+        assert_eq!(queue.pop(DurableLane::Normal, &[]).unwrap().record, "after");
         queue.push(new, 3, Bytes::from_static(b"counted"), 0);
         queue.begin(2, 3, true);
         assert!(queue.is_empty(), "Subscribed said how many were missed");
@@ -270,7 +293,7 @@ mod tests {
             queue.leave_out(of, v1::GapCause::Unknown, events);
         }
         let gaps: Vec<_> =
-            std::iter::from_fn(|| queue.pop(DurableLane::Normal, &[])).map(|(it, _)| gap(&it).count).collect();
+            std::iter::from_fn(|| queue.pop(DurableLane::Normal, &[])).map(|it| gap(&it.record).count).collect();
         assert_eq!(gaps, [5, 0]);
     }
 
@@ -293,5 +316,6 @@ mod tests {
         assert_eq!(order, ["a4", "b2", "other room"]);
         queue.push(1, signal("a", 9, "dead"));
         assert!(queue.pop(100, &[]).is_none());
+        assert_eq!((queue.take_expired(), queue.take_expired()), (1, 0));
     }
 }

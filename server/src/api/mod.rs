@@ -5,6 +5,7 @@
 //! per instance and belong on a connection.
 
 mod batch;
+mod dev;
 mod operate;
 mod position;
 mod publish;
@@ -32,9 +33,9 @@ use crate::http::error::Refused;
 use crate::http::forwarded::Client;
 use crate::node::Node;
 
-/// The routes of the API.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+/// The routes of the API; `dev`: with those for development.
+pub fn routes(dev: bool) -> Router<Arc<Node>> {
+    let routes = Router::new()
         .route("/v1/rooms/{room}/events", get(read::events).post(publish::publish))
         .route("/v1/rooms/{room}/position", get(position::position))
         .route("/v1/batch", post(batch::batch))
@@ -45,7 +46,8 @@ pub fn routes() -> Router<Arc<Node>> {
         .route("/v1/revocations/lift", post(revoke::lift))
         .route("/v1/connections", get(operate::connections))
         .route("/v1/nodes", get(operate::nodes))
-        .route("/v1/nodes/{node}/drain", post(operate::drain))
+        .route("/v1/nodes/{node}/drain", post(operate::drain));
+    if dev { routes.merge(dev::routes()) } else { routes }
 }
 
 /// Who asks.

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::json::message_to_json;
+use lanecast_protocol::lane::Lane;
 use lanecast_protocol::log::Start;
+use lanecast_protocol::lossy::Popped;
 use lanecast_protocol::place::{Place, Step};
 use lanecast_protocol::position::{DurableLane, PerLane, Position};
 use lanecast_protocol::room::RoomName;
@@ -35,7 +37,7 @@ use crate::hub::{Interest, Mark, Subscription};
 use crate::node::Node;
 use crate::publish::{engine_refusal, forbidden};
 use crate::session::{Command, Entry, Owner, revoked};
-use crate::telemetry::labels::{Encoding, EngineCall, GapCause, ReplayOutcome, Transport};
+use crate::telemetry::labels::{DropReason, Encoding, EngineCall, GapCause, ReplayOutcome, Transport};
 
 /// A comment after this long without an item: below the 30 s after which common proxies give up (LC-API-025).
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -310,10 +312,10 @@ impl Stream {
         let mut records = VecDeque::new();
         let mut bytes = self.out.len();
         let fitting = std::cell::Cell::new(bytes);
-        self.joined.entry.mailbox.take_lossy(
+        let expired = self.joined.entry.mailbox.take_lossy(
             now_ms,
             |_| fitting.get() < CHUNK_BYTES,
-            |_, record, expiry| {
+            |_, Popped { record, expiry, .. }| {
                 bytes += record.len();
                 fitting.set(bytes);
                 match expiry {
@@ -323,6 +325,7 @@ impl Stream {
                 }
             },
         );
+        self.node().metrics.drops.of((Lane::Signal, DropReason::Expired)).inc_by(expired);
         for record in records.into_iter().filter(|record| !record.is_empty()) {
             self.push_record(record, None);
         }

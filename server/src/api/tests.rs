@@ -32,7 +32,7 @@ async fn start() -> Running {
 }
 
 async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
-    Running::start(change, Clock::system(), routes()).await
+    Running::start(change, Clock::system(), routes(true)).await
 }
 
 /// Keeps two events per room.
@@ -58,6 +58,24 @@ async fn open(node: &Running, query: &str, headers: &[(&str, &str)]) -> (Stream,
     let mut stream = node.stream(&format!("{EVENTS}?{query}"), &headers).await;
     let subscribed = stream.expect("subscribed").await;
     (stream, subscribed)
+}
+
+#[tokio::test]
+async fn in_development_a_page_of_this_machine_sees_the_lanes_of_a_connection() {
+    let node = start().await;
+    let (_stream, _) = open(&node, "from=beginning", &[]).await;
+    let [entry] = &node.node.registry.welcomed()[..] else { panic!("one connection") };
+    let lanes = |id: &str| format!("GET /v1/dev/connections/{id}/lanes");
+    let rate = format!("POST /v1/dev/connections/{}/rate", entry.id);
+    let json = ("content-type", "application/json");
+    assert_eq!(node.ask(&rate, &[json], r#"{"bytes_per_second": 7000}"#).await.status, 204);
+    let shown = node.ask(&lanes(&entry.id), &[], "").await.json();
+    assert_eq!((&shown["bytesPerSecond"], &shown["lanes"]["urgent"]["sentFrames"]), (&json!(7000), &json!(0)));
+    assert_eq!(node.ask(&lanes("none"), &[], "").await.status, 404);
+    let other = node.ask(&lanes(&entry.id), &[("origin", "https://evil.example")], "").await;
+    assert_eq!(other.refusal(), (403, "ORIGIN".to_owned()));
+    let plain = Running::start(|config| config.dev = false, Clock::system(), routes(false)).await;
+    assert_eq!(plain.ask(&lanes(&entry.id), &[], "").await.status, 404, "in development only");
 }
 
 #[tokio::test]
@@ -304,7 +322,7 @@ async fn transients_and_signals_have_no_id() {
 #[tokio::test]
 async fn a_new_epoch_is_a_new_subscription() {
     // LC-API-024
-    let (node, engine) = Running::probed(Clock::system(), routes()).await;
+    let (node, engine) = Running::probed(Clock::system(), routes(true)).await;
     let epoch: u64 = text(&node, "LANE_NORMAL", "1").await["epoch"].as_str().unwrap().parse().unwrap();
     let (mut stream, _) = open(&node, "from=beginning", &[]).await;
     stream.expect("event").await;
@@ -324,7 +342,7 @@ async fn a_stream_ends_with_its_token_and_with_the_node() {
         config.token_keys = vec![Key::from_secret(None, secret.clone()).unwrap()];
         config.tokens.leeway_ms = 0;
     };
-    let node = Running::start(change, Clock::manual(now_ms), routes()).await;
+    let node = Running::start(change, Clock::manual(now_ms), routes(true)).await;
     let claims: Claims = serde_json::from_value(json!({"sub": "ann", "exp": 1_800_000_001})).unwrap();
     let key = jsonwebtoken::EncodingKey::from_secret(secret.expose());
     let token = format!("Bearer {}", mint(&claims, Algorithm::Hs256, None, &key).unwrap());

@@ -113,10 +113,12 @@ impl Connections {
         let answer = block_on(self.gather())?;
         let now_ms = Clock::system().now_ms();
         let rows = answer.connections.iter().map(|connection| {
-            let v1::ConnectionInfo { id, node, user, device, instance, peer, since_ms } = connection.clone();
-            vec![id, user, device, instance, node, span(now_ms.saturating_sub(since_ms)), peer]
+            let v1::ConnectionInfo { id, node, user, device, instance, peer, since_ms, queued_bytes } =
+                connection.clone();
+            let age = span(now_ms.saturating_sub(since_ms));
+            vec![id, user, device, instance, node, age, queued_bytes.to_string(), peer]
         });
-        let head = ["CONNECTION", "USER", "DEVICE", "INSTANCE", "NODE", "AGE", "PEER"];
+        let head = ["CONNECTION", "USER", "DEVICE", "INSTANCE", "NODE", "AGE", "QUEUED", "PEER"];
         self.api.print("ListConnectionsResponse", &answer, || {
             print!("{}", table(&head, rows.collect()));
             if !answer.next.is_empty() {

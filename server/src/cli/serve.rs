@@ -128,7 +128,7 @@ async fn serve(node: Arc<Node>, lan: Option<Lan>) -> Result<(), Failure> {
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", node.config.listen.address))?;
     let address = listener.address()?;
-    let router = http::router(node.clone(), upgrade::routes(node.config.dev).merge(api::routes()));
+    let router = http::router(node.clone(), upgrade::routes().merge(api::routes(node.config.dev)));
     let quic = bind_quic(&node, address.port())?;
     node.cluster.listens_at(address);
     cluster::join(&node).await;

@@ -85,6 +85,7 @@ fn list(node: &Node, asked: &v1::ListConnectionsRequest) -> Answer {
             instance: owner.instance.into(),
             peer: entry.peer.to_string(),
             since_ms: entry.since_ms,
+            queued_bytes: entry.queued_bytes(),
         };
         bytes += info.encoded_len();
         if listed.len() == length || (bytes > PAGE_BYTES_MAX && !listed.is_empty()) {

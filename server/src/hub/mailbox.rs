@@ -7,11 +7,14 @@
 use std::sync::Arc;
 
 use lanecast_protocol::lane::Lane;
-use lanecast_protocol::lossy::{LiveSignal, Pushed, SignalQueue, TransientQueue, Under};
+use lanecast_protocol::lossy::{LiveSignal, Popped, Pushed, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::position::{DurableLane, PerLane};
 use lanecast_protocol::v1;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::telemetry::Board;
+use crate::telemetry::labels::DropReason;
 
 /// What a connection finds in its mailbox apart from transients and signals.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,12 +55,25 @@ pub struct Mailbox {
     owner: Arc<str>,
     inner: Mutex<Inner>,
     wake: Notify,
+    /// What the connection's lanes did, if somebody may look.
+    board: Option<Box<Board>>,
 }
 
 impl Mailbox {
-    /// The mailbox of the connection with that id.
-    pub fn of(owner: Arc<str>) -> Self {
-        Self { owner, ..Self::default() }
+    /// The mailbox of the connection with that id; `watched`: what its lanes do is written down.
+    pub fn of(owner: Arc<str>, watched: bool) -> Self {
+        Self { owner, board: watched.then(Box::default), ..Self::default() }
+    }
+
+    /// What the connection's lanes did, if that is written down.
+    pub fn board(&self) -> Option<&Board> {
+        self.board.as_deref()
+    }
+
+    fn count(&self, lane: Lane, reason: DropReason, count: u64) {
+        if let Some(board) = self.board() {
+            board.dropped(lane, reason, count);
+        }
     }
 
     /// Id of the connection.
@@ -115,6 +131,7 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         let dropped = inner.lossy.get_or_insert_default().transients[lane].push(under, count, record, expires_at_ms);
         drop(inner);
+        self.count(lane.into(), DropReason::QueueFull, dropped);
         self.wake.notify_one();
         dropped
     }
@@ -142,6 +159,9 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         let pushed = inner.lossy.get_or_insert_default().signals.push(handle, signal);
         drop(inner);
+        if let Some(reason) = DropReason::of(pushed) {
+            self.count(Lane::Signal, reason, 1);
+        }
         self.wake.notify_one();
         pushed
     }
@@ -169,30 +189,33 @@ impl Mailbox {
         epochs.into_iter().map(|handle| Mark::Epoch { handle }).chain(ready).collect()
     }
 
-    /// Gives `send` what may be lost, while `has_room` for its lane.
+    /// Gives `send` what may be lost, while `has_room` for its lane. Returns how many signals had expired here.
     pub fn take_lossy(
         &self,
         now_ms: u64,
         mut has_room: impl FnMut(Lane) -> bool,
-        mut send: impl FnMut(Lane, bytes::Bytes, Option<lanecast_protocol::outbox::Expiry>),
-    ) {
+        mut send: impl FnMut(Lane, Popped),
+    ) -> u64 {
         let mut inner = self.inner.lock();
-        let Inner { lossy: Some(lossy), withheld, .. } = &mut *inner else { return };
+        let Inner { lossy: Some(lossy), withheld, .. } = &mut *inner else { return 0 };
         for lane in DurableLane::ALL {
             while has_room(lane.into())
-                && let Some((record, expiry)) = lossy.transients[lane].pop(lane, withheld)
+                && let Some(popped) = lossy.transients[lane].pop(lane, withheld)
             {
-                send(lane.into(), record, expiry);
+                send(lane.into(), popped);
             }
         }
         while has_room(Lane::Signal)
             && let Some((record, expiry)) = lossy.signals.pop(now_ms, withheld)
         {
-            send(Lane::Signal, record, Some(expiry));
+            send(Lane::Signal, Popped { record, expiry: Some(expiry), gap: None });
         }
+        let expired = lossy.signals.take_expired();
+        self.count(Lane::Signal, DropReason::Expired, expired);
         if lossy.signals.is_empty() && lossy.transients.iter().all(|(_, queue)| queue.is_empty()) {
             inner.lossy = None;
         }
+        expired
     }
 
     /// Forgets a subscription that ended.
@@ -233,9 +256,9 @@ mod tests {
         let mailbox = Mailbox::default();
         mailbox.transient(Under { handle: 1, epoch: 9 }, DurableLane::Normal, 1, Bytes::from("t"), 0);
         let mut sent = Vec::new();
-        mailbox.take_lossy(0, |lane| lane != Lane::Normal, |_, record, _| sent.push(record));
+        mailbox.take_lossy(0, |lane| lane != Lane::Normal, |_, popped| sent.push(popped.record));
         assert!(sent.is_empty());
-        mailbox.take_lossy(0, |_| true, |_, record, _| sent.push(record));
+        mailbox.take_lossy(0, |_| true, |_, popped| sent.push(popped.record));
         assert_eq!(sent, ["t"]);
         assert!(mailbox.inner.lock().lossy.is_none(), "an empty queue costs nothing");
     }

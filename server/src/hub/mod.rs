@@ -49,7 +49,7 @@ use crate::engine::{Engine, EngineSink, Opened, Signal, Transient};
 use crate::health::Health;
 use crate::policy::Policies;
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::{DropReason, NodeMessage};
+use crate::telemetry::labels::{DropReason, NodeMessage, Source};
 
 const SHARDS: usize = 64;
 /// Rooms without a subscriber stay this long, so that a client that comes back finds its transient count and the
@@ -93,8 +93,10 @@ pub struct ReadOut {
     pub batch: Batch,
     /// Whether the log has more.
     pub more: bool,
-    /// Whether it came from the room's cache, and since when the oldest event was there, node's clock, ms.
+    /// If it came from the room's cache: since when the oldest event was there, node's clock, ms.
     pub cached_since_ms: Option<u64>,
+    /// Where it was found.
+    pub source: Source,
 }
 
 /// A part of the rooms, by name.
@@ -176,6 +178,13 @@ impl Hub {
         self.shard(name).lock().get(name).cloned()
     }
 
+    /// Counts what a signal did to those that waited before it.
+    fn count_pushed(&self, pushed: Pushed) {
+        if let Some(reason) = DropReason::of(pushed) {
+            self.metrics.drops.of((Lane::Signal, reason)).inc();
+        }
+    }
+
     fn next_handle(&self) -> u64 {
         self.handles.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -251,14 +260,7 @@ impl EngineSink for Hub {
 
     fn signal(&self, room: &Arc<str>, signal: &Signal) {
         if let Some(room) = self.find(room) {
-            room.signal(signal, |pushed| {
-                let reason = match pushed {
-                    Pushed::Beside => return,
-                    Pushed::Conflated => DropReason::Conflated,
-                    Pushed::Dropped => DropReason::QueueFull,
-                };
-                self.metrics.drops.of((Lane::Signal, reason)).inc();
-            });
+            room.signal(signal, |pushed| self.count_pushed(pushed));
         }
     }
 

@@ -131,7 +131,7 @@ impl Hub {
     /// Whatever the engine says; what came since is then left all the same.
     pub async fn enliven(&self, room: &Room, mailbox: &Arc<Mailbox>) -> Result<(), EngineError> {
         let live = self.engine().live_signals(room.name()).await;
-        room.enliven(mailbox, self.clock.now_ms(), live.as_deref().unwrap_or_default());
+        room.enliven(mailbox, live.as_deref().unwrap_or_default(), |pushed| self.count_pushed(pushed));
         live.map(drop)
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::cache::Kept;
 use super::{READ_EVENTS_MAX, ReadOut, stored};
 use crate::engine::EngineError;
+use crate::telemetry::labels::Source;
 
 /// Bytes of a page; one event is read whatever its size.
 pub(super) const PAGE_BYTES_MAX: usize = 128 * 1024;
@@ -105,7 +106,12 @@ impl Page {
         let events: Vec<Stored> = fitting.map(|(event, _)| event.clone()).collect();
         let last = events.last().map_or(after.max(self.through), |event| event.seq);
         let first = if after + 1 < self.first { self.first } else { after + 1 };
-        ReadOut { batch: Batch { first, events }, more: last < self.head, cached_since_ms: None }
+        ReadOut {
+            batch: Batch { first, events },
+            more: last < self.head,
+            cached_since_ms: None,
+            source: Source::Engine,
+        }
     }
 
     /// Whether the log would still give what it has after a seq.

@@ -81,7 +81,7 @@ impl Hub {
         if let Some(page) = turn.find(handle, after, &room.kept, now_ms, newest) {
             self.metrics.room_reads.of(Source::Shared).inc();
             // It was read before this one was asked for: what it says of the head may be old.
-            return Ok(ReadOut { more: true, ..page.slice(after, bytes_max) });
+            return Ok(ReadOut { more: true, source: Source::Shared, ..page.slice(after, bytes_max) });
         }
         if let Some(error) = turn.failed() {
             return Err(error);

@@ -19,6 +19,7 @@ use super::shared::Shared;
 use super::{Mailbox, ReadOut, stored};
 use crate::auth::rights::TypeFilter;
 use crate::engine::{Opened, Signal, Transient};
+use crate::telemetry::labels::Source;
 
 /// Transients kept for a subscriber whose opening is under way; beyond it the oldest are reported as dropped.
 const PENDING_MAX: usize = 64;
@@ -252,6 +253,7 @@ impl Room {
                 batch: Batch { first: after + 1, events: hit.events },
                 more: hit.more,
                 cached_since_ms: Some(hit.oldest_ms),
+                source: Source::Cache,
             }),
         }
     }
@@ -329,7 +331,8 @@ impl Room {
     }
 
     /// Leaves the live signals for a subscriber that entered, and what came since they were asked for.
-    pub(super) fn enliven(&self, mailbox: &Arc<Mailbox>, now_ms: u64, live: &[Signal]) {
+    /// Says of each what it did to those before it.
+    pub(super) fn enliven(&self, mailbox: &Arc<Mailbox>, live: &[Signal], mut pushed: impl FnMut(Pushed)) {
         let mut state = self.state.lock();
         let handle = state.handle;
         let Some(known) = state.subscribers.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) else {
@@ -337,10 +340,10 @@ impl Room {
         };
         let Some(held) = known.held.take() else { return };
         for signal in live.iter().filter(|signal| known.wants(signal)) {
-            mailbox.signal(handle, live_signal(handle, signal));
+            pushed(mailbox.signal(handle, live_signal(handle, signal)));
         }
-        for (handle, signal) in held.drain(now_ms) {
-            mailbox.signal(handle, signal);
+        for (handle, signal) in held.drain() {
+            pushed(mailbox.signal(handle, signal));
         }
     }
 

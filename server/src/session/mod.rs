@@ -28,6 +28,7 @@ use std::time::Duration;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::log::Start;
+use lanecast_protocol::lossy::Popped;
 use lanecast_protocol::place::Stored;
 use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::session::Now;
@@ -343,10 +344,14 @@ impl<T: Transport> Connection<T> {
             let joined = joined.iter().find(|joined| joined.handle == handle)?;
             if joined.types.passes(kind) { None } else { session.borrow().position(handle).map(|place| place.epoch) }
         };
-        self.entry.mailbox.take_lossy(
+        let metrics = &self.node.metrics;
+        let expired = self.entry.mailbox.take_lossy(
             now.wall_ms,
             |lane| takes.contains(lane) && session.borrow().has_room(lane),
-            |lane, record, expiry| {
+            |lane, Popped { record, expiry, gap }| {
+                if let Some(cause) = gap {
+                    metrics.gaps.of((labels::GapCause::of(cause), lane)).inc();
+                }
                 // What came before the newer token was let in by the types of the former one.
                 let record = if refreshed { filtered(&record, excluded_in) } else { Some(record) };
                 if let Some(record) = record {
@@ -354,6 +359,7 @@ impl<T: Transport> Connection<T> {
                 }
             },
         );
+        metrics.drops.of((Lane::Signal, labels::DropReason::Expired)).inc_by(expired);
     }
 
     fn handle_requests(&mut self) {
@@ -400,6 +406,12 @@ impl<T: Transport> Connection<T> {
         if let Some(since_ms) = out.cached_since_ms {
             let age_ms = self.node.clock.now_ms().saturating_sub(since_ms);
             metrics.publish_to_deliver.of(read.lane.into()).observe(age_ms as f64 / 1000.0);
+        }
+        if read.held_back {
+            metrics.catch_ups.of((read.lane.into(), out.source)).inc();
+            if let Some(board) = self.entry.mailbox.board() {
+                board.caught_up(read.lane.into(), out.source);
+            }
         }
         let wanted = |event: &Stored| joined.types.passes(&event.event_type);
         for cause in self.session.deliver(now(&self.node), read, out.batch, out.more, wanted) {
@@ -461,11 +473,14 @@ impl<T: Transport> Connection<T> {
         }
         let rate = self.entry.rate();
         let bytes_max = rate.map_or(usize::MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
-        let (session, metrics) = (&mut self.session, &self.node.metrics);
+        let (session, metrics, board) = (&mut self.session, &self.node.metrics, self.entry.mailbox.board());
         let bytes = self.transport.send(bytes_max, &mut |lanes| {
             let output = session.poll_output(now, lanes)?;
             metrics.frames_out.of(output.lane).inc();
             metrics.queue_age.of(output.lane).observe(output.waited_ms as f64 / 1000.0);
+            if let Some(board) = board {
+                board.sent(output.lane, output.record.len(), output.waited_ms);
+            }
             Some(output)
         });
         if bytes > 0 {
@@ -478,17 +493,29 @@ impl<T: Transport> Connection<T> {
 
     /// Brings the node's gauges up to what this connection holds now.
     fn count_queues(&mut self) {
-        let metrics = &self.node.metrics;
+        let (metrics, board) = (&self.node.metrics, self.entry.mailbox.board());
+        let queued_bytes = Lane::ALL.into_iter().map(|lane| self.session.queued_bytes(lane) as u64).sum();
+        self.entry.set_queued_bytes(queued_bytes);
         for (lane, counted) in Lane::ALL.into_iter().zip(&mut self.counted_bytes) {
             let bytes = self.session.queued_bytes(lane) as u32;
             if bytes != *counted {
                 metrics.queue_bytes.of(lane).inc_by(i64::from(bytes) - i64::from(*counted));
                 *counted = bytes;
             }
+            if let Some(board) = board {
+                board.queued(lane, self.session.queued_records(lane), bytes as usize);
+            }
         }
         for (lane, expired) in Lane::ALL.into_iter().zip(self.session.take_expired()) {
-            if expired > 0 {
-                metrics.drops.of((lane, labels::DropReason::Expired)).inc_by(expired.into());
+            if expired == 0 {
+                continue;
+            }
+            metrics.drops.of((lane, labels::DropReason::Expired)).inc_by(expired.into());
+            if lane != Lane::Signal {
+                metrics.gaps.of((labels::GapCause::Expired, lane)).inc_by(expired.into());
+            }
+            if let Some(board) = board {
+                board.dropped(lane, labels::DropReason::Expired, expired.into());
             }
         }
     }

@@ -62,6 +62,8 @@ pub struct Entry {
     sent_away: AtomicBool,
     /// Bytes per second that the connection may write; 0: no limit. For the page's bad network.
     rate: AtomicU64,
+    /// Bytes that wait for the connection in its session, over all lanes.
+    queued_bytes: AtomicU64,
 }
 
 impl Entry {
@@ -132,8 +134,18 @@ impl Entry {
         self.mailbox.wake();
     }
 
-    pub(super) fn rate(&self) -> Option<u64> {
+    /// What the connection may write, bytes per second; `None`: no limit.
+    pub fn rate(&self) -> Option<u64> {
         Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+
+    /// Bytes that wait for the connection in its session, over all lanes: what a slow client costs the node.
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_queued_bytes(&self, bytes: u64) {
+        self.queued_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether the client was welcomed and nobody has told it to leave.
@@ -158,15 +170,21 @@ struct Tables {
 #[derive(Debug, Default)]
 pub struct Registry {
     tables: Mutex<Tables>,
+    watched: bool,
 }
 
 impl Registry {
+    /// An empty one; `watched`: what the lanes of each connection do is written down.
+    pub fn new(watched: bool) -> Self {
+        Self { watched, ..Self::default() }
+    }
+
     /// Adds a connection under a fresh random id.
     pub(crate) fn add(&self, peer: SocketAddr, now_ms: u64) -> Arc<Entry> {
         let id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
         let entry = Arc::new(Entry {
             id: Arc::clone(&id),
-            mailbox: Arc::new(Mailbox::of(Arc::clone(&id))),
+            mailbox: Arc::new(Mailbox::of(Arc::clone(&id), self.watched)),
             peer,
             since_ms: now_ms,
             owner: Mutex::default(),
@@ -176,6 +194,7 @@ impl Registry {
             closing: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
             rate: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
         });
         self.tables.lock().by_id.insert(id, Arc::clone(&entry));
         entry

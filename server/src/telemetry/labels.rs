@@ -2,6 +2,7 @@
 
 use lanecast_protocol::codes::{Code, TABLE};
 use lanecast_protocol::lane::Lane;
+use lanecast_protocol::lossy::Pushed;
 
 pub(crate) use super::series::Labels;
 
@@ -120,6 +121,17 @@ label! {
     Conflated = "conflated",
 }
 
+impl DropReason {
+    /// What a signal did to one that waited before it, if it did something.
+    pub fn of(pushed: Pushed) -> Option<Self> {
+        match pushed {
+            Pushed::Beside => None,
+            Pushed::Conflated => Some(Self::Conflated),
+            Pushed::Dropped => Some(Self::QueueFull),
+        }
+    }
+}
+
 label! {
     /// How a subscription that asked for a position went on.
     ReplayOutcome, "outcome":
@@ -196,8 +208,10 @@ label! {
 
 label! {
     /// Where what a subscriber asked for was found.
+    #[derive(Default)]
     Source, "source":
     /// In what the node keeps of the room.
+    #[default]
     Cache = "cache",
     /// In the answer to somebody else who asked at that time.
     Shared = "shared",
@@ -373,6 +387,7 @@ mod tests {
         check::<(Transport, Encoding)>();
         check::<(Lane, DropReason)>();
         check::<(GapCause, Lane)>();
+        check::<(Lane, Source)>();
         check::<(Route, StatusClass)>();
         check::<Code>();
         check::<ReplayOutcome>();

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub engine_errors: Series<EngineCall, Counter>,
     /// Messages of other nodes.
     pub node_messages: Series<NodeMessage, Counter>,
+    /// Reads for connections whose lane had had no room: they catch up instead of following.
+    pub catch_ups: Series<(Lane, Source), Counter>,
     /// Openings of rooms for subscribers.
     pub room_opens: Series<Source, Counter>,
     /// Reads of rooms for subscribers.
@@ -126,6 +128,7 @@ impl Metrics {
             revocations: registered(r, "revocations", "Revocations that this node knows"),
             engine_errors: Series::register(r, "engine_errors", "Calls of the engine that failed", counter),
             node_messages: Series::register(r, "node_messages", "Messages of other nodes", counter),
+            catch_ups: Series::register(r, "catch_ups", "Reads for connections that had been held back", counter),
             room_opens: Series::register(r, "room_opens", "Openings of rooms for subscribers", counter),
             room_reads: Series::register(r, "room_reads", "Reads of rooms for subscribers", counter),
             retries: Series::register(r, "retries", "Calls of the engine that were made again", counter),
@@ -199,6 +202,7 @@ mod tests {
             "lanecast_handshakes_refused_total{code=\"ORIGIN\"} 0",
             "lanecast_room_reads_total{source=\"shared\"} 0",
             "lanecast_retries_total{call=\"read\"} 0",
+            "lanecast_catch_ups_total{lane=\"bulk\",source=\"cache\"} 0",
             "lanecast_degraded 0",
             "lanecast_certificate_reloads_total{result=\"failed\"} 0",
             "lanecast_certificate_expires_timestamp_seconds 0",

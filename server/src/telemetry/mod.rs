@@ -3,6 +3,7 @@
 //! Promises: labels come from closed sets, so that no client can make the number of series grow; every series exists
 //! from the start, at zero. Refuses: user ids, room names and addresses as labels.
 
+mod board;
 pub mod labels;
 pub mod metrics;
 mod series;
@@ -14,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat};
 
+pub use board::{Board, Figures, LaneFigures};
 pub use metrics::Metrics;
 pub use series::{Labels, Series};
 

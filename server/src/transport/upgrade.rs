@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Json, Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use lanecast_protocol::codes::Code;
-use serde::Deserialize;
 
 use super::websocket::{Encoding, WebSocketTransport};
 use crate::admission::AddressSlot;
@@ -24,13 +23,9 @@ use crate::telemetry::labels;
 
 /// Read buffer of a WebSocket, bytes: kept for the life of the connection, so it is what an idle one costs.
 const READ_BUFFER_BYTES: usize = 1024;
-/// Slowest rate that the page may set, bytes per second: below it the heartbeat would not get through.
-const RATE_MIN: u64 = 100;
-
-/// The routes of WebSocket, and in development the one that makes a bad network.
-pub fn routes(dev: bool) -> Router<Arc<Node>> {
-    let routes = Router::new().route("/v1/connect", get(connect));
-    if dev { routes.route("/v1/dev/connections/{id}/rate", post(set_rate)) } else { routes }
+/// The route of WebSocket.
+pub fn routes() -> Router<Arc<Node>> {
+    Router::new().route("/v1/connect", get(connect))
 }
 
 async fn connect(
@@ -98,33 +93,4 @@ fn open(
                 drop((slot, held));
             })
         })
-}
-
-#[derive(Deserialize)]
-struct Rate {
-    bytes_per_second: Option<u64>,
-}
-
-/// Limits what a connection gets, for the page's bad network. Only in development, where everybody on this machine is
-/// trusted.
-async fn set_rate(
-    State(node): State<Arc<Node>>,
-    client: Client,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    Json(rate): Json<Rate>,
-) -> Response {
-    if !origin::is_allowed(&headers, &node.config) {
-        return Refused::new(Code::Origin, "Pages of this origin may not do this.").into_response();
-    }
-    if !client.address.ip().to_canonical().is_loopback() {
-        return Refused::new(Code::Forbidden, "Only this machine may do this.").into_response();
-    }
-    match node.registry.find(&id) {
-        None => Refused::new(Code::NotFound, "There is no connection with this id.").into_response(),
-        Some(entry) => {
-            entry.set_rate(rate.bytes_per_second.map(|rate| rate.max(RATE_MIN)));
-            StatusCode::NO_CONTENT.into_response()
-        }
-    }
 }

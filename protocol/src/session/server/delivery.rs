@@ -94,7 +94,12 @@ impl Session {
         let count = open.subscriptions.len();
         for lane in DurableLane::ALL {
             let queued = self.outbox.bytes(lane.into());
-            if count == 0 || queued >= self.config.lane_bytes {
+            if count == 0 {
+                return None;
+            }
+            if queued >= self.config.lane_bytes {
+                let ready = open.subscriptions.iter_mut().filter(|known| known.ready[lane] == Ready::Yes);
+                ready.for_each(|known| known.held_back[lane] = true);
                 continue;
             }
             let turn = open.turn[lane] as usize;
@@ -115,6 +120,7 @@ impl Session {
                 lane,
                 after: subscription.place.sent(lane),
                 bytes: self.config.lane_bytes - queued,
+                held_back: std::mem::take(&mut subscription.held_back[lane]),
             });
         }
         None

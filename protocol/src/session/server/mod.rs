@@ -91,6 +91,8 @@ struct Subscription {
     opening: u32,
     place: Place,
     ready: PerLane<Ready>,
+    /// Lanes that were ready and found no room.
+    held_back: PerLane<bool>,
     /// The head and its order when it was opened.
     head: Position,
     head_order: u64,
@@ -599,6 +601,11 @@ impl Session {
     /// Unsent bytes of a lane.
     pub fn queued_bytes(&self, lane: Lane) -> usize {
         self.outbox.bytes(lane)
+    }
+
+    /// Unsent records of a lane.
+    pub fn queued_records(&self, lane: Lane) -> usize {
+        self.outbox.records(lane)
     }
 
     /// Whether anything waits to be written.

@@ -129,6 +129,8 @@ pub struct Read {
     pub after: u64,
     /// Bytes of records that fit now.
     pub bytes: usize,
+    /// Whether it had to wait, since the lane had no room: the connection catches up instead of following.
+    pub held_back: bool,
 }
 
 /// A room opened for this connection.

@@ -53,6 +53,7 @@ impl Session {
             opening: open.openings,
             place: Place::at(opened.position),
             ready,
+            held_back: PerLane::default(),
             head: opened.head,
             head_order: opened.head_order,
             degraded: opened.degraded,

@@ -12,7 +12,7 @@ use lanecast_protocol::log::{
     Append, Direction, HistoryQuery, Numbers, Origin, Outcome, Publisher, Retention, RolledBack,
 };
 use lanecast_protocol::log::{RoomLog, Start};
-use lanecast_protocol::lossy::{LiveSignal, SignalKey, SignalQueue, TransientQueue, Under};
+use lanecast_protocol::lossy::{LiveSignal, Popped, SignalKey, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::place::{Batch, Stored};
 use lanecast_protocol::position::{Cursor, DurableLane, PerLane, Position};
 use lanecast_protocol::session::server::{Accepted, Asked, Config, Opened, Read, Request, Session, check_numbers};
@@ -297,7 +297,7 @@ impl Node {
         let Some(Conn { session, transients, signals, .. }) = self.conns.get_mut(&id) else { return busy };
         for lane in DurableLane::ALL {
             while session.has_room(lane.into())
-                && let Some((record, expiry)) = transients[lane].pop(lane, &[])
+                && let Some(Popped { record, expiry, .. }) = transients[lane].pop(lane, &[])
             {
                 session.send(lane.into(), record, expiry);
             }

@@ -22,7 +22,7 @@ use crate::transport::upgrade;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 async fn node(change: impl FnOnce(&mut Config)) -> Running {
-    Running::start(change, Clock::system(), upgrade::routes(true).merge(api::routes())).await
+    Running::start(change, Clock::system(), upgrade::routes().merge(api::routes(true))).await
 }
 
 fn patient(url: &str) -> Patient {

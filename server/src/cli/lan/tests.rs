@@ -49,7 +49,7 @@ impl Opened {
         let near = listener.address().unwrap();
         let beside = listener.beside(SocketAddr::new(address, 0)).await.unwrap();
         let far = beside.address().unwrap();
-        let routes = router(node.clone(), upgrade::routes(true).merge(api::routes()));
+        let routes = router(node.clone(), upgrade::routes().merge(api::routes(true)));
         drop(tokio::spawn(listener.serve(routes.clone())));
         drop(tokio::spawn(beside.serve(routes)));
         Self { node, lan, near, far }

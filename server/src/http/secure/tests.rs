@@ -47,7 +47,7 @@ impl Https {
             config.certificate = Some(Certificate { files, pair });
             change(config);
         };
-        let node = Running::start(with_certificate, Clock::system(), upgrade::routes(true)).await;
+        let node = Running::start(with_certificate, Clock::system(), upgrade::routes()).await;
         Self { node, authority, folder }
     }
 
