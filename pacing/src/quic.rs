@@ -1,0 +1,183 @@
+//! The delay window in quinn: a congestion controller that is the smaller of cubic and [`DelayWindow`].
+//!
+//! Cubic fills whatever queue a link has before it slows down, and quinn's window counts all streams, so urgent bytes wait in
+//! that queue behind the rest. With the window both are short.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use quinn::Connection;
+use quinn::congestion::{self, ControllerFactory, ControllerMetrics, Cubic, CubicConfig};
+use quinn_proto::RttEstimator;
+
+use crate::window::{DelayWindow, Sample};
+
+/// Makes a controller for each path; for
+/// [`TransportConfig::congestion_controller_factory`](quinn::TransportConfig::congestion_controller_factory).
+#[derive(Clone, Debug, Default)]
+pub struct Pacing {
+    cubic: Arc<CubicConfig>,
+}
+
+/// The controller of one path.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    cubic: Cubic,
+    delay: DelayWindow,
+    /// What the acknowledgements that are being told have in common: the round trip of the newest packet, and their bytes.
+    batch: Option<(Duration, u64)>,
+    shared: Arc<Shared>,
+}
+
+/// What the connection's owner may know.
+#[derive(Debug)]
+struct Shared {
+    is_paced: AtomicBool,
+    window: AtomicU64,
+    acknowledged: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+/// Reads the controller of a connection.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    shared: Arc<Shared>,
+    /// A connection that moves to another address gets another controller.
+    remote: SocketAddr,
+    is_paced: bool,
+}
+
+/// What a controller knows of its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Bytes that may be under way.
+    pub window: u64,
+    /// Bytes acknowledged so far.
+    pub acknowledged: u64,
+    /// Bytes under way.
+    pub in_flight: u64,
+}
+
+impl Meter {
+    /// The meter of a connection; `None` if its controller is not one of [`Pacing`].
+    pub fn of(connection: &Connection) -> Option<Self> {
+        let controller = connection.congestion_state().into_any().downcast::<Controller>().ok()?;
+        Some(Self { shared: controller.shared, remote: connection.remote_address(), is_paced: true })
+    }
+
+    /// The figures now, of the path that the connection uses.
+    pub fn read(&mut self, connection: &Connection) -> Figures {
+        if connection.remote_address() != self.remote
+            && let Some(other) = Self::of(connection)
+        {
+            *self = Self { is_paced: self.is_paced, ..other };
+            self.shared.is_paced.store(self.is_paced, Ordering::Relaxed);
+        }
+        Figures {
+            window: self.shared.window.load(Ordering::Relaxed),
+            acknowledged: self.shared.acknowledged.load(Ordering::Relaxed),
+            in_flight: self.shared.in_flight.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Switches the delay window off, and on again: without it cubic alone decides, for comparison.
+    pub fn set_paced(&mut self, is_paced: bool) {
+        self.is_paced = is_paced;
+        self.shared.is_paced.store(is_paced, Ordering::Relaxed);
+    }
+}
+
+impl ControllerFactory for Pacing {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn congestion::Controller> {
+        Box::new(Controller::new(Cubic::new(Arc::clone(&self.cubic), now, current_mtu), current_mtu))
+    }
+}
+
+impl Controller {
+    fn new(cubic: Cubic, current_mtu: u16) -> Self {
+        let controller = Self {
+            cubic,
+            delay: DelayWindow::new(current_mtu.into()),
+            batch: None,
+            shared: Arc::new(Shared {
+                is_paced: AtomicBool::new(true),
+                window: AtomicU64::new(0),
+                acknowledged: AtomicU64::new(0),
+                in_flight: AtomicU64::new(0),
+            }),
+        };
+        controller.tell_window();
+        controller
+    }
+
+    fn tell_window(&self) {
+        self.shared.window.store(congestion::Controller::window(self), Ordering::Relaxed);
+    }
+}
+
+impl congestion::Controller for Controller {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.cubic.on_sent(now, bytes, last_packet_number);
+        self.shared.in_flight.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        let round_trip = now.saturating_duration_since(sent);
+        let (least, before) = self.batch.unwrap_or((round_trip, 0));
+        self.batch = Some((least.min(round_trip), before + bytes));
+        self.shared.acknowledged.fetch_add(bytes, Ordering::Relaxed);
+        // While the delay window is the smaller one, cubic's was not used up, and must not grow beyond what was tried.
+        let is_limited = self.shared.is_paced.load(Ordering::Relaxed) && self.cubic.window() >= self.delay.window();
+        self.cubic.on_ack(now, sent, bytes, app_limited || is_limited, rtt);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_packet_num_acked: Option<u64>) {
+        self.cubic.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        if let Some((rtt, bytes)) = self.batch.take() {
+            let delivered = self.shared.acknowledged.load(Ordering::Relaxed);
+            self.delay.sample(now, &Sample { rtt, outstanding: in_flight + bytes, delivered });
+        }
+        self.shared.in_flight.store(in_flight, Ordering::Relaxed);
+        self.tell_window();
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
+        self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.tell_window();
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.cubic.on_mtu_update(new_mtu);
+        self.delay.set_segment(new_mtu.into());
+        self.tell_window();
+    }
+
+    fn window(&self) -> u64 {
+        let cubic = self.cubic.window();
+        if self.shared.is_paced.load(Ordering::Relaxed) { cubic.min(self.delay.window()) } else { cubic }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        let mut metrics = self.cubic.metrics();
+        metrics.congestion_window = self.window();
+        metrics
+    }
+
+    fn clone_box(&self) -> Box<dyn congestion::Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.cubic.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

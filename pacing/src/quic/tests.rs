@@ -1,0 +1,60 @@
+use std::net::Ipv4Addr;
+
+use quinn::{ClientConfig, Endpoint, ServerConfig, TransportConfig};
+
+use super::*;
+
+/// A connection on this machine, whose client uses this transport configuration.
+async fn connected(transport: TransportConfig) -> (Endpoint, Endpoint, Connection, Connection) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
+    let server = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
+    config.transport_config(Arc::new(transport));
+    let client = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let connecting = client.connect_with(config, server.local_addr().unwrap(), "localhost").unwrap();
+    let accepting = async { server.accept().await.unwrap().await.unwrap() };
+    let (connected, accepted) = tokio::join!(connecting, accepting);
+    (client, server, connected.unwrap(), accepted)
+}
+
+fn paced() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.congestion_controller_factory(Arc::new(Pacing::default()));
+    transport
+}
+
+#[tokio::test]
+async fn a_meter_reads_what_the_controller_knows() {
+    const BYTES: usize = 2_000_000;
+    let (_client, _server, ours, theirs) = connected(paced()).await;
+    let mut meter = Meter::of(&ours).unwrap();
+    assert!(meter.read(&ours).window >= 2_400);
+    let sending = async {
+        let mut stream = ours.open_uni().await.unwrap();
+        stream.write_all(&vec![7; BYTES]).await.unwrap();
+        stream.finish().unwrap();
+        stream.stopped().await.unwrap();
+    };
+    let receiving = async {
+        let mut stream = theirs.accept_uni().await.unwrap();
+        stream.read_to_end(BYTES).await.unwrap().len()
+    };
+    let ((), received) = tokio::join!(sending, receiving);
+    assert_eq!(received, BYTES);
+    let figures = meter.read(&ours);
+    assert!(figures.acknowledged >= BYTES as u64, "{figures:?}");
+    assert_eq!(figures.window, ours.stats().path.cwnd, "what quinn goes by");
+    meter.set_paced(false);
+    let controller = ours.congestion_state().into_any().downcast::<Controller>().unwrap();
+    assert_eq!(congestion::Controller::window(&*controller), congestion::Controller::window(&controller.cubic));
+}
+
+#[tokio::test]
+async fn a_connection_with_another_controller_has_no_meter() {
+    let (_client, _server, ours, theirs) = connected(TransportConfig::default()).await;
+    assert!(Meter::of(&ours).is_none() && Meter::of(&theirs).is_none());
+}
