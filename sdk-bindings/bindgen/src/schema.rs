@@ -29,6 +29,10 @@ const FRAMES: &[&str] = &[
     "token_refreshed",
     "limits",
     "go_away",
+    "credit",
+    "focus",
+    "fragment",
+    "fragment_abort",
 ];
 
 /// Messages, each after those that it contains, and the enums that they use.

@@ -31,8 +31,8 @@ function fromJson(type: Schema<object>, json: Record<string, unknown>): Record<s
     if (value === undefined) continue;
     const one = (each: unknown): unknown => {
       if (kind === 'message') return fromJson(message as Schema<object>, each as Record<string, unknown>);
-      if (kind === 'enum') return typeof each === 'string' ? ENUMS.get(each) : each;
-      if (kind === 'u64') return Number(each);
+      if (kind === 'int32') return typeof each === 'string' ? ENUMS.get(each) : each;
+      if (kind === 'uint64') return Number(each);
       return kind === 'bytes' ? new Uint8Array(Buffer.from(each as string, 'base64')) : each;
     };
     const made = repeated ? (value as unknown[]).map(one) : one(value);

@@ -144,6 +144,18 @@ export enum GoAwayReason {
   MOVED = 3,
 }
 
+/** How much a room matters to the user now. */
+export enum FocusLevel {
+  /** As DEFAULT. */
+  UNSPECIFIED = 0,
+  /** In the background: served after the others of its lane. */
+  BACKGROUND = 1,
+  /** As the lane says. */
+  DEFAULT = 2,
+  /** In the foreground: served before the others of its lane. */
+  FOREGROUND = 3,
+}
+
 /** Kinds of QUIC streams. */
 export enum StreamKind {
   /** Never sent. */
@@ -175,29 +187,21 @@ export interface ClientInfo {
 }
 
 /** Table of {@link ClientInfo}. */
-export const ClientInfo: Schema<ClientInfo> = schema([
-  [1, 'name', 'string'],
-  [2, 'version', 'string'],
-  [3, 'platform', 'string'],
-  [4, 'app', 'string'],
-  [5, 'appVersion', 'string'],
-]);
+export const ClientInfo: Schema<ClientInfo> = /* @__PURE__ */ schema('name$ version$ platform$ app$ appVersion$');
 
 /** Start at live. */
 export interface StartLive {
 }
 
 /** Table of {@link StartLive}. */
-export const StartLive: Schema<StartLive> = schema([
-]);
+export const StartLive: Schema<StartLive> = /* @__PURE__ */ schema('');
 
 /** Start at the beginning of the log. */
 export interface StartBeginning {
 }
 
 /** Table of {@link StartBeginning}. */
-export const StartBeginning: Schema<StartBeginning> = schema([
-]);
+export const StartBeginning: Schema<StartBeginning> = /* @__PURE__ */ schema('');
 
 /**
  * The epoch of a room's log and, for each lane, the seq up to which everything was handled.
@@ -215,12 +219,7 @@ export interface Position {
 }
 
 /** Table of {@link Position}. */
-export const Position: Schema<Position> = schema([
-  [1, 'epoch', 'u64'],
-  [2, 'urgent', 'u64'],
-  [3, 'normal', 'u64'],
-  [4, 'bulk', 'u64'],
-]);
+export const Position: Schema<Position> = /* @__PURE__ */ schema('epoch# urgent# normal# bulk#');
 
 /** Start at a marker of the connection's user. */
 export interface StartMarker {
@@ -229,9 +228,7 @@ export interface StartMarker {
 }
 
 /** Table of {@link StartMarker}. */
-export const StartMarker: Schema<StartMarker> = schema([
-  [1, 'kind', 'string'],
-]);
+export const StartMarker: Schema<StartMarker> = /* @__PURE__ */ schema('kind$');
 
 /** Where a subscription starts. */
 export interface Start {
@@ -245,14 +242,7 @@ export interface Start {
 }
 
 /** Table of {@link Start}. */
-export const Start: Schema<Start> = schema([
-  [1, 'live', 'message', 0, StartLive, 'at'],
-  [2, 'beginning', 'message', 0, StartBeginning, 'at'],
-  [3, 'position', 'message', 0, Position, 'at'],
-  [4, 'count', 'u32', 0, 0, 'at'],
-  [5, 'durationMs', 'u64', 0, 0, 'at'],
-  [6, 'marker', 'message', 0, StartMarker, 'at'],
-]);
+export const Start: Schema<Start> = /* @__PURE__ */ schema('|at live beginning position count+ durationMs# marker', StartLive, StartBeginning, Position, StartMarker);
 
 /**
  * How many transient events of a room a node has passed on, so that a client that comes back to the same
@@ -273,12 +263,7 @@ export interface TransientMark {
 }
 
 /** Table of {@link TransientMark}. */
-export const TransientMark: Schema<TransientMark> = schema([
-  [1, 'source', 'u64'],
-  [2, 'urgent', 'u64'],
-  [3, 'normal', 'u64'],
-  [4, 'bulk', 'u64'],
-]);
+export const TransientMark: Schema<TransientMark> = /* @__PURE__ */ schema('source# urgent# normal# bulk#');
 
 /** Subscribes to a room, or moves the place of a room that is subscribed (LC-SUB-001). */
 export interface Subscribe {
@@ -301,16 +286,7 @@ export interface Subscribe {
 }
 
 /** Table of {@link Subscribe}. */
-export const Subscribe: Schema<Subscribe> = schema([
-  [1, 'room', 'string'],
-  [2, 'start', 'message', 0, Start],
-  [3, 'transients', 'message', 0, TransientMark],
-  [4, 'members', 'bool'],
-  [5, 'presence', 'bool'],
-  [6, 'markers', 'bool'],
-  [7, 'unread', 'bool'],
-  [8, 'signals', 'bool'],
-]);
+export const Subscribe: Schema<Subscribe> = /* @__PURE__ */ schema('room$ start transients members? presence? markers? unread? signals?', Start, TransientMark);
 
 /** The client's first frame (LC-HS-001). */
 export interface Hello {
@@ -338,17 +314,7 @@ export interface Hello {
 }
 
 /** Table of {@link Hello}. */
-export const Hello: Schema<Hello> = schema([
-  [1, 'versionMin', 'u32'],
-  [2, 'versionMax', 'u32'],
-  [3, 'token', 'string'],
-  [4, 'instance', 'string'],
-  [5, 'replaces', 'string'],
-  [6, 'client', 'message', 0, ClientInfo],
-  [7, 'capabilities', 'enum', 1],
-  [8, 'subscriptions', 'message', 1, Subscribe],
-  [9, 'device', 'string'],
-]);
+export const Hello: Schema<Hello> = /* @__PURE__ */ schema('versionMin+ versionMax+ token$ instance$ replaces$ client capabilities*~ subscriptions* device$', ClientInfo, Subscribe);
 
 /** Times of the heartbeat (LC-LIFE-001). */
 export interface Heartbeat {
@@ -361,11 +327,7 @@ export interface Heartbeat {
 }
 
 /** Table of {@link Heartbeat}. */
-export const Heartbeat: Schema<Heartbeat> = schema([
-  [1, 'pingAfterMs', 'u32'],
-  [2, 'pongWithinMs', 'u32'],
-  [3, 'idleCloseMs', 'u32'],
-]);
+export const Heartbeat: Schema<Heartbeat> = /* @__PURE__ */ schema('pingAfterMs+ pongWithinMs+ idleCloseMs+');
 
 /** What the node accepts on this connection. Sent in Welcome, and later when a limit changes. */
 export interface Limits {
@@ -384,14 +346,7 @@ export interface Limits {
 }
 
 /** Table of {@link Limits}. */
-export const Limits: Schema<Limits> = schema([
-  [1, 'recordBytes', 'u32'],
-  [2, 'messageBytes', 'u32'],
-  [3, 'rooms', 'u32'],
-  [4, 'publishesInFlight', 'u32'],
-  [5, 'signalsPerSecond', 'u32'],
-  [6, 'historyPage', 'u32'],
-]);
+export const Limits: Schema<Limits> = /* @__PURE__ */ schema('recordBytes+ messageBytes+ rooms+ publishesInFlight+ signalsPerSecond+ historyPage+');
 
 /**
  * From what interval a client draws its reconnect delay: full jitter between 0 and
@@ -405,10 +360,7 @@ export interface ReconnectWindow {
 }
 
 /** Table of {@link ReconnectWindow}. */
-export const ReconnectWindow: Schema<ReconnectWindow> = schema([
-  [1, 'minMs', 'u32'],
-  [2, 'maxMs', 'u32'],
-]);
+export const ReconnectWindow: Schema<ReconnectWindow> = /* @__PURE__ */ schema('minMs+ maxMs+');
 
 /** The node's answer to Hello (LC-HS-010). */
 export interface Welcome {
@@ -439,20 +391,7 @@ export interface Welcome {
 }
 
 /** Table of {@link Welcome}. */
-export const Welcome: Schema<Welcome> = schema([
-  [1, 'version', 'u32'],
-  [2, 'capabilities', 'enum', 1],
-  [3, 'connectionId', 'string'],
-  [4, 'user', 'string'],
-  [5, 'device', 'string'],
-  [6, 'instance', 'string'],
-  [7, 'heartbeat', 'message', 0, Heartbeat],
-  [8, 'limits', 'message', 0, Limits],
-  [9, 'serverTimeMs', 'u64'],
-  [10, 'reconnect', 'message', 0, ReconnectWindow],
-  [11, 'node', 'string'],
-  [12, 'tokenExpiresAtMs', 'u64'],
-]);
+export const Welcome: Schema<Welcome> = /* @__PURE__ */ schema('version+ capabilities*~ connectionId$ user$ device$ instance$ heartbeat limits serverTimeMs# reconnect node$ tokenExpiresAtMs#', Heartbeat, Limits, ReconnectWindow);
 
 /**
  * A refused request (id of the request) or a problem of the whole connection (id 0). The table of codes is
@@ -472,13 +411,7 @@ export interface Error {
 }
 
 /** Table of {@link Error}. */
-export const Error: Schema<Error> = schema([
-  [1, 'code', 'u32'],
-  [2, 'detail', 'string'],
-  [3, 'room', 'string'],
-  [4, 'retryAfterMs', 'u32'],
-  [5, 'closing', 'bool'],
-]);
+export const Error: Schema<Error> = /* @__PURE__ */ schema('code+ detail$ room$ retryAfterMs+ closing?');
 
 /** Asks the peer whether it is there. The receiver answers Pong at once. */
 export interface Ping {
@@ -487,9 +420,7 @@ export interface Ping {
 }
 
 /** Table of {@link Ping}. */
-export const Ping: Schema<Ping> = schema([
-  [1, 'stamp', 'u64'],
-]);
+export const Ping: Schema<Ping> = /* @__PURE__ */ schema('stamp#');
 
 /** The answer to Ping. */
 export interface Pong {
@@ -500,10 +431,7 @@ export interface Pong {
 }
 
 /** Table of {@link Pong}. */
-export const Pong: Schema<Pong> = schema([
-  [1, 'stamp', 'u64'],
-  [2, 'serverTimeMs', 'u64'],
-]);
+export const Pong: Schema<Pong> = /* @__PURE__ */ schema('stamp# serverTimeMs#');
 
 /** Seqs or transients that will not be delivered (LC-SUB-015). */
 export interface Gap {
@@ -526,16 +454,7 @@ export interface Gap {
 }
 
 /** Table of {@link Gap}. */
-export const Gap: Schema<Gap> = schema([
-  [1, 'handle', 'u64'],
-  [2, 'lane', 'enum'],
-  [3, 'epoch', 'u64'],
-  [4, 'from', 'u64'],
-  [5, 'to', 'u64'],
-  [6, 'count', 'u64'],
-  [7, 'cause', 'enum'],
-  [8, 'refillable', 'bool'],
-]);
+export const Gap: Schema<Gap> = /* @__PURE__ */ schema('handle# lane~ epoch# from# to# count# cause~ refillable?');
 
 /** What a node knows about missed transient events. */
 export interface MissedTransients {
@@ -546,10 +465,7 @@ export interface MissedTransients {
 }
 
 /** Table of {@link MissedTransients}. */
-export const MissedTransients: Schema<MissedTransients> = schema([
-  [1, 'knowledge', 'enum'],
-  [2, 'count', 'u64'],
-]);
+export const MissedTransients: Schema<MissedTransients> = /* @__PURE__ */ schema('knowledge~ count#');
 
 /**
  * A subscription is in place: everything after `position` will follow, each lane's seqs on that lane, each as
@@ -590,19 +506,7 @@ export interface Subscribed {
 }
 
 /** Table of {@link Subscribed}. */
-export const Subscribed: Schema<Subscribed> = schema([
-  [1, 'room', 'string'],
-  [2, 'handle', 'u64'],
-  [3, 'position', 'message', 0, Position],
-  [4, 'head', 'message', 0, Position],
-  [5, 'headOrder', 'u64'],
-  [6, 'recovered', 'bool'],
-  [7, 'rolledBack', 'message', 1, Gap],
-  [8, 'missedTransients', 'message', 0, MissedTransients],
-  [9, 'transients', 'message', 0, TransientMark],
-  [10, 'cause', 'enum'],
-  [11, 'degraded', 'bool'],
-]);
+export const Subscribed: Schema<Subscribed> = /* @__PURE__ */ schema('room$ handle# position head headOrder# recovered? rolledBack* missedTransients transients cause~ degraded?', Position, Position, Gap, MissedTransients, TransientMark);
 
 /** Ends a subscription. */
 export interface Unsubscribe {
@@ -611,9 +515,7 @@ export interface Unsubscribe {
 }
 
 /** Table of {@link Unsubscribe}. */
-export const Unsubscribe: Schema<Unsubscribe> = schema([
-  [1, 'room', 'string'],
-]);
+export const Unsubscribe: Schema<Unsubscribe> = /* @__PURE__ */ schema('room$');
 
 /** A subscription ended: answer to Unsubscribe, or unasked with a cause. */
 export interface Unsubscribed {
@@ -626,11 +528,7 @@ export interface Unsubscribed {
 }
 
 /** Table of {@link Unsubscribed}. */
-export const Unsubscribed: Schema<Unsubscribed> = schema([
-  [1, 'room', 'string'],
-  [2, 'cause', 'enum'],
-  [3, 'code', 'u32'],
-]);
+export const Unsubscribed: Schema<Unsubscribed> = /* @__PURE__ */ schema('room$ cause~ code+');
 
 /**
  * What the publisher says and nobody else touches: stored and delivered byte for byte, unknown fields
@@ -651,14 +549,7 @@ export interface Envelope {
 }
 
 /** Table of {@link Envelope}. */
-export const Envelope: Schema<Envelope> = schema([
-  [1, 'type', 'string'],
-  [2, 'key', 'string'],
-  [3, 'contentType', 'string'],
-  [4, 'headers', 'map'],
-  [5, 'data', 'bytes', 0, 0, 'body'],
-  [6, 'text', 'string', 0, 0, 'body'],
-]);
+export const Envelope: Schema<Envelope> = /* @__PURE__ */ schema('type$ key$ contentType$ headers% |body data& text$');
 
 /** Publishes an event (LC-PUB-001). */
 export interface Publish {
@@ -681,16 +572,7 @@ export interface Publish {
 }
 
 /** Table of {@link Publish}. */
-export const Publish: Schema<Publish> = schema([
-  [1, 'room', 'string'],
-  [2, 'lane', 'enum'],
-  [3, 'delivery', 'enum'],
-  [4, 'number', 'u64'],
-  [5, 'after', 'u64'],
-  [6, 'ttlMs', 'u32'],
-  [7, 'ack', 'enum'],
-  [8, 'envelope', 'message', 0, Envelope],
-]);
+export const Publish: Schema<Publish> = /* @__PURE__ */ schema('room$ lane~ delivery~ number# after# ttlMs+ ack~ envelope', Envelope);
 
 /** The answer to Publish. It carries no position. */
 export interface Published {
@@ -707,13 +589,7 @@ export interface Published {
 }
 
 /** Table of {@link Published}. */
-export const Published: Schema<Published> = schema([
-  [1, 'epoch', 'u64'],
-  [2, 'lane', 'enum'],
-  [3, 'seq', 'u64'],
-  [4, 'order', 'u64'],
-  [5, 'duplicate', 'bool'],
-]);
+export const Published: Schema<Published> = /* @__PURE__ */ schema('epoch# lane~ seq# order# duplicate?');
 
 /** Who sent an event or a signal. Set by the node, never by the sender. */
 export interface Sender {
@@ -726,11 +602,7 @@ export interface Sender {
 }
 
 /** Table of {@link Sender}. */
-export const Sender: Schema<Sender> = schema([
-  [1, 'user', 'string'],
-  [2, 'service', 'string'],
-  [3, 'instance', 'string'],
-]);
+export const Sender: Schema<Sender> = /* @__PURE__ */ schema('user$ service$ instance$');
 
 /**
  * An event on its way to a subscriber, or in a page. The node's fields come first, the publisher's envelope is
@@ -758,17 +630,7 @@ export interface Event {
 }
 
 /** Table of {@link Event}. */
-export const Event: Schema<Event> = schema([
-  [1, 'handle', 'u64'],
-  [2, 'lane', 'enum'],
-  [3, 'seq', 'u64'],
-  [4, 'order', 'u64'],
-  [5, 'epoch', 'u64'],
-  [6, 'from', 'message', 0, Sender],
-  [7, 'timeMs', 'u64'],
-  [8, 'expiresAtMs', 'u64'],
-  [9, 'envelope', 'message', 0, Envelope],
-]);
+export const Event: Schema<Event> = /* @__PURE__ */ schema('handle# lane~ seq# order# epoch# from timeMs# expiresAtMs# envelope', Sender, Envelope);
 
 /** A lossy, latest-wins message: typing, cursor, progress (LC-SIG-001). A client names the room, a node the handle. */
 export interface Signal {
@@ -796,17 +658,7 @@ export interface Signal {
 }
 
 /** Table of {@link Signal}. */
-export const Signal: Schema<Signal> = schema([
-  [1, 'handle', 'u64'],
-  [2, 'room', 'string'],
-  [3, 'start', 'u64'],
-  [4, 'counter', 'u64'],
-  [5, 'ttlMs', 'u32'],
-  [6, 'expiresAtMs', 'u64'],
-  [7, 'from', 'message', 0, Sender],
-  [8, 'clear', 'bool'],
-  [9, 'envelope', 'message', 0, Envelope],
-]);
+export const Signal: Schema<Signal> = /* @__PURE__ */ schema('handle# room$ start# counter# ttlMs+ expiresAtMs# from clear? envelope', Sender, Envelope);
 
 /** A place in a room's history across lanes. Text form: "epoch-order". */
 export interface Cursor {
@@ -817,10 +669,7 @@ export interface Cursor {
 }
 
 /** Table of {@link Cursor}. */
-export const Cursor: Schema<Cursor> = schema([
-  [1, 'epoch', 'u64'],
-  [2, 'order', 'u64'],
-]);
+export const Cursor: Schema<Cursor> = /* @__PURE__ */ schema('epoch# order#');
 
 /** Reads a page of a room's durable events, merged by order (LC-HIST-001). */
 export interface History {
@@ -837,13 +686,7 @@ export interface History {
 }
 
 /** Table of {@link History}. */
-export const History: Schema<History> = schema([
-  [1, 'room', 'string'],
-  [2, 'direction', 'enum'],
-  [3, 'cursor', 'message', 0, Cursor],
-  [4, 'limit', 'u32'],
-  [5, 'lanes', 'enum', 1],
-]);
+export const History: Schema<History> = /* @__PURE__ */ schema('room$ direction~ cursor limit+ lanes*~', Cursor);
 
 /** A page of history. */
 export interface HistoryPage {
@@ -865,14 +708,7 @@ export interface HistoryPage {
 }
 
 /** Table of {@link HistoryPage}. */
-export const HistoryPage: Schema<HistoryPage> = schema([
-  [1, 'room', 'string'],
-  [2, 'events', 'message', 1, Event],
-  [3, 'gaps', 'message', 1, Gap],
-  [4, 'next', 'message', 0, Cursor],
-  [5, 'head', 'message', 0, Position],
-  [6, 'headOrder', 'u64'],
-]);
+export const HistoryPage: Schema<HistoryPage> = /* @__PURE__ */ schema('room$ events* gaps* next head headOrder#', Event, Gap, Cursor, Position);
 
 /**
  * The answer to a request that succeeded and has nothing else to say: Signal, Focus, PresenceEnter,
@@ -882,8 +718,7 @@ export interface Done {
 }
 
 /** Table of {@link Done}. */
-export const Done: Schema<Done> = schema([
-]);
+export const Done: Schema<Done> = /* @__PURE__ */ schema('');
 
 /** Sent before the token expires; the connection goes on with the new one (LC-AUTH-020). */
 export interface RefreshToken {
@@ -892,9 +727,7 @@ export interface RefreshToken {
 }
 
 /** Table of {@link RefreshToken}. */
-export const RefreshToken: Schema<RefreshToken> = schema([
-  [1, 'token', 'string'],
-]);
+export const RefreshToken: Schema<RefreshToken> = /* @__PURE__ */ schema('token$');
 
 /** The answer to RefreshToken. */
 export interface TokenRefreshed {
@@ -903,9 +736,7 @@ export interface TokenRefreshed {
 }
 
 /** Table of {@link TokenRefreshed}. */
-export const TokenRefreshed: Schema<TokenRefreshed> = schema([
-  [1, 'expiresAtMs', 'u64'],
-]);
+export const TokenRefreshed: Schema<TokenRefreshed> = /* @__PURE__ */ schema('expiresAtMs#');
 
 /** The node will close this connection; the client should connect elsewhere (LC-LIFE-020). */
 export interface GoAway {
@@ -920,12 +751,59 @@ export interface GoAway {
 }
 
 /** Table of {@link GoAway}. */
-export const GoAway: Schema<GoAway> = schema([
-  [1, 'retryAfterMs', 'u32'],
-  [2, 'reason', 'enum'],
-  [3, 'address', 'string'],
-  [4, 'closesInMs', 'u32'],
-]);
+export const GoAway: Schema<GoAway> = /* @__PURE__ */ schema('retryAfterMs+ reason~ address$ closesInMs+');
+
+/** What the sender of this frame has taken from its own queue of a lane, and how much more it accepts (LC-FLOW-010). */
+export interface Credit {
+  /** Normal or bulk. */
+  lane: number;
+  /** Bytes of that lane's records that left the receiver's own queue since the connection began. */
+  consumed: number;
+  /** The most bytes that the receiver accepts beyond `consumed`. */
+  window: number;
+}
+
+/** Table of {@link Credit}. */
+export const Credit: Schema<Credit> = /* @__PURE__ */ schema('lane~ consumed# window#');
+
+/** A subscriber raises or lowers a room at run time (LC-FLOW-020). */
+export interface Focus {
+  /** The room. */
+  room: string;
+  /** How much it matters to the user now. */
+  level: number;
+}
+
+/** Table of {@link Focus}. */
+export const Focus: Schema<Focus> = /* @__PURE__ */ schema('room$ level~');
+
+/** A piece of an encoded Frame that is too large to be sent in one, in order within its lane (LC-FRM-030). */
+export interface Fragment {
+  /** Number of the transfer, counted by the sender from 1 per connection. */
+  transfer: number;
+  /** The lane of the frame. */
+  lane: number;
+  /** In the first fragment: the size of the whole encoded Frame in bytes; else 0. */
+  total: number;
+  /** The next bytes of the frame. */
+  data: Uint8Array;
+}
+
+/** Table of {@link Fragment}. */
+export const Fragment: Schema<Fragment> = /* @__PURE__ */ schema('transfer# lane~ total# data&');
+
+/** The sender gives a transfer up; the receiver forgets its fragments. */
+export interface FragmentAbort {
+  /** The transfer. */
+  transfer: number;
+  /** The lane of the transfer. */
+  lane: number;
+  /** Code from the table of errors; 0: none. */
+  code: number;
+}
+
+/** Table of {@link FragmentAbort}. */
+export const FragmentAbort: Schema<FragmentAbort> = /* @__PURE__ */ schema('transfer# lane~ code+');
 
 /** One protocol message. The lane of each kind stands in the spec's frame table. */
 export interface Frame {
@@ -956,34 +834,15 @@ export interface Frame {
     | { case: 'refreshToken'; value: RefreshToken }
     | { case: 'tokenRefreshed'; value: TokenRefreshed }
     | { case: 'limits'; value: Limits }
-    | { case: 'goAway'; value: GoAway };
+    | { case: 'goAway'; value: GoAway }
+    | { case: 'credit'; value: Credit }
+    | { case: 'focus'; value: Focus }
+    | { case: 'fragment'; value: Fragment }
+    | { case: 'fragmentAbort'; value: FragmentAbort };
 }
 
 /** Table of {@link Frame}. */
-export const Frame: Schema<Frame> = schema([
-  [1, 'id', 'u32'],
-  [2, 'hello', 'message', 0, Hello, 'body'],
-  [3, 'welcome', 'message', 0, Welcome, 'body'],
-  [4, 'error', 'message', 0, Error, 'body'],
-  [5, 'ping', 'message', 0, Ping, 'body'],
-  [6, 'pong', 'message', 0, Pong, 'body'],
-  [7, 'subscribe', 'message', 0, Subscribe, 'body'],
-  [8, 'subscribed', 'message', 0, Subscribed, 'body'],
-  [9, 'unsubscribe', 'message', 0, Unsubscribe, 'body'],
-  [10, 'unsubscribed', 'message', 0, Unsubscribed, 'body'],
-  [11, 'publish', 'message', 0, Publish, 'body'],
-  [12, 'published', 'message', 0, Published, 'body'],
-  [13, 'event', 'message', 0, Event, 'body'],
-  [14, 'gap', 'message', 0, Gap, 'body'],
-  [15, 'signal', 'message', 0, Signal, 'body'],
-  [16, 'history', 'message', 0, History, 'body'],
-  [17, 'historyPage', 'message', 0, HistoryPage, 'body'],
-  [18, 'done', 'message', 0, Done, 'body'],
-  [19, 'refreshToken', 'message', 0, RefreshToken, 'body'],
-  [20, 'tokenRefreshed', 'message', 0, TokenRefreshed, 'body'],
-  [21, 'limits', 'message', 0, Limits, 'body'],
-  [22, 'goAway', 'message', 0, GoAway, 'body'],
-]);
+export const Frame: Schema<Frame> = /* @__PURE__ */ schema('id+ |body hello welcome error ping pong subscribe subscribed unsubscribe unsubscribed publish published event gap signal history historyPage done refreshToken tokenRefreshed limits goAway credit focus fragment fragmentAbort', Hello, Welcome, Error, Ping, Pong, Subscribe, Subscribed, Unsubscribe, Unsubscribed, Publish, Published, Event, Gap, Signal, History, HistoryPage, Done, RefreshToken, TokenRefreshed, Limits, GoAway, Credit, Focus, Fragment, FragmentAbort);
 
 /** What a QUIC stream is for. */
 export interface StreamHeader {
@@ -996,8 +855,4 @@ export interface StreamHeader {
 }
 
 /** Table of {@link StreamHeader}. */
-export const StreamHeader: Schema<StreamHeader> = schema([
-  [1, 'kind', 'enum'],
-  [2, 'lane', 'enum'],
-  [3, 'transfer', 'u64'],
-]);
+export const StreamHeader: Schema<StreamHeader> = /* @__PURE__ */ schema('kind~ lane~ transfer#');

@@ -7,16 +7,20 @@
  */
 import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 
-/** The type of a field. */
-export type Kind = 'u32' | 'u64' | 'bool' | 'string' | 'bytes' | 'enum' | 'message' | 'map';
+/** The type of a field: a method of reader and writer, or what takes more than one. */
+export type Kind = 'uint32' | 'uint64' | 'bool' | 'string' | 'bytes' | 'int32' | 'message' | 'map';
 
-/** Number, name, kind, 1 if repeated, table of the message or 0, name of the oneof. */
-export type Row = readonly [number, string, Kind, (0 | 1)?, (Schema<object> | 0)?, string?];
+/** How tables write the types; an enum is an int32, and the table of a message is the next argument. */
+const KINDS: Record<string, Kind> = {
+  ...{ '+': 'uint32', '#': 'uint64', '?': 'bool', $: 'string', '&': 'bytes', '~': 'int32', '%': 'map', '': 'message' },
+};
+
+/** Number, name, type, whether it is repeated, table of the message, name of the oneof. */
+export type Row = readonly [number, string, Kind, boolean, Schema<object> | undefined, string];
 
 /** The table of one message. */
 export interface Schema<T extends object> {
   readonly rows: readonly Row[];
-  readonly byNumber: ReadonlyMap<number, Row>;
   /** Never there; ties the table to its type. */
   readonly type?: T;
 }
@@ -38,21 +42,31 @@ export class WireError extends Error {}
 type Bag = Record<string, unknown>;
 type OneOf = { case: string; value: unknown };
 
-/** Makes a table; called by generated code. */
-export function schema<T extends object>(rows: readonly Row[]): Schema<T> {
-  return { rows, byNumber: new Map(rows.map((row) => [row[0], row])) };
+/**
+ * Makes a table; called by generated code. Each word of `text` is a field: its number and a colon unless that is the one
+ * after the former's, its name, `*` if it is repeated, its type. `|name` begins the fields of a oneof. A page loads the
+ * tables, so they are short.
+ */
+export function schema<T extends object>(text: string, ...messages: Schema<object>[]): Schema<T> {
+  let number = 0;
+  let oneof = '';
+  const rows: Row[] = [];
+  for (const [, own, bar, name = '', star, sign = ''] of text.matchAll(/(\d+:)?(\|?)(\w+)(\*?)(\W?)(?: |$)/g)) {
+    if (bar) {
+      oneof = name;
+      continue;
+    }
+    number = own ? parseInt(own) : number + 1;
+    const kind = KINDS[sign] as Kind;
+    rows.push([number, name, kind, star !== '', sign ? undefined : messages.shift(), oneof]);
+  }
+  return { rows };
 }
 
-const DEFAULTS: Record<Kind, unknown> = {
-  u32: 0,
-  u64: 0,
-  enum: 0,
-  bool: false,
-  string: '',
-  bytes: new Uint8Array(),
-  message: undefined,
-  map: undefined,
-};
+const DEFAULTS: Partial<Record<Kind, unknown>> = { uint32: 0, uint64: 0, int32: 0, bool: false, string: '', bytes: new Uint8Array() };
+
+/** How a field of a type is written. */
+const wireOf = (kind: Kind) => (typeof (DEFAULTS[kind] ?? '') === 'string' || kind === 'bytes' ? WireType.LengthDelimited : WireType.Varint);
 
 /** Encodes a message. Fields that hold their default are left out, but not in a oneof. */
 export function encode<T extends object>(type: Schema<T>, init: Init<T>): Uint8Array {
@@ -61,44 +75,30 @@ export function encode<T extends object>(type: Schema<T>, init: Init<T>): Uint8A
   return writer.finish();
 }
 
-function write(writer: BinaryWriter, type: Schema<object>, from: Bag): void {
-  for (const [number, name, kind, repeated, message, oneof] of type.rows) {
-    if (oneof) {
-      const chosen = from[oneof] as OneOf | undefined;
-      if (chosen?.case === name) writeOne(writer, number, kind, message, chosen.value);
-      continue;
-    }
-    const value = from[name];
+function write(writer: BinaryWriter, { rows }: Schema<object>, from: Bag): void {
+  for (const [number, name, kind, repeated, message, oneof] of rows) {
+    const chosen = from[oneof] as OneOf | undefined;
+    const value = oneof ? (chosen?.case === name ? chosen.value : undefined) : from[name];
     if (value === undefined) continue;
     if (kind === 'map') {
-      for (const [key, text] of Object.entries(value as Record<string, string>)) {
-        writer.tag(number, WireType.LengthDelimited).fork();
-        writer.tag(1, WireType.LengthDelimited).string(key).tag(2, WireType.LengthDelimited).string(text).join();
-      }
+      for (const [key, text] of Object.entries(value as Bag)) writeOne(writer, number, 'message', ENTRY, { key, value: text });
+    } else if (repeated && kind === 'int32') {
+      const list = value as number[];
+      if (!list.length) continue;
+      writer.tag(number, WireType.LengthDelimited).fork();
+      for (const each of list) writer.int32(each);
+      writer.join();
     } else if (repeated) {
-      const list = value as readonly unknown[];
-      if (kind === 'enum') {
-        if (list.length === 0) continue;
-        writer.tag(number, WireType.LengthDelimited).fork();
-        for (const each of list) writer.int32(each as number);
-        writer.join();
-      } else {
-        for (const each of list) writeOne(writer, number, kind, message, each);
-      }
-    } else if (value !== DEFAULTS[kind] && !(value instanceof Uint8Array && kind === 'bytes' && value.length === 0)) {
+      for (const each of value as unknown[]) writeOne(writer, number, kind, message, each);
+    } else if (oneof || (kind === 'bytes' ? (value as Uint8Array).length : value)) {
       writeOne(writer, number, kind, message, value);
     }
   }
 }
 
-function writeOne(writer: BinaryWriter, number: number, kind: Kind, message: Schema<object> | 0 | undefined, value: unknown): void {
-  const varint = kind === 'u32' || kind === 'u64' || kind === 'bool' || kind === 'enum';
-  writer.tag(number, varint ? WireType.Varint : WireType.LengthDelimited);
-  if (kind === 'u32') writer.uint32(value as number);
-  else if (kind === 'u64') writer.uint64(safe(value as number));
-  else if (kind === 'bool') writer.bool(value as boolean);
-  else if (kind === 'enum') writer.int32(value as number);
-  else if (kind === 'string') writer.string(value as string);
+function writeOne(writer: BinaryWriter, number: number, kind: Kind, message: Schema<object> | undefined, value: unknown): void {
+  writer.tag(number, wireOf(kind));
+  if (kind !== 'message') scalars(writer)[kind](kind === 'uint64' ? safe(value as number) : value);
   else if (value instanceof Uint8Array) writer.bytes(value);
   else {
     writer.fork();
@@ -106,6 +106,9 @@ function writeOne(writer: BinaryWriter, number: number, kind: Kind, message: Sch
     writer.join();
   }
 }
+
+/** A reader or writer by its methods for single values. */
+const scalars = (stream: BinaryReader | BinaryWriter) => stream as unknown as Record<Kind, (value: unknown) => unknown>;
 
 /** Decodes a message; throws {@link WireError} if the bytes are not one. */
 export function decode<T extends object>(type: Schema<T>, bytes: Uint8Array): T {
@@ -117,9 +120,9 @@ export function decode<T extends object>(type: Schema<T>, bytes: Uint8Array): T 
   }
 }
 
-function blank(type: Schema<object>): Bag {
+function blank({ rows }: Schema<object>): Bag {
   const into: Bag = {};
-  for (const [, name, kind, repeated, , oneof] of type.rows) {
+  for (const [, name, kind, repeated, , oneof] of rows) {
     if (oneof) continue;
     // A map without prototype: the sender chooses the keys.
     if (kind === 'map') into[name] = Object.create(null);
@@ -129,10 +132,10 @@ function blank(type: Schema<object>): Bag {
   return into;
 }
 
-function read(reader: BinaryReader, type: Schema<object>, end: number, into: Bag): Bag {
+function read(reader: BinaryReader, { rows }: Schema<object>, end: number, into: Bag): Bag {
   while (reader.pos < end) {
     const [number, wire] = reader.tag();
-    const row = type.byNumber.get(number);
+    const row = rows.find(([each]) => each === number);
     if (!row || !readField(reader, row, wire, into)) reader.skip(wire, number);
   }
   if (reader.pos !== end) throw new WireError('a message ends inside a field');
@@ -141,40 +144,37 @@ function read(reader: BinaryReader, type: Schema<object>, end: number, into: Bag
 
 /** Reads a field; false, with nothing read, if its wire type is not the one of its kind. */
 function readField(reader: BinaryReader, [, name, kind, repeated, message, oneof]: Row, wire: WireType, into: Bag): boolean {
-  const varint = kind === 'u32' || kind === 'u64' || kind === 'bool' || kind === 'enum';
-  if (varint && repeated && wire === WireType.LengthDelimited) {
-    const end = endOf(reader);
-    while (reader.pos < end) (into[name] as unknown[]).push(readScalar(reader, kind));
+  const own = wireOf(kind);
+  const list = into[name] as unknown[];
+  if (own !== wire) {
+    if (!repeated || own || wire !== WireType.LengthDelimited) return false;
+    for (const end = endOf(reader); reader.pos < end; ) list.push(readScalar(reader, kind));
     return true;
   }
-  if (wire !== (varint ? WireType.Varint : WireType.LengthDelimited)) return false;
   if (kind === 'map') {
-    const entry = read(reader, ENTRY, endOf(reader), blank(ENTRY));
-    (into[name] as Record<string, unknown>)[entry['key'] as string] = entry['value'];
+    const { key, value } = read(reader, ENTRY, endOf(reader), blank(ENTRY));
+    (into[name] as Bag)[key as string] = value;
     return true;
   }
-  const former = oneof ? (into[oneof] as OneOf | undefined) : undefined;
+  const former = into[oneof] as OneOf | undefined;
   let value: unknown;
-  if (kind === 'message') {
+  if (message) {
     // A message that comes in pieces is merged.
-    const present = repeated ? undefined : oneof ? (former?.case === name ? former.value : undefined) : into[name];
-    const end = endOf(reader);
-    value = read(reader, message as Schema<object>, end, (present as Bag) ?? blank(message as Schema<object>));
+    const present = oneof ? former?.case === name && former.value : !repeated && into[name];
+    value = read(reader, message, endOf(reader), (present || blank(message)) as Bag);
   } else {
     value = readScalar(reader, kind);
   }
   if (oneof) into[oneof] = { case: name, value };
-  else if (repeated) (into[name] as unknown[]).push(value);
+  else if (repeated) list.push(value);
   else into[name] = value;
   return true;
 }
 
 function readScalar(reader: BinaryReader, kind: Kind): unknown {
-  if (kind === 'u32') return reader.uint32();
-  if (kind === 'u64') return safe(Number(reader.uint64()));
-  if (kind === 'bool') return reader.bool();
-  if (kind === 'enum') return reader.int32();
-  return kind === 'string' ? reader.string(true) : reader.bytes();
+  // A string must be UTF-8.
+  const value = scalars(reader)[kind](true);
+  return kind === 'uint64' ? safe(Number(value)) : value;
 }
 
 function endOf(reader: BinaryReader): number {
@@ -189,10 +189,7 @@ function safe(value: number): number {
   return value;
 }
 
-const ENTRY: Schema<object> = schema([
-  [1, 'key', 'string'],
-  [2, 'value', 'string'],
-]);
+const ENTRY: Schema<{ key: string; value: string }> = schema('key$ value$');
 
 /** The name of an enum's value in lower case with hyphens; `unknown` for one of a later version. */
 export function nameOf(names: Readonly<Record<string, number | string>>, value: number): string {
