@@ -12,7 +12,7 @@ import * as esbuild from 'esbuild';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const page = join(here, '../../server/page');
-/** WebTransport is a file of its own, loaded when it is first tried. */
+/** WebTransport and history are files of their own, loaded when they are first used. */
 const CHUNKS = { splitting: true, chunkNames: '[name]-[hash]' };
 const shared = { bundle: true, format: 'esm', target: 'es2022', logLevel: 'warning', absWorkingDir: here };
 

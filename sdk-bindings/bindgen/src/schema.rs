@@ -35,6 +35,32 @@ const FRAMES: &[&str] = &[
     "fragment_abort",
 ];
 
+/// Fields of these frames that a client neither sends nor reads: it skips them like unknown ones, and a page need not load
+/// their names.
+const UNUSED: &[&str] = &[
+    "Start.live",
+    "Start.marker",
+    "Subscribe.members",
+    "Subscribe.presence",
+    "Subscribe.markers",
+    "Subscribe.unread",
+    "Heartbeat.idle_close_ms",
+    "Limits.message_bytes",
+    "Limits.rooms",
+    "Limits.history_page",
+    "Welcome.version",
+    "Welcome.device",
+    "Welcome.instance",
+    "Subscribed.head_order",
+    "Subscribed.recovered",
+    "Publish.ack",
+    "HistoryPage.head_order",
+    "GoAway.reason",
+    "GoAway.closes_in_ms",
+    "FragmentAbort.code",
+    "StreamHeader.transfer",
+];
+
 /// Messages, each after those that it contains, and the enums that they use.
 pub(crate) struct Schema {
     pub(crate) messages: Vec<Message>,
@@ -126,7 +152,8 @@ impl Walk<'_> {
         let (file, index, descriptor) = self.find(name, |file| &file.message_type, |message| message.name())?;
         let mut fields = Vec::new();
         for (at, field) in descriptor.field.iter().enumerate() {
-            if name == "Frame" && field.oneof_index.is_some() && !FRAMES.contains(&field.name()) {
+            let unknown = name == "Frame" && field.oneof_index.is_some() && !FRAMES.contains(&field.name());
+            if unknown || UNUSED.contains(&format!("{name}.{}", field.name()).as_str()) {
                 continue;
             }
             let kind = kind(descriptor, field).ok_or_else(|| Error::Type(format!("{name}.{}", field.name())))?;

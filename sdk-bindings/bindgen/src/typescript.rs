@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use lanecast_protocol::codes::{Action, Row, TABLE};
+use lanecast_protocol::codes::{Action, TABLE};
 
 use crate::schema::{Enum, Kind, Message, Schema};
 
@@ -23,7 +23,7 @@ pub(crate) fn wire(schema: &Schema) -> String {
     text
 }
 
-/// `codes.ts`: the codes, and the table in runs of numbers that follow one another and ask for the same action.
+/// `codes.ts`: the codes, and their names and actions by ranges of a hundred.
 ///
 /// The sentences stand in comments only: the node sends a detail of its own, and a page should not load them.
 pub(crate) fn codes() -> String {
@@ -35,21 +35,35 @@ pub(crate) fn codes() -> String {
     for row in TABLE {
         let _ = writeln!(text, "  /** {} */\n  {} = {},", row.sentence, row.name, row.code.number());
     }
-    text.push_str("}\n\n/** Runs of codes: the first number, the action, the names. */\n");
-    text.push_str("export const RUNS: readonly (readonly [number, Action, string])[] = [\n");
-    let follows = |one: &Row, next: &Row| one.action == next.action && one.code.number() + 1 == next.code.number();
-    for run in TABLE.chunk_by(follows) {
-        let action = match run[0].action {
-            Action::Stop => "stop",
-            Action::NewToken => "new-token",
-            Action::Retry => "retry",
-            Action::RetryAfter => "retry-after",
-        };
-        let names: Vec<&str> = run.iter().map(|row| row.name).collect();
-        let _ = writeln!(text, "  [{}, '{action}', '{}'],", run[0].code.number(), names.join(" "));
+    text.push_str("}\n\n/** By the first two digits: the action of the range, and the names of its codes from 0 on. */\n");
+    text.push_str("export const RANGES: Readonly<Record<number, readonly [Action, string]>> = {\n");
+    let mut exceptions = String::new();
+    for range in TABLE.chunk_by(|one, next| one.code.number() / 100 == next.code.number() / 100) {
+        let count = |action| range.iter().filter(|row| row.action == action).count();
+        let Some(usual) = range.iter().map(|row| row.action).max_by_key(|action| count(*action)) else { continue };
+        let mut names = Vec::new();
+        for row in range {
+            names.resize(usize::from(row.code.number() % 100), "");
+            names.push(row.name);
+            if row.action != usual {
+                let _ = writeln!(exceptions, "  {}: '{}',", row.code.number(), name_of(row.action));
+            }
+        }
+        let first = range[0].code.number() / 100;
+        let _ = writeln!(text, "  {first}: ['{}', '{}'],", name_of(usual), names.join(" "));
     }
-    text.push_str("];\n");
+    text.push_str("};\n\n/** Codes whose action is not that of their range. */\n");
+    let _ = writeln!(text, "export const EXCEPTIONS: Readonly<Record<number, Action>> = {{\n{exceptions}}};");
     text
+}
+
+fn name_of(action: Action) -> &'static str {
+    match action {
+        Action::Stop => "stop",
+        Action::NewToken => "new-token",
+        Action::Retry => "retry",
+        Action::RetryAfter => "retry-after",
+    }
 }
 
 /// An `enum`, whose members bundlers put in as numbers, so that names that nobody asks for weigh nothing.

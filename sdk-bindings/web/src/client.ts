@@ -4,7 +4,9 @@
  * Promises and iterables end by their `AbortSignal`, by `close`, or when a room ends; nothing of an earlier connection
  * reaches the session after it was dropped.
  */
-import { Session, type ClientState, type Page } from './core/session.js';
+import type { Histories, Page, Query } from './core/history.js';
+import { Fragments } from './core/fragments.js';
+import { Session, type ClientState } from './core/session.js';
 import type { OutboxLimits, PublishInput, Receipt } from './core/outbox.js';
 import type { RoomCore } from './core/room.js';
 import { Code, LanecastError } from './errors.js';
@@ -41,6 +43,8 @@ export interface ClientOptions {
   device?: string;
   /** Bounds of the outbox: 1,000 publishes, 4 MiB, 12 h. */
   outbox?: Partial<OutboxLimits>;
+  /** Hands everything to the transport at once and in one order, as clients without lanes do. Only to measure against. */
+  oneQueue?: boolean;
   /** Called with problems that no promise tells of. */
   onDiagnostic?: (error: Error) => void;
 }
@@ -55,22 +59,26 @@ export class Client implements RoomHost {
   readonly session: Session;
   /** The id by which this client's publishes are numbered, and the `instance` of what it sends. */
   readonly instance: string;
-  private readonly rooms = new Map<string, Room>();
-  private readonly listeners = new Set<(state: ClientState) => void>();
-  private readonly dialer: Dialer;
-  private link: Transport | undefined;
+  readonly #rooms = new Map<string, Room>();
+  readonly #listeners = new Set<(state: ClientState) => void>();
+  readonly #dialer: Dialer;
+  #link: Transport | undefined;
   /** The transport that opened, as long as there was no Welcome on it. */
-  private unproven: TransportName | undefined;
+  #unproven: TransportName | undefined;
   /** Ends the dial that is under way. */
-  private abort = new AbortController();
-  private timer: ReturnType<typeof setTimeout> | undefined;
+  #abort = new AbortController();
+  #timer: ReturnType<typeof setTimeout> | undefined;
   /** Counts connections, so that what belongs to an earlier one is ignored. */
-  private dials = 0;
-  private woken = false;
+  #dials = 0;
+  #woken = false;
+  /** Loaded when the first page is asked for. */
+  #histories: Promise<Histories> | undefined;
+  readonly #options: ClientOptions;
 
-  constructor(private readonly options: ClientOptions) {
+  constructor(options: ClientOptions) {
+    this.#options = options;
     this.instance = randomId();
-    this.dialer = new Dialer(options);
+    this.#dialer = new Dialer(options);
     this.session = new Session(
       {
         instance: this.instance,
@@ -81,16 +89,18 @@ export class Client implements RoomHost {
         },
         ...(options.device === undefined ? {} : { device: options.device }),
         ...(options.outbox === undefined ? {} : { outbox: options.outbox }),
+        ...(options.oneQueue === undefined ? {} : { oneQueue: options.oneQueue }),
       },
       {
-        dial: (target) => void this.dial(target),
-        hangUp: (code) => this.hangUp(code),
-        refresh: (refused) => void this.refresh(refused),
-        changed: (state) => this.changed(state),
-        ready: (room) => this.ready(room),
+        dial: (target) => void this.#dial(target),
+        hangUp: (code) => this.#hangUp(code),
+        refresh: (refused) => void this.#refresh(refused),
+        changed: (state) => this.#changed(state),
+        ready: (room) => this.#ready(room),
         diagnostic: (error) => queueMicrotask(() => options.onDiagnostic?.(error)),
       },
     );
+    this.session.add(new Fragments(this.session));
     for (const hint of HINTS) globalThis.addEventListener?.(hint, this.networkChanged);
   }
 
@@ -101,13 +111,13 @@ export class Client implements RoomHost {
 
   /** Calls `listener` after every change of state; returns what ends that. */
   onState(listener: (state: ClientState) => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /** What carries the present connection; undefined: there is none. */
   get transport(): TransportName | undefined {
-    return this.state.name === 'connected' ? this.link?.name : undefined;
+    return this.state.name === 'connected' ? this.#link?.name : undefined;
   }
 
   /** Round trip of the last ping, ms; 0: not measured yet. */
@@ -157,129 +167,133 @@ export class Client implements RoomHost {
 
   /** Tells that the network may have changed: the client tries at once, or asks whether its connection still lives. */
   readonly networkChanged = (): void => {
-    this.dialer.networkChanged();
+    this.#dialer.networkChanged();
     this.run((session) => session.nudge(now()));
   };
 
   /** A room by its name. The same name gives the same object. */
   room(name: string): Room {
-    let room = this.rooms.get(name);
-    if (!room) this.rooms.set(name, (room = new Room(name, this)));
+    let room = this.#rooms.get(name);
+    if (!room) this.#rooms.set(name, (room = new Room(name, this)));
     return room;
   }
 
   /** Publishes; see `Room.publish`. */
   publish(input: PublishInput): Promise<Receipt> {
-    return this.ask((settle) => this.session.publish(now(), input, settle));
+    return this.#ask((settle) => this.session.publish(now(), input, settle));
   }
 
   /** Reads history; see `Room.history`. */
-  history(room: string, history: Parameters<Session['history']>[2]): Promise<Page> {
-    return this.ask((settle) => this.session.history(now(), room, history, settle));
+  async history(room: string, query: Query): Promise<Page> {
+    this.#histories ??= import('./core/history.js').then((part) => this.session.add(new part.Histories(this.session)));
+    // A network that is away takes the code along; it may be there the next time.
+    this.#histories.catch(() => (this.#histories = undefined));
+    const histories = await this.#histories;
+    return this.#ask((settle) => histories.ask(now(), room, query, settle));
   }
 
   /** Runs a command and sends what it led to. */
   run<T>(command: (session: Session, now: number) => T): T {
     const result = command(this.session, now());
-    this.wake();
+    this.#wake();
     return result;
   }
 
-  private ask<T>(start: (settle: (result: T | LanecastError) => void) => void): Promise<T> {
+  #ask<T>(start: (settle: (result: T | LanecastError) => void) => void): Promise<T> {
     return new Promise((resolve, reject) => {
       this.run(() => start((result) => (result instanceof LanecastError ? reject(result) : resolve(result))));
     });
   }
 
-  private changed(state: ClientState): void {
+  #changed(state: ClientState): void {
     // What has a code of the table was said by the node, over a transport that works.
-    if (state.name === 'suspended' && this.unproven && state.cause.code < Code.NORMAL) this.dialer.failed(this.unproven);
-    if (state.name !== 'connecting') this.unproven = undefined;
-    queueMicrotask(() => this.listeners.forEach((listener) => listener(state)));
+    if (state.name === 'suspended' && this.#unproven && state.cause.code < Code.NORMAL) this.#dialer.failed(this.#unproven);
+    if (state.name !== 'connecting') this.#unproven = undefined;
+    queueMicrotask(() => this.#listeners.forEach((listener) => listener(state)));
   }
 
-  private ready(core: RoomCore): void {
-    this.rooms.get(core.name)?.wake(core);
+  #ready(core: RoomCore): void {
+    this.#rooms.get(core.name)?.wake(core);
   }
 
-  private async dial({ address, refused }: { address: string; refused: boolean }): Promise<void> {
-    const dial = ++this.dials;
-    this.link = undefined;
-    const { token } = this.options;
+  async #dial({ address, refused }: { address: string; refused: boolean }): Promise<void> {
+    const dial = ++this.#dials;
+    this.#link = undefined;
+    const { token } = this.#options;
     let text: string;
     try {
       // Never in the middle of the input that led here.
       await null;
       text = typeof token === 'string' ? token : await token({ refused });
     } catch (error) {
-      if (dial === this.dials) this.run((session) => session.failed(now(), error));
+      if (dial === this.#dials) this.run((session) => session.failed(now(), error));
       return;
     }
-    if (dial === this.dials) await this.open(dial, address, text);
+    if (dial === this.#dials) await this.#open(dial, address, text);
   }
 
-  private async open(dial: number, address: string, token: string): Promise<void> {
+  async #open(dial: number, address: string, token: string): Promise<void> {
     let link: Transport;
     try {
-      link = await this.dialer.dial(address, this.abort.signal);
+      link = await this.#dialer.dial(address, this.#abort.signal);
     } catch (error) {
-      if (dial !== this.dials) return;
+      if (dial !== this.#dials) return;
       const usage = error instanceof LanecastError && error.name === 'USAGE';
       // The constructors of the browser throw this if they cannot use the address.
       const wrong = usage ? error : isSyntax(error) && LanecastError.local('USAGE', String(error), { cause: error });
       return this.run((session) => (wrong ? session.close(wrong) : session.lost(now(), 1006, reasonOf(error))));
     }
-    if (dial !== this.dials) return link.close(Code.NORMAL);
-    this.link = link;
-    this.unproven = link.name;
+    if (dial !== this.#dials) return link.close(Code.NORMAL);
+    this.#link = link;
+    this.#unproven = link.name;
     link.start((input) => {
-      if (dial === this.dials) this.run((session) => input(session, now()));
+      if (dial === this.#dials) this.run((session) => input(session, now()));
     });
     this.run((session) => session.opened(now(), token, link.ordered));
   }
 
-  private hangUp(code: number): void {
-    this.dials++;
-    this.abort.abort();
-    this.abort = new AbortController();
-    this.link?.close(code);
-    this.link = undefined;
+  #hangUp(code: number): void {
+    this.#dials++;
+    this.#abort.abort();
+    this.#abort = new AbortController();
+    this.#link?.close(code);
+    this.#link = undefined;
   }
 
-  private async refresh(refused: boolean): Promise<void> {
-    const { token } = this.options;
+  async #refresh(refused: boolean): Promise<void> {
+    const { token } = this.#options;
     if (typeof token === 'string') return;
-    const { dials } = this;
+    const dials = this.#dials;
     const when = (then: (session: Session) => void) => {
-      if (dials === this.dials) this.run(then);
+      if (dials === this.#dials) this.run(then);
     };
     try {
       const text = await token({ refused });
       when((session) => session.refresh(now(), text));
     } catch (error) {
-      this.options.onDiagnostic?.(error instanceof Error ? error : new Error(String(error)));
+      this.#options.onDiagnostic?.(error instanceof Error ? error : new Error(String(error)));
       when((session) => session.notRefreshed(now()));
     }
   }
 
   /** Sends and sets the timer once all that happens now has happened. */
-  private wake(): void {
-    if (this.woken) return;
-    this.woken = true;
+  #wake(): void {
+    if (this.#woken) return;
+    this.#woken = true;
     queueMicrotask(() => {
-      this.woken = false;
-      this.flush();
+      this.#woken = false;
+      this.#flush();
     });
   }
 
-  private flush(): void {
+  #flush(): void {
     const { session } = this;
-    this.link?.flush(session, now());
-    clearTimeout(this.timer);
+    this.#link?.flush(session, now());
+    clearTimeout(this.#timer);
     const deadline = session.deadline(now());
     if (deadline === undefined) return;
     const wait = Math.max(TIMER_MS_MIN, deadline - now());
-    this.timer = setTimeout(() => this.run((each) => each.tick(now())), Math.min(wait, 2 ** 31 - 1));
+    this.#timer = setTimeout(() => this.run((each) => each.tick(now())), Math.min(wait, 2 ** 31 - 1));
   }
 }
 

@@ -1,5 +1,5 @@
 /** Errors: one class, filled from the table of codes that all parts of Lanecast share. */
-import { type Action, Code, RUNS } from './gen/codes.js';
+import { type Action, Code, EXCEPTIONS, RANGES } from './gen/codes.js';
 
 /** Names of errors that arise in this library and never on the wire; their code is 0. */
 export type LocalName =
@@ -12,6 +12,9 @@ export type LocalName =
   | 'TIMEOUT'
   | 'TOKEN_PROVIDER'
   | 'USAGE';
+
+/** Those after which the same may succeed. */
+const PASSING = 'CONNECTION_LOST OFFLINE OUTBOX_FULL TIMEOUT';
 
 /** What may come of an error. */
 export interface ErrorInfo {
@@ -42,40 +45,27 @@ export class LanecastError extends Error {
     this.code = code;
     this.detail = detail;
     this.action = action;
-    this.retryable = action === 'retry' || action === 'retry-after';
+    this.retryable = action.startsWith('retry');
     this.retryAfterMs = info.retryAfterMs ?? 0;
     this.room = info.room ?? '';
   }
 
   /** An error of the table; a number that this version does not know acts by its range. */
   static of(code: number, detail = '', info: ErrorInfo = {}): LanecastError {
-    const name = row(code)?.[1] ?? (code >= 4000 && code <= 4999 ? `CODE_${code}` : 'CONNECTION_LOST');
-    return new LanecastError(code, name, detail || `code ${code}`, actionOf(code), info);
+    const [usual, names] = RANGES[Math.floor(code / 100)] ?? ['retry', ''];
+    const name = names.split(' ')[code % 100] || (code >= 4000 && code <= 4999 ? `CODE_${code}` : 'CONNECTION_LOST');
+    return new LanecastError(code, name, detail || `code ${code}`, EXCEPTIONS[code] ?? usual, info);
   }
 
   /** An error of this library. */
   static local(name: LocalName, detail: string, info: ErrorInfo = {}): LanecastError {
-    const again = name === 'CONNECTION_LOST' || name === 'OFFLINE' || name === 'OUTBOX_FULL' || name === 'TIMEOUT';
-    return new LanecastError(0, name, detail, again ? 'retry' : 'stop', info);
+    return new LanecastError(0, name, detail, PASSING.includes(name) ? 'retry' : 'stop', info);
   }
 }
 
-/** What to do about a code, also one that this version does not know: the range decides. */
-export function actionOf(code: number): Action {
-  const known = row(code);
-  if (known) return known[0];
-  const range = Math.floor(code / 100);
-  if (range === 40 || range === 43) return 'stop';
-  if (range === 41) return 'new-token';
-  return range === 44 ? 'retry-after' : 'retry';
-}
+/** The codes by name. Made of the names that errors have, which weigh less than the enum with its numbers. */
+const CODES = /* @__PURE__ */ Object.fromEntries(
+  /* @__PURE__ */ Object.entries(RANGES).flatMap(([range, [, names]]) => names.split(' ').map((name, at) => [name, +range * 100 + at])),
+) as Readonly<Record<keyof typeof Code, number>>;
 
-function row(code: number): [Action, string] | undefined {
-  for (const [first, action, names] of RUNS) {
-    const name = names.split(' ')[code - first];
-    if (name) return [action, name];
-  }
-  return undefined;
-}
-
-export { Code };
+export { Code, CODES };

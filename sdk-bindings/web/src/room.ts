@@ -3,10 +3,11 @@ import type { EventItem, GapItem, Item } from './core/inbox.js';
 import type { PublishInput, Receipt } from './core/outbox.js';
 import { laneNumber, type LaneName, parsePosition, type Position } from './core/position.js';
 import type { RoomCore, RoomState, RoomStats } from './core/room.js';
-import type { Page, Session } from './core/session.js';
+import type { Page, Query } from './core/history.js';
+import type { Session } from './core/session.js';
 import type { SignalItem } from './core/signals.js';
 import { LanecastError } from './errors.js';
-import { type Cursor, HistoryDirection, type Start } from './gen/wire.js';
+import { type Cursor, FocusLevel, HistoryDirection, type Start } from './gen/wire.js';
 import type { Init } from './wire/codec.js';
 
 /** What a room needs of its client. */
@@ -14,7 +15,7 @@ export interface RoomHost {
   readonly session: Session;
   run<T>(command: (session: Session, now: number) => T): T;
   publish(input: PublishInput): Promise<Receipt>;
-  history(room: string, history: Parameters<Session['history']>[2]): Promise<Page>;
+  history(room: string, query: Query): Promise<Page>;
 }
 
 /** Where a subscription starts: now, at the oldest event, after a position, or so many events or ms back. */
@@ -55,6 +56,13 @@ export interface PublishMessage extends Message {
   /** Default durable: stored, numbered, and sent again until it is acknowledged. */
   delivery?: 'durable' | 'transient';
 }
+
+/** How much a room matters to the user now. */
+export type Focus = 'background' | 'default' | 'foreground';
+
+const FOCUS: Record<Focus, FocusLevel> = {
+  ...{ background: FocusLevel.BACKGROUND, default: FocusLevel.DEFAULT, foreground: FocusLevel.FOREGROUND },
+};
 
 /** What to signal. */
 export interface SignalMessage extends Message {
@@ -102,30 +110,34 @@ export interface TypedRoom<T> {
 
 /** A named place to publish to and to subscribe to. */
 export class Room {
-  private core: RoomCore | undefined;
-  private subscription: Subscription | undefined;
-  private readers = new Set<Waker>();
+  #core: RoomCore | undefined;
+  #subscription: Subscription | undefined;
+  #readers = new Set<Waker>();
+  #focus: FocusLevel | undefined;
+  readonly #host: RoomHost;
 
   constructor(
     readonly name: string,
-    private readonly host: RoomHost,
-  ) {}
+    host: RoomHost,
+  ) {
+    this.#host = host;
+  }
 
   /**
    * Subscribes. The result is iterated for events and gaps; ending the loop, `close` or the signal ends the
    * subscription. A room has one at a time. After a lost connection it goes on by itself from what was received.
    */
   subscribe(options: SubscribeOptions = {}): Subscription {
-    const active = this.subscription && this.core?.state.name !== 'ended';
+    const active = this.#subscription && this.#core?.state.name !== 'ended';
     if (active) throw LanecastError.local('USAGE', 'the room is subscribed already', { room: this.name });
     const { at, start } = startOf(options.from ?? 'live');
-    const wanted = { start, signals: this.readers.size > 0, events: true };
-    this.core = this.host.run((session, now) => session.subscribe(now, this.name, wanted, at));
-    const subscription = new Subscription(this.core, this.host, () => {
-      this.subscription = undefined;
-      this.leave();
+    const wanted = { start, signals: this.#readers.size > 0, events: true, focus: this.#focus };
+    this.#core = this.#host.run((session, now) => session.rooms.subscribe(now, this.name, wanted, at));
+    const subscription = new Subscription(this.#core, this.#host, () => {
+      this.#subscription = undefined;
+      this.#leave();
     });
-    this.subscription = subscription;
+    this.#subscription = subscription;
     onAbort(options.signal, () => subscription.close());
     return subscription;
   }
@@ -133,7 +145,7 @@ export class Room {
   /** Publishes. A durable event resolves once it is stored; a transient one once the node passed it on. */
   publish(message: PublishMessage): Promise<Receipt> {
     const { lane = 'normal', delivery = 'durable', ttlMs = 0 } = message;
-    return this.host.publish({ room: this.name, lane, durable: delivery === 'durable', ttlMs, envelope: envelope(message) });
+    return this.#host.publish({ room: this.name, lane, durable: delivery === 'durable', ttlMs, envelope: envelope(message) });
   }
 
   /**
@@ -143,25 +155,25 @@ export class Room {
   signal(message: SignalMessage): void {
     const { clear = false, ttlMs = 0 } = message;
     const signal = { room: this.name, ttlMs, clear, envelope: { ...envelope(message), type: message.type, key: message.key } };
-    this.host.run((session, now) => session.signal(now, signal));
+    this.#host.run((session, now) => session.signal(now, signal));
   }
 
   /** Reads the signals of the room: first those that are live, then every change. Slow readers skip to the newest. */
   signals(options: { signal?: AbortSignal } = {}): AsyncIterableIterator<SignalItem> {
-    const want = { start: undefined, signals: true, events: false };
-    this.core = this.host.run((session, now) => session.subscribe(now, this.name, want));
+    const want = { start: undefined, signals: true, events: false, focus: this.#focus };
+    this.#core = this.#host.run((session, now) => session.rooms.subscribe(now, this.name, want));
     const waker = new Waker();
-    this.readers.add(waker);
-    const reader = this.core.signals.reader(() => waker.wake());
+    this.#readers.add(waker);
+    const reader = this.#core.signals.reader(() => waker.wake());
     const close = () => {
       reader.close();
-      if (this.readers.delete(waker)) this.leave();
+      if (this.#readers.delete(waker)) this.#leave();
       waker.close();
     };
     onAbort(options.signal, close);
     const read = () => {
       const item = reader.next();
-      if (!item && this.core) finished(this.core, waker);
+      if (!item && this.#core) finished(this.#core, waker);
       return item;
     };
     return iterate<SignalItem>(waker, read, close);
@@ -171,7 +183,17 @@ export class Room {
   history(query: HistoryQuery = {}): Promise<Page> {
     const { direction, cursor, limit = 0, lanes = [] } = query;
     const way = direction === 'forward' ? HistoryDirection.FORWARD : HistoryDirection.BACKWARD;
-    return this.host.history(this.name, { direction: way, cursor, limit, lanes: lanes.map(laneNumber) });
+    return this.#host.history(this.name, { direction: way, cursor, limit, lanes: lanes.map(laneNumber) });
+  }
+
+  /**
+   * Says how much the room matters now: in each lane the node serves those in the foreground before the others, and those
+   * in the background after them. It holds for subscriptions present and later, over reconnects.
+   */
+  focus(level: Focus): void {
+    const focus = (this.#focus = FOCUS[level]);
+    const core = this.#core;
+    if (core) this.#host.run((session) => session.rooms.focus(core, focus));
   }
 
   /** The room with values in place of payloads. */
@@ -184,97 +206,103 @@ export class Room {
 
   /** Something of this room changed. */
   wake(core: RoomCore): void {
-    if (core !== this.core) return;
-    this.subscription?.wake();
-    for (const reader of this.readers) reader.wake();
+    if (core !== this.#core) return;
+    this.#subscription?.wake();
+    for (const reader of this.#readers) reader.wake();
   }
 
   /** The events or the signals are no longer wanted. */
-  private leave(): void {
-    const { core } = this;
+  #leave(): void {
+    const core = this.#core;
     if (!core) return;
-    if (this.subscription) return;
-    if (this.readers.size) core.options.events = false;
-    else this.host.run((session) => session.unsubscribe(core));
+    if (this.#subscription) return;
+    if (this.#readers.size) core.options.events = false;
+    else this.#host.run((session) => session.rooms.leave(core));
   }
 }
 
 /** The events and gaps of a room. */
 export class Subscription implements AsyncIterable<Item> {
-  private readonly waker = new Waker();
-  private readonly stateListeners = new Set<(state: RoomState) => void>();
-  private told: RoomState;
+  readonly #waker = new Waker();
+  readonly #stateListeners = new Set<(state: RoomState) => void>();
+  #told: RoomState;
+  readonly #core: RoomCore;
+  readonly #host: RoomHost;
+  readonly #left: () => void;
 
   constructor(
-    private readonly core: RoomCore,
-    private readonly host: RoomHost,
-    private readonly left: () => void,
+    core: RoomCore,
+    host: RoomHost,
+    left: () => void,
   ) {
-    this.told = core.state;
+    this.#core = core;
+    this.#host = host;
+    this.#left = left;
+    this.#told = core.state;
   }
 
   /** Where the subscription stands. */
   get state(): RoomState {
-    return this.core.state;
+    return this.#core.state;
   }
 
   /** What it counted. */
   get stats(): Readonly<RoomStats> {
-    return this.core.stats;
+    return this.#core.stats;
   }
 
   /** Everything up to it was taken: keep it, and subscribe from it later. It moves when the next item is asked for. */
   get position(): Position | undefined {
-    return this.core.inbox.position;
+    return this.#core.inbox.position;
   }
 
   /** Calls `listener` after every change of state; returns what ends that. */
   onState(listener: (state: RoomState) => void): () => void {
-    this.stateListeners.add(listener);
-    return () => this.stateListeners.delete(listener);
+    this.#stateListeners.add(listener);
+    return () => this.#stateListeners.delete(listener);
   }
 
   /** Says that the item read last was handled, without asking for the next one. */
   take(): void {
-    this.core.inbox.take();
+    this.#core.inbox.take();
   }
 
   /** Leaves the room; the iteration ends. */
   close(): void {
-    this.left();
-    this.waker.close();
+    this.#left();
+    this.#waker.close();
   }
 
   /** Breaking out of the loop leaves the room, and leaves the item at which it broke untaken. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Item> {
-    return iterate<Item>(this.waker, () => this.next(), () => this.close());
+    return iterate<Item>(this.#waker, () => this.#next(), () => this.close());
   }
 
-  private next(): Item | undefined {
-    const item = this.core.inbox.next();
-    if (this.core.paused) this.host.run((session, now) => session.drained(now, this.core));
-    if (!item) finished(this.core, this.waker);
+  #next(): Item | undefined {
+    const item = this.#core.inbox.next();
+    if (this.#core.paused) this.#host.run((session, now) => session.rooms.drained(now, this.#core));
+    if (!item) finished(this.#core, this.#waker);
     return item;
   }
 
   wake(): void {
-    const { state } = this.core;
-    if (state !== this.told) {
-      this.told = state;
-      queueMicrotask(() => this.stateListeners.forEach((listener) => listener(state)));
+    const { state } = this.#core;
+    if (state !== this.#told) {
+      this.#told = state;
+      queueMicrotask(() => this.#stateListeners.forEach((listener) => listener(state)));
     }
-    this.waker.wake();
+    this.#waker.wake();
   }
 }
 
 /** Wakes the one reader that waits. */
 class Waker {
   closed = false;
-  private waiting: (() => void) | undefined;
+  #waiting: (() => void) | undefined;
 
   wake(): void {
-    this.waiting?.();
-    this.waiting = undefined;
+    this.#waiting?.();
+    this.#waiting = undefined;
   }
 
   close(): void {
@@ -283,7 +311,7 @@ class Waker {
   }
 
   wait(): Promise<void> {
-    return new Promise((resolve) => (this.waiting = resolve));
+    return new Promise((resolve) => (this.#waiting = resolve));
   }
 }
 

@@ -23,7 +23,7 @@ for (const [kind, seed] of KINDS.flatMap((kind) => Array.from({ length: SEEDS },
     const foreign = () => world.node.append('r', LANES[world.below(3)] ?? 'normal', text('foreign'));
     for (let each = 0; each < FOREIGN / 2; each++) foreign();
     const start = { at: { case: 'beginning' as const, value: {} } };
-    const room = world.session.subscribe(world.now, 'r', { start, signals: false, events: true });
+    const room = world.session.rooms.subscribe(world.now, 'r', { start, signals: false, events: true });
     const receipts: (Receipt | LanecastError)[] = [];
     for (let each = 0; each < OWN; each++) {
       world.after(each * 20, () => {
@@ -72,7 +72,7 @@ for (const [kind, seed] of KINDS.flatMap((kind) => Array.from({ length: SEEDS },
 test('seeded trims and cuts: delivered plus gaps is published, for each lane', () => {
   for (let seed = 1; seed <= 200; seed++) {
     const world = new World(seed, KINDS[seed % 2]);
-    const room = world.session.subscribe(world.now, 'r', { start: undefined, signals: false, events: true });
+    const room = world.session.rooms.subscribe(world.now, 'r', { start: undefined, signals: false, events: true });
     world.connected();
     world.run(() => room.state.name === 'live');
     let cuts = 0;
@@ -105,7 +105,7 @@ test('seeded trims and cuts: delivered plus gaps is published, for each lane', (
 test('seeded forks and cuts: what was not revoked is what the log has, each once', () => {
   for (let seed = 1; seed <= 200; seed++) {
     const world = new World(seed, KINDS[seed % 2]);
-    const room = world.session.subscribe(world.now, 'r', { start: undefined, signals: false, events: true });
+    const room = world.session.rooms.subscribe(world.now, 'r', { start: undefined, signals: false, events: true });
     world.connected();
     world.run(() => room.state.name === 'live');
     for (let each = 0; each < 200; each++) {

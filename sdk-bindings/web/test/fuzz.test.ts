@@ -18,18 +18,21 @@ test('no bytes of a node throw: whatever comes is handled, refused or ends the c
     record({ id: 2, body: { case: 'subscribed', value: { room: 'r', handle: 1, position, head: position, rolledBack: [{ ...gap, cause: 5 }], cause: 1 } } }),
     record({ body: { case: 'unsubscribed', value: { room: 'r', cause: 2, code: 4302 } } }),
     record({ id: 3, body: { case: 'published', value: { epoch: 1, lane: 3, seq: 1, order: 1 } } }),
-    record({ id: 1, body: { case: 'welcome', value: { version: 1, connectionId: 'c', limits: { recordBytes: 9 }, tokenExpiresAtMs: 7 } } }),
+    record({ id: 1, body: { case: 'welcome', value: { connectionId: 'c', limits: { recordBytes: 9 }, tokenExpiresAtMs: 7 } } }),
     record({ id: 4, body: { case: 'historyPage', value: { room: 'r', events: [{ lane: 3, seq: 1 }], gaps: [gap], head: position } } }),
-    record({ body: { case: 'goAway', value: { retryAfterMs: 1, address: '://', closesInMs: 2 } } }),
+    record({ body: { case: 'goAway', value: { retryAfterMs: 1, address: '://' } } }),
+    record({ body: { case: 'credit', value: { lane: 3, consumed: 1, window: 9 } } }),
+    record({ body: { case: 'fragment', value: { transfer: 1, lane: 4, total: 9, data: Uint8Array.of(8, 1, 2) } } }),
+    record({ body: { case: 'fragmentAbort', value: { transfer: 1, lane: 4 } } }),
     record({ id: 3, body: { case: 'error', value: { code: 4401, detail: 'x', room: 'r', retryAfterMs: 1 } } }),
   ];
   for (let seed = 1; seed <= SEEDS; seed++) {
     const chance = random(seed);
     const below = (limit: number) => Math.floor(chance() * limit);
     const world = new World(seed).connected();
-    const room = world.session.subscribe(world.now, 'r', { start: undefined, signals: true, events: true });
+    const room = world.session.rooms.subscribe(world.now, 'r', { start: undefined, signals: true, events: true });
     world.session.publish(world.now, { room: 'r', lane: 'normal', durable: true, ttlMs: 0, envelope: text('x') }, () => {});
-    world.session.history(world.now, 'r', {}, () => {});
+    world.histories.ask(world.now, 'r', {}, () => {});
     world.pass(5);
     for (let each = 0; each < PACKETS; each++) {
       const bytes = Uint8Array.from(packets[below(packets.length)] ?? []);

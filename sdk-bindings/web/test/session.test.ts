@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Item } from '../src/core/inbox.js';
 import type { PublishInput, Receipt } from '../src/core/outbox.js';
-import { positionText } from '../src/core/position.js';
+import { type LaneName, positionText } from '../src/core/position.js';
 import type { RoomCore } from '../src/core/room.js';
-import type { Page } from '../src/core/session.js';
+import type { Page } from '../src/core/history.js';
 import { Code, LanecastError } from '../src/errors.js';
 import * as wire from '../src/gen/wire.js';
 import { record } from '../src/wire/packet.js';
@@ -31,7 +31,7 @@ const short = (items: Item[]) =>
 test('LC-HS-001: a client connects, subscribes inside Hello and reads from there', () => {
   const world = new World();
   world.node.append('r', 'normal', text('one'));
-  const room = world.session.subscribe(world.now, 'r', BEGINNING);
+  const room = world.session.rooms.subscribe(world.now, 'r', BEGINNING);
   world.connected();
   assert.equal(world.peer?.hello?.subscriptions.length, 1);
   world.run(() => room.state.name === 'live');
@@ -120,9 +120,9 @@ test('LC-LIFE-013, LC-ERR-003: codes of the stop range end the client, others do
 
 test('LC-LIFE-022: GoAway moves the client to another address after the stated time', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
-  if (world.peer) world.node.send(world.peer, 0, { case: 'goAway', value: { retryAfterMs: 700, address: 'b.example', closesInMs: 5000 } });
+  if (world.peer) world.node.send(world.peer, 0, { case: 'goAway', value: { retryAfterMs: 700, address: 'b.example' } });
   world.pass(600);
   assert.equal(world.session.state.name, 'connected');
   world.run(() => world.dials.length === 2, 200);
@@ -148,7 +148,7 @@ test('a token that is about to expire is refreshed where the node takes it', () 
 test('LC-SUB-024: a log that is away for the node moves nothing, and the room is live again', () => {
   const world = new World();
   world.node.append('r', 'normal', text('one'));
-  const room = world.session.subscribe(world.now, 'r', BEGINNING);
+  const room = world.session.rooms.subscribe(world.now, 'r', BEGINNING);
   world.connected();
   world.run(() => room.state.name === 'live');
   const { handle, mark, position } = room.tracker;
@@ -170,7 +170,7 @@ test('LC-SUB-024: a log that is away for the node moves nothing, and the room is
 
 test('LC-SDK-002: a hole is never passed over: the room is subscribed again from received, at most once a second', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
   for (let seq = 1; seq <= 5; seq++) world.node.append('r', 'normal', text(`${seq}`));
   const place = world.peer?.rooms.get('r')?.place;
@@ -194,7 +194,7 @@ test('LC-SDK-002: a hole is never passed over: the room is subscribed again from
 
 test('a log trimmed past the position yields one gap, then the rest', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
   world.cut();
   for (let seq = 1; seq <= 30; seq++) world.node.append('r', 'normal', text(`${seq}`));
@@ -209,7 +209,7 @@ test('a log trimmed past the position yields one gap, then the rest', () => {
 test('LC-SDK-006: a fork revokes what was delivered, live and on resume', () => {
   for (const away of [false, true]) {
     const world = new World().connected();
-    const room = world.session.subscribe(world.now, 'r', EVENTS);
+    const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
     world.run(() => room.state.name === 'live');
     for (let seq = 1; seq <= 5; seq++) world.node.append('r', 'normal', text(`${seq}`));
     world.pass(100);
@@ -225,12 +225,12 @@ test('LC-SDK-006: a fork revokes what was delivered, live and on resume', () => 
 
 test('LC-RES-016: while a Subscribe is unanswered, one that comes unasked is ignored', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
   for (let seq = 1; seq <= 5; seq++) world.node.append('r', 'normal', text(`${seq}`));
   world.pass(100);
   // Asking for signals too subscribes again; the log forks before the node hears of it.
-  world.session.subscribe(world.now, 'r', { ...EVENTS, signals: true });
+  world.session.rooms.subscribe(world.now, 'r', { ...EVENTS, signals: true });
   world.node.fork('r', 'normal', 2);
   world.node.append('r', 'normal', text('again'));
   world.run(() => room.options.signals && room.pending === undefined && room.state.name === 'live');
@@ -240,7 +240,7 @@ test('LC-RES-016: while a Subscribe is unanswered, one that comes unasked is ign
 
 test('a node that restarted yields a rolled-back gap per lane with an open end, and delivery goes on', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
   world.node.append('r', 'normal', text('old'));
   world.pass(100);
@@ -259,7 +259,7 @@ test('LC-QUIC-010: frames whose handle is not known yet are held, then the room 
   let hold = true;
   const early = () =>
     record({ body: { case: 'event', value: { handle: 1, lane: wire.Lane.NORMAL, seq: 1, envelope: text('1') } } });
-  const room = world.session.subscribe(world.now, 'r', BEGINNING);
+  const room = world.session.rooms.subscribe(world.now, 'r', BEGINNING);
   world.session.received(world.now, early());
   assert.equal(room.stats.events, 0);
   world.run(() => room.state.name === 'live');
@@ -271,7 +271,7 @@ test('LC-QUIC-010: frames whose handle is not known yet are held, then the room 
     if (body.case === 'subscribe') asked++;
     return body.case === 'subscribe' && hold ? 'ignore' : undefined;
   };
-  const other = world.session.subscribe(world.now, 's', BEGINNING);
+  const other = world.session.rooms.subscribe(world.now, 's', BEGINNING);
   world.session.received(world.now, record({ body: { case: 'event', value: { handle: 99, lane: wire.Lane.NORMAL, seq: 1 } } }));
   world.pass(1900);
   assert.equal(asked, 1);
@@ -282,7 +282,7 @@ test('LC-QUIC-010: frames whose handle is not known yet are held, then the room 
 
 test('LC-QUIC-010: a handle of which frames were dropped is asked for again once it is known', () => {
   const world = new World(1, 'streams').connected();
-  const room = world.session.subscribe(world.now, 'r', BEGINNING);
+  const room = world.session.rooms.subscribe(world.now, 'r', BEGINNING);
   world.run(() => room.state.name === 'live');
   // More than is held, of an epoch whose Subscribed is still to come; after that nothing shows that something is missing.
   world.node.log('r').handle = world.node.handles + 1;
@@ -302,7 +302,7 @@ test('LC-QUIC-010: a handle of which frames were dropped is asked for again once
 
 test('LC-SUB-009: where the order is kept, what has an unknown handle is of an ended subscription and ignored', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', BEGINNING);
+  const room = world.session.rooms.subscribe(world.now, 'r', BEGINNING);
   world.session.received(world.now, record({ body: { case: 'event', value: { handle: 1, lane: wire.Lane.NORMAL, seq: 1 } } }));
   world.run(() => room.state.name === 'live');
   assert.equal(room.stats.events, 0);
@@ -384,16 +384,16 @@ test('a token that hardly lives is not refreshed in a loop', () => {
 test('on streams a room that was paused comes back and misses nothing', () => {
   for (let seed = 1; seed <= 10; seed++) {
     const world = new World(seed, 'streams').connected();
-    const room = world.session.subscribe(world.now, 'r', EVENTS);
+    const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
     world.run(() => room.state.name === 'live');
     for (let seq = 1; seq <= 12_000; seq++) world.node.append('r', seq % 100 ? 'bulk' : 'urgent');
     world.run(() => room.paused);
     const items = drain(room);
-    world.session.drained(world.now, room);
+    world.session.rooms.drained(world.now, room);
     world.node.append('r', 'urgent');
     world.run(() => {
       items.push(...drain(room));
-      world.session.drained(world.now, room);
+      world.session.rooms.drained(world.now, room);
       return items.length === 12_001;
     });
     assert.equal(new Set(items.map((item) => `${item.lane} ${item.kind === 'event' && item.seq}`)).size, 12_001);
@@ -403,7 +403,7 @@ test('on streams a room that was paused comes back and misses nothing', () => {
 test('a slow application pauses the room and misses nothing', () => {
   const world = new World().connected();
   world.packetBytes = 100_000;
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
   for (let seq = 1; seq <= 12_000; seq++) world.node.append('r', 'bulk');
   world.run(() => room.paused);
@@ -412,7 +412,7 @@ test('a slow application pauses the room and misses nothing', () => {
   const seen: Item[] = [];
   world.run(() => {
     seen.push(...drain(room));
-    world.session.drained(world.now, room);
+    world.session.rooms.drained(world.now, room);
     return seen.length === 12_000;
   });
   seen.forEach((item, index) => assert.equal(item.kind === 'event' && item.seq, index + 1));
@@ -451,16 +451,28 @@ test('LC-PUB-027: a refusal for now keeps the publish and its order', () => {
 test('LC-SDK-010, LC-SDK-011: the outbox is bounded, and gives up what waited too long', () => {
   const world = new World();
   const results: (Receipt | LanecastError)[] = [];
-  for (let each = 0; each < 1001; each++) world.session.publish(world.now, publish('x'), (result) => results.push(result));
-  assert.deepEqual(results.map((result) => result instanceof LanecastError && result.name), ['OUTBOX_FULL']);
+  const fill = (lane: LaneName, room: string) => {
+    const before = results.length;
+    for (let each = 0; results.length === before; each++) {
+      assert.ok(each <= 1000);
+      world.session.publish(world.now, publish('x', { lane, room }), (result) => results.push(result));
+    }
+  };
+  // Bulk leaves a quarter to the others, normal an eighth to urgent.
+  const counts = (['bulk', 'normal', 'urgent'] as const).map((lane) => {
+    fill(lane, lane);
+    return world.session.outbox.length;
+  });
+  assert.deepEqual(counts, [750, 875, 1000]);
+  assert.deepEqual(results.map((result) => result instanceof LanecastError && result.name), ['OUTBOX_FULL', 'OUTBOX_FULL', 'OUTBOX_FULL']);
   world.session.tick(world.now + 12 * 3600 * 1000);
-  assert.equal(results.length, 1001);
+  assert.equal(results.length, 1003);
   assert.equal(results.at(-1) instanceof LanecastError && (results.at(-1) as LanecastError).name, 'EXPIRED');
 });
 
 test('no more publishes are on the wire than the node allows', () => {
   const world = new World();
-  world.node.welcome = { limits: { recordBytes: 65536, messageBytes: 65536, rooms: 1, publishesInFlight: 3, signalsPerSecond: 1, historyPage: 1 } };
+  world.node.welcome = { limits: { recordBytes: 65536, publishesInFlight: 3, signalsPerSecond: 1 } };
   world.connected();
   const seen: number[] = [];
   world.node.intercept = (_peer, _id, body) => {
@@ -485,7 +497,7 @@ test('LC-SDK-012: transient publishes are answered, and refused without a connec
 
 test('LC-SIG-011: signals are conflated and paced before they are sent, the newest one counts at the receiver', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', { ...EVENTS, signals: true });
+  const room = world.session.rooms.subscribe(world.now, 'r', { ...EVENTS, signals: true });
   world.run(() => room.state.name === 'live');
   const reader = room.signals.reader(() => {});
   for (let x = 1; x <= 200; x++) {
@@ -510,7 +522,7 @@ test('LC-SIG-011: signals are conflated and paced before they are sent, the newe
 
 test('a cleared signal says so, and a late reader does not see it', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', { ...EVENTS, signals: true });
+  const room = world.session.rooms.subscribe(world.now, 'r', { ...EVENTS, signals: true });
   world.run(() => room.state.name === 'live');
   const reader = room.signals.reader(() => {});
   const envelope = { type: 'typing', key: 'me' };
@@ -527,13 +539,13 @@ test('history pages are asked for again after a lost connection, and merged by o
   const world = new World().connected();
   for (let each = 0; each < 5; each++) world.node.append('r', each % 2 ? 'urgent' : 'normal', text(`${each}`));
   const pages: (Page | LanecastError)[] = [];
-  world.session.history(world.now, 'r', { limit: 3 }, (page) => pages.push(page));
+  world.histories.ask(world.now, 'r', { limit: 3 }, (page) => pages.push(page));
   world.cut();
   world.run(() => pages.length === 1);
   const [page] = pages;
   assert.ok(page && !(page instanceof LanecastError));
   assert.deepEqual(page.events.map((event) => event.text), ['4', '3', '2']);
-  world.session.history(world.now, 'r', { limit: 3, cursor: page.next }, (next) => pages.push(next));
+  world.histories.ask(world.now, 'r', { limit: 3, cursor: page.next }, (next) => pages.push(next));
   world.run(() => pages.length === 2);
   assert.deepEqual(!(pages[1] instanceof LanecastError) && pages[1]?.events.map((event) => event.text), ['1', '0']);
 });
@@ -546,7 +558,7 @@ test('a refused subscription ends the room with the error, one refused for now i
     world.node.refuse(peer, id, codes.shift() ?? 4302, { room: 'r', retryAfterMs: 50 });
     return 'ignore';
   };
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'degraded');
   world.run(() => room.state.name === 'ended');
   assert.equal(room.state.name === 'ended' && room.state.error?.name, 'FORBIDDEN');
@@ -554,12 +566,12 @@ test('a refused subscription ends the room with the error, one refused for now i
 
 test('leaving a room makes the node stop, and what is in flight is ignored', () => {
   const world = new World().connected();
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => room.state.name === 'live');
   world.node.append('r', 'normal', text('late'));
-  world.session.unsubscribe(room);
+  world.session.rooms.leave(room);
   assert.equal(room.state.name, 'ended');
-  const again = world.session.subscribe(world.now, 'r', EVENTS);
+  const again = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.run(() => again.state.name === 'live');
   assert.equal(room.stats.events, 0);
   world.pass(3000);
@@ -578,9 +590,9 @@ test('bytes that are no packet end the connection, not the client', () => {
 test('closing refuses everything that is not settled', () => {
   const world = new World().connected();
   const results: unknown[] = [];
-  const room = world.session.subscribe(world.now, 'r', EVENTS);
+  const room = world.session.rooms.subscribe(world.now, 'r', EVENTS);
   world.session.publish(world.now, publish('x'), (result) => results.push(result));
-  world.session.history(world.now, 'r', {}, (result) => results.push(result));
+  world.histories.ask(world.now, 'r', {}, (result) => results.push(result));
   world.session.close();
   assert.deepEqual(results.map((result) => result instanceof LanecastError && result.name), ['CLOSED', 'CLOSED']);
   assert.equal(room.state.name, 'ended');

@@ -42,6 +42,15 @@ function fromJson(type: Schema<object>, json: Record<string, unknown>): Record<s
   return init;
 }
 
+/** Whether this client knows every field that the JSON names. */
+function covers(type: Schema<object>, json: Record<string, unknown>): boolean {
+  return Object.entries(json).every(([name, value]) => {
+    const row = type.rows.find(([, each]) => each === name);
+    const inner = row?.[2] === 'message' ? [value].flat() : [];
+    return row && inner.every((each) => covers(row[4] as Schema<object>, each as Record<string, unknown>));
+  });
+}
+
 /** Whether a number stands in the JSON that no client accepts (LC-FRM-020). */
 const tooLarge = (json: unknown): boolean =>
   typeof json === 'string' ? /^\d{16,}$/.test(json) && BigInt(json) >= 2n ** 53n : Object.values((json ?? {}) as object).some((each) => typeof each === 'object' || typeof each === 'string' ? tooLarge(each) : false);
@@ -72,6 +81,7 @@ for (const file of files) {
         assert.deepEqual(got[index], decode(Frame, encode(Frame, init)), name);
       });
       if (!ours || json.streamHeader !== undefined || name.startsWith('unknown')) continue;
+      if (!wanted.every((frame) => covers(Frame, frame))) continue;
       const again = Buffer.concat(wanted.map((frame) => record(fromJson(Frame, frame) as Init<Frame>)));
       assert.equal(again.toString('hex'), hex, `${file} ${name}`);
     }

@@ -69,26 +69,26 @@ interface Entry {
 
 /** A queue without the cost of `Array.shift` on long arrays. */
 class Fifo<T> {
-  private list: (T | undefined)[] = [];
-  private head = 0;
+  #list: (T | undefined)[] = [];
+  #head = 0;
 
   push(value: T): void {
-    this.list.push(value);
+    this.#list.push(value);
   }
 
   shift(): T | undefined {
-    if (this.head === this.list.length) return undefined;
-    const value = this.list[this.head];
-    this.list[this.head++] = undefined;
-    if (this.head === this.list.length || this.head > 1024) {
-      this.list = this.list.slice(this.head);
-      this.head = 0;
+    if (this.empty) return undefined;
+    const value = this.#list[this.#head];
+    this.#list[this.#head++] = undefined;
+    if (this.empty || this.#head > 1024) {
+      this.#list = this.#list.slice(this.#head);
+      this.#head = 0;
     }
     return value;
   }
 
   get empty(): boolean {
-    return this.head === this.list.length;
+    return this.#head === this.#list.length;
   }
 }
 
@@ -114,11 +114,11 @@ class Segment {
 
 /** The receive queue of a room. */
 export class Inbox {
-  private segments: Segment[] = [new Segment()];
-  private epoch = 0;
-  private taken = perLane(() => new SeqWindow(0));
+  #segments: Segment[] = [new Segment()];
+  #epoch = 0;
+  #taken = perLane(() => new SeqWindow(0));
   /** What the item that is with the application moves when it is taken. */
-  private outstanding: Mark | undefined;
+  #outstanding: Mark | undefined;
   /** Items waiting. */
   length = 0;
   /** Approximate bytes waiting. */
@@ -128,30 +128,30 @@ export class Inbox {
 
   /** Everything up to it was taken. Undefined before the first subscription. */
   get position(): Position | undefined {
-    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.taken[lane].base) } : undefined;
+    return this.#epoch ? { epoch: this.#epoch, ...perLane((lane) => this.#taken[lane].base) } : undefined;
   }
 
   /** Sets where the room begins, before anything came. */
   begin(at: Position): void {
-    this.epoch = at.epoch;
-    this.taken = perLane((lane) => new SeqWindow(at[lane]));
+    this.#epoch = at.epoch;
+    this.#taken = perLane((lane) => new SeqWindow(at[lane]));
   }
 
-  private push(lane: LaneName, mark: Mark | undefined, item: Item | undefined, cost: number): void {
+  #push(lane: LaneName, mark: Mark | undefined, item: Item | undefined, cost: number): void {
     if (item) {
       this.length++;
       this.bytes += cost;
     }
-    this.open.lanes[lane].push({ mark, item, cost });
+    this.#open.lanes[lane].push({ mark, item, cost });
   }
 
-  private get open(): Segment {
-    return this.segments[this.segments.length - 1] as Segment;
+  get #open(): Segment {
+    return this.#segments[this.#segments.length - 1] as Segment;
   }
 
   /** Queues an event, durable or transient. */
   event(item: EventItem, bytes: number): void {
-    this.push(item.lane, item.seq ? [item.lane, item.seq, item.seq] : undefined, item, bytes + 64);
+    this.#push(item.lane, item.seq ? [item.lane, item.seq, item.seq] : undefined, item, bytes + 64);
   }
 
   /** Queues a gap of transients; `count` 0 is an unknown number. */
@@ -160,16 +160,16 @@ export class Inbox {
       ...{ kind: 'gap', room: this.room, lane, epoch: 0, from: 0, to: undefined },
       ...{ count: count || undefined, cause, refillable: false },
     };
-    this.push(lane ?? 'normal', undefined, item, 64);
+    this.#push(lane ?? 'normal', undefined, item, 64);
   }
 
   /** Queues a gap. One of cause filtered moves the position and is not shown. */
   gap(gap: SeqGap): void {
     const { lane, from, to, cause } = gap;
-    this.push(lane, [lane, from, to ?? from], cause === 'filtered' ? undefined : this.item(gap), 64);
+    this.#push(lane, [lane, from, to ?? from], cause === 'filtered' ? undefined : this.#item(gap), 64);
   }
 
-  private item(gap: SeqGap): GapItem {
+  #item(gap: SeqGap): GapItem {
     const count = gap.to === undefined ? undefined : gap.to - gap.from + 1;
     return { kind: 'gap', room: this.room, ...gap, count };
   }
@@ -177,32 +177,32 @@ export class Inbox {
   /** Queues the change of the epoch. */
   changeEpoch(change: EpochChange): void {
     this.length += change.gaps.length;
-    this.open.end = change;
-    this.segments.push(new Segment());
+    this.#open.end = change;
+    this.#segments.push(new Segment());
   }
 
   /** Says that the item handed out last was handled: the position moves over it. */
   take(): void {
-    if (this.outstanding) {
-      const [lane, from, to] = this.outstanding;
-      this.taken[lane].insert(from, to);
+    if (this.#outstanding) {
+      const [lane, from, to] = this.#outstanding;
+      this.#taken[lane].insert(from, to);
     }
-    this.outstanding = undefined;
-    this.pass();
+    this.#outstanding = undefined;
+    this.#pass();
   }
 
   /** Passes changes of the epoch of which nothing is left to tell. */
-  private pass(): void {
+  #pass(): void {
     for (;;) {
-      const [front] = this.segments;
+      const [front] = this.#segments;
       const change = front?.end;
       if (!front?.empty || !change || front.told < change.gaps.length) return;
-      this.segments.shift();
-      this.epoch = change.position.epoch;
+      this.#segments.shift();
+      this.#epoch = change.position.epoch;
       for (const lane of LANES) {
         const seq = change.position[lane];
-        if (change.restarted[lane]) this.taken[lane] = new SeqWindow(seq);
-        else this.taken[lane].cutBack(seq);
+        if (change.restarted[lane]) this.#taken[lane] = new SeqWindow(seq);
+        else this.#taken[lane].cutBack(seq);
       }
     }
   }
@@ -211,16 +211,16 @@ export class Inbox {
   next(): Item | undefined {
     for (;;) {
       this.take();
-      const front = this.segments[0] as Segment;
+      const front = this.#segments[0] as Segment;
       const entry = front.shift();
       if (!entry) {
         const gap = front.end?.gaps[front.told];
         if (!gap) return undefined;
         front.told++;
         this.length--;
-        return this.item(gap);
+        return this.#item(gap);
       }
-      this.outstanding = entry.mark;
+      this.#outstanding = entry.mark;
       if (!entry.item) continue;
       this.length--;
       this.bytes -= entry.cost;

@@ -9,7 +9,7 @@ import { LanecastError } from '../errors.js';
 import { Delivery, type Envelope, Envelope as EnvelopeTable, type Publish, type Published } from '../gen/wire.js';
 import { encode, type Init } from '../wire/codec.js';
 import { record } from '../wire/packet.js';
-import { laneNumber, laneOf, type LaneName } from './position.js';
+import { laneNumber, laneOf, LANES, type LaneName } from './position.js';
 
 /** Bounds of the outbox; a publish beyond them is refused with OUTBOX_FULL. */
 export interface OutboxLimits {
@@ -47,6 +47,14 @@ export interface PublishInput {
   envelope: Init<Envelope>;
 }
 
+/** What a Publish has beside its envelope: room, numbers, times. */
+const HEAD_BYTES_MAX = 1024;
+
+/** How much of a bound a lane may fill: the last quarter is kept from bulk, the last eighth for urgent. */
+const share = (bound: number, lane: LaneName) => bound - Math.floor(bound / 8) * LANES.indexOf(lane);
+
+const expired = (room: string) => LanecastError.local('EXPIRED', 'not stored in time', { room });
+
 type Settle = (result: Receipt | LanecastError) => void;
 
 interface Item {
@@ -56,6 +64,9 @@ interface Item {
   number: number;
   /** Id of the request that is on the wire; 0: not sent. */
   id: number;
+  /** When it was queued. */
+  since: number;
+  /** It is not sent after that: its own time, or that of the outbox, is over (law 8). */
   expiresAt: number;
   settle: Settle;
 }
@@ -77,93 +88,111 @@ interface Queue {
 
 /** The outbox of a client; it outlives connections. */
 export class Outbox {
-  private queues = new Map<string, Queue>();
-  private flying = new Map<number, [Queue, Item]>();
-  private bytes = 0;
-  private items = 0;
+  #queues = new Map<string, Queue>();
+  #flying = new Map<number, [Queue, Item]>();
+  #bytes = 0;
+  #items = 0;
   /** Publishes that may wait for their answer at once. */
   inFlightMax = 256;
   /** Largest record that the node accepts. */
   recordBytesMax = 256 * 1024;
+  readonly #limits: OutboxLimits;
 
-  constructor(private readonly limits: OutboxLimits) {}
+  constructor(limits: OutboxLimits) {
+    this.#limits = limits;
+  }
 
   /** Publishes that are not settled. */
   get length(): number {
-    return this.items;
+    return this.#items;
   }
 
   /** Takes a publish; `settle` is called exactly once, also when it is refused here. */
   push(now: number, input: PublishInput, settle: Settle): void {
+    const { room, lane, durable, ttlMs } = input;
     const envelope = encode(EnvelopeTable, input.envelope);
-    if (envelope.length + 1024 > this.recordBytesMax) {
-      return settle(LanecastError.of(4306, 'larger than the records of the node', { room: input.room }));
+    const { items, bytes } = this.#limits;
+    if (this.#items >= share(items, lane) || this.#bytes + envelope.length > share(bytes, lane)) {
+      return settle(LanecastError.local('OUTBOX_FULL', 'too many publishes wait', { room }));
     }
-    if (this.items >= this.limits.items || this.bytes + envelope.length > this.limits.bytes) {
-      return settle(LanecastError.local('OUTBOX_FULL', 'too many publishes wait to be stored', { room: input.room }));
-    }
-    const key = `${input.lane} ${input.durable} ${input.room}`;
-    let queue = this.queues.get(key);
-    if (!queue) {
-      queue = { lane: input.lane, durable: input.durable, items: [], flying: 0, numbers: 0, refusals: 0, pausedUntil: 0 };
-      this.queues.set(key, queue);
-    }
-    const number = input.durable ? ++queue.numbers : 0;
-    queue.items.push({ input, envelope, number, id: 0, expiresAt: now + this.limits.ttlMs, settle });
-    this.items++;
-    this.bytes += envelope.length;
+    const key = `${lane} ${durable} ${room}`;
+    let queue = this.#queues.get(key);
+    if (!queue) this.#queues.set(key, (queue = { lane, durable, items: [], flying: 0, numbers: 0, refusals: 0, pausedUntil: 0 }));
+    const number = durable ? ++queue.numbers : 0;
+    const expiresAt = now + Math.min(ttlMs || Infinity, this.#limits.ttlMs);
+    queue.items.push({ input, envelope, number, id: 0, since: now, expiresAt, settle });
+    this.#items++;
+    this.#bytes += envelope.length;
   }
 
-  /** The next record of a lane, if one may be sent now. Rooms take turns. */
-  next(now: number, lane: LaneName, nextId: () => number): Uint8Array | undefined {
-    if (this.flying.size >= this.inFlightMax) return undefined;
-    for (const [key, queue] of this.queues) {
+  /** About how long the record is that may be sent now; 0: there is none. */
+  ready(now: number, lane: LaneName): number {
+    const due = this.#due(now, lane);
+    return due ? due[2].envelope.length + HEAD_BYTES_MAX : 0;
+  }
+
+  #due(now: number, lane: LaneName): [string, Queue, Item] | undefined {
+    if (this.#flying.size >= share(this.inFlightMax, lane)) return undefined;
+    for (const [key, queue] of this.#queues) {
       const item = queue.items[queue.flying];
       if (queue.lane !== lane || !item || now < queue.pausedUntil) continue;
       // One on the wire behind it would be refused, since it names this one in `after`: let the answers come first.
       if (item.id || queue.items.some((each, at) => at > queue.flying && each.id)) continue;
-      item.id = nextId();
-      const { room, durable, ttlMs } = item.input;
-      const value: Init<Publish> = {
-        room,
-        lane: laneNumber(lane),
-        delivery: durable ? Delivery.DURABLE : Delivery.TRANSIENT,
-        number: item.number,
-        after: queue.items[queue.flying - 1]?.number ?? 0,
-        ttlMs,
-        envelope: item.envelope as Init<Envelope> | Uint8Array,
-      };
-      queue.flying++;
-      this.flying.set(item.id, [queue, item]);
-      // Behind the others: rooms take turns.
-      this.queues.delete(key);
-      this.queues.set(key, queue);
-      return record({ id: item.id, body: { case: 'publish', value } });
+      if (item.expiresAt > now && item.envelope.length + HEAD_BYTES_MAX <= this.recordBytesMax) return [key, queue, item];
+      const { room } = item.input;
+      const late = item.expiresAt <= now;
+      this.#remove(queue, item, late ? expired(room) : LanecastError.of(4306, 'larger than a record may be', { room }));
+      return this.#due(now, lane);
     }
     return undefined;
   }
 
+  /** The next record of a lane, if one may be sent now. Rooms take turns. */
+  next(now: number, lane: LaneName, nextId: () => number): Uint8Array | undefined {
+    const due = this.#due(now, lane);
+    if (!due) return undefined;
+    const [key, queue, item] = due;
+    item.id = nextId();
+    const { room, durable, ttlMs } = item.input;
+    const value: Init<Publish> = {
+      room,
+      lane: laneNumber(lane),
+      delivery: durable ? Delivery.DURABLE : Delivery.TRANSIENT,
+      number: item.number,
+      after: queue.items[queue.flying - 1]?.number ?? 0,
+      // What it waited here it does not live at the node.
+      ttlMs: ttlMs && Math.ceil(item.since + ttlMs - now),
+      envelope: item.envelope as Init<Envelope> | Uint8Array,
+    };
+    queue.flying++;
+    this.#flying.set(item.id, [queue, item]);
+    // Behind the others: rooms take turns.
+    this.#queues.delete(key);
+    this.#queues.set(key, queue);
+    return record({ id: item.id, body: { case: 'publish', value } });
+  }
+
   /** Takes Published; false: the id is not of a publish. */
   published(id: number, frame: Published): boolean {
-    const found = this.flying.get(id);
+    const found = this.#flying.get(id);
     if (!found) return false;
     const [queue, item] = found;
     const { epoch, seq, order, duplicate } = frame;
     queue.refusals = 0;
-    this.remove(queue, item, { lane: laneOf(frame.lane) ?? queue.lane, epoch, seq, order, duplicate });
+    this.#remove(queue, item, { lane: laneOf(frame.lane) ?? queue.lane, epoch, seq, order, duplicate });
     return true;
   }
 
   /** Takes an Error; false: the id is not of a publish. */
   refused(now: number, id: number, error: LanecastError): boolean {
-    const found = this.flying.get(id);
+    const found = this.#flying.get(id);
     if (!found) return false;
     const [queue, item] = found;
     if (!error.retryable || !queue.durable) {
-      this.remove(queue, item, error);
+      this.#remove(queue, item, error);
       return true;
     }
-    this.flying.delete(id);
+    this.#flying.delete(id);
     item.id = 0;
     // What is behind it on the wire comes back too; `next` waits for that.
     queue.flying = Math.min(queue.flying, queue.items.indexOf(item));
@@ -173,38 +202,38 @@ export class Outbox {
     return true;
   }
 
-  private remove(queue: Queue, item: Item, result: Receipt | LanecastError): void {
+  #remove(queue: Queue, item: Item, result: Receipt | LanecastError): void {
     const at = queue.items.indexOf(item);
     queue.items.splice(at, 1);
     if (at < queue.flying) queue.flying--;
-    this.flying.delete(item.id);
-    this.items--;
-    this.bytes -= item.envelope.length;
+    this.#flying.delete(item.id);
+    this.#items--;
+    this.#bytes -= item.envelope.length;
     item.settle(result);
   }
 
   /** The connection is gone: durable publishes wait for the next one, transient ones end here. */
   disconnected(): void {
-    this.flying.clear();
-    for (const queue of this.queues.values()) {
+    this.#flying.clear();
+    for (const queue of this.#queues.values()) {
       queue.flying = 0;
       queue.pausedUntil = 0;
       for (const item of [...queue.items]) {
         const sent = item.id !== 0;
         item.id = 0;
         if (queue.durable) continue;
-        const detail = sent ? 'no answer came before the connection ended' : 'transient events do not wait';
-        this.remove(queue, item, LanecastError.local(sent ? 'CONNECTION_LOST' : 'OFFLINE', detail));
+        const detail = sent ? 'no answer' : 'transient events do not wait';
+        this.#remove(queue, item, LanecastError.local(sent ? 'CONNECTION_LOST' : 'OFFLINE', detail));
       }
     }
   }
 
   /** Gives up what waited too long. */
   expire(now: number): void {
-    for (const queue of this.queues.values()) {
-      // All wait equally long, so the first ones expire first.
-      for (let item = queue.items[0]; item && item.expiresAt <= now; item = queue.items[0]) {
-        this.remove(queue, item, LanecastError.local('EXPIRED', 'not stored within the outbox TTL'));
+    for (const queue of this.#queues.values()) {
+      // The answer to what is on the wire says more than a clock could.
+      for (const item of queue.items.filter(({ id, expiresAt }) => !id && expiresAt <= now)) {
+        this.#remove(queue, item, expired(item.input.room));
       }
     }
   }
@@ -212,8 +241,8 @@ export class Outbox {
   /** When something is to be given up or sent again. */
   deadline(now: number): number | undefined {
     let next = Infinity;
-    for (const queue of this.queues.values()) {
-      if (queue.items[0]) next = Math.min(next, queue.items[0].expiresAt);
+    for (const queue of this.#queues.values()) {
+      for (const { id, expiresAt } of queue.items) if (!id) next = Math.min(next, expiresAt);
       if (queue.items[queue.flying] && queue.pausedUntil > now) next = Math.min(next, queue.pausedUntil);
     }
     return next === Infinity ? undefined : next;
@@ -221,6 +250,6 @@ export class Outbox {
 
   /** Refuses everything: the client is closed. */
   clear(error: LanecastError): void {
-    for (const queue of this.queues.values()) for (const item of [...queue.items]) this.remove(queue, item, error);
+    for (const queue of this.#queues.values()) for (const item of [...queue.items]) this.#remove(queue, item, error);
   }
 }

@@ -6,10 +6,17 @@ export const LANES = ['urgent', 'normal', 'bulk'] as const;
 /** A lane that an application can choose. */
 export type LaneName = (typeof LANES)[number];
 
-const NUMBERS: Record<LaneName, number> = { urgent: Lane.URGENT, normal: Lane.NORMAL, bulk: Lane.BULK };
+/** The lanes of what a client sends, highest first. */
+export const OUT_LANES = ['control', 'urgent', 'normal', 'signal', 'bulk'] as const;
+/** A lane of what a client sends. */
+export type OutLane = (typeof OUT_LANES)[number];
+
+const NUMBERS: Record<OutLane, number> = {
+  ...{ control: Lane.CONTROL, urgent: Lane.URGENT, normal: Lane.NORMAL, bulk: Lane.BULK, signal: Lane.SIGNAL },
+};
 
 /** The number of a lane on the wire. */
-export const laneNumber = (lane: LaneName): number => NUMBERS[lane];
+export const laneNumber = (lane: OutLane): number => NUMBERS[lane];
 
 /** The lane with that number; undefined for control, signal and lanes of a later version. */
 export const laneOf = (number: number): LaneName | undefined => LANES.find((lane) => NUMBERS[lane] === number);

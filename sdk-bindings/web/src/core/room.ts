@@ -10,7 +10,7 @@
  * ```
  */
 import { LanecastError } from '../errors.js';
-import type { Event, Gap, Start, Subscribe, Subscribed } from '../gen/wire.js';
+import type { Event, FocusLevel, Gap, Start, Subscribe, Subscribed } from '../gen/wire.js';
 import { MissedKnowledge } from '../gen/wire.js';
 import type { Init } from '../wire/codec.js';
 import { type EventItem, Inbox } from './inbox.js';
@@ -52,6 +52,8 @@ export interface RoomOptions {
   signals: boolean;
   /** Whether the application reads events; else they only move the position. */
   events: boolean;
+  /** Undefined: as the lane says. */
+  focus?: FocusLevel | undefined;
 }
 
 /** One subscription. */
@@ -72,11 +74,11 @@ export class RoomCore {
   muted = false;
   /** Something of this subscription was dropped before its answer came, which streams let happen. */
   holeUnseen = false;
-  private hole: { lane: LaneName; seq: number } | undefined;
-  private head: Position | undefined;
-  private degraded = false;
+  #hole: { lane: LaneName; seq: number } | undefined;
+  #head: Position | undefined;
+  #degraded = false;
   /** A transient mark was known once, so that not knowing it any more is worth telling. */
-  private marked = false;
+  #marked = false;
 
   constructor(
     readonly name: string,
@@ -103,7 +105,7 @@ export class RoomCore {
     else this.tracker = new Tracker();
     this.pending = undefined;
     this.subscribeAt = undefined;
-    this.hole = undefined;
+    this.#hole = undefined;
     this.holeUnseen = this.muted = false;
   }
 
@@ -122,39 +124,39 @@ export class RoomCore {
     if (!frame.cause) this.muted = false;
     if (!before) this.inbox.begin(position as Position);
     if (change) {
-      this.hole = undefined;
+      this.#hole = undefined;
       this.inbox.changeEpoch(change);
       this.stats.gaps += change.gaps.length;
     }
-    if (asked?.knowledge === MissedKnowledge.COUNT && asked.count) this.missed(asked.count);
-    else if (asked?.knowledge === MissedKnowledge.UNKNOWN || (this.marked && !asked?.knowledge && !frame.cause)) this.missed(0);
-    this.marked = this.tracker.mark !== undefined;
-    this.head = frame.head;
-    this.degraded = frame.degraded;
-    this.stats.behind = frame.head ? LANES.reduce((sum, lane) => sum + this.missing(lane), 0) : 0;
+    if (asked?.knowledge === MissedKnowledge.COUNT && asked.count) this.#missed(asked.count);
+    else if (asked?.knowledge === MissedKnowledge.UNKNOWN || (this.#marked && !asked?.knowledge && !frame.cause)) this.#missed(0);
+    this.#marked = this.tracker.mark !== undefined;
+    this.#head = frame.head;
+    this.#degraded = frame.degraded;
+    this.stats.behind = frame.head ? LANES.reduce((sum, lane) => sum + this.#missing(lane), 0) : 0;
   }
 
   /** Takes a Subscribed with cause DEGRADED (LC-SUB-024); says whether it is about the present subscription. */
   stands(frame: Subscribed): boolean {
     const present = frame.handle === this.tracker.handle;
-    if (present) this.degraded = frame.degraded;
+    if (present) this.#degraded = frame.degraded;
     return present;
   }
 
-  private missed(count: number): void {
+  #missed(count: number): void {
     this.stats.gaps++;
     this.inbox.transientGap(undefined, count, count ? 'dropped' : 'unknown');
   }
 
-  private missing(lane: LaneName): number {
-    return Math.max(0, (this.head?.[lane] ?? 0) - (this.tracker.position?.[lane] ?? 0));
+  #missing(lane: LaneName): number {
+    return Math.max(0, (this.#head?.[lane] ?? 0) - (this.tracker.position?.[lane] ?? 0));
   }
 
   /** What the state is, given that the room is subscribed on a live connection. */
   progress(): 'live' | 'catching-up' | 'degraded' {
-    if (this.degraded) return 'degraded';
-    if (this.hole || this.paused || LANES.some((lane) => this.missing(lane))) return 'catching-up';
-    this.head = undefined;
+    if (this.#degraded) return 'degraded';
+    if (this.#hole || this.paused || LANES.some((lane) => this.#missing(lane))) return 'catching-up';
+    this.#head = undefined;
     return 'live';
   }
 
@@ -167,8 +169,8 @@ export class RoomCore {
       this.tracker.transients(event.handle, lane, 1);
     } else {
       const verdict = this.tracker.range(event.handle, lane, event.seq, event.seq, ordered || lane !== 'urgent');
-      if (verdict !== 'deliver') return this.dropped(verdict, lane, event.seq);
-      this.healed();
+      if (verdict !== 'deliver') return this.#dropped(verdict, lane, event.seq);
+      this.#healed();
     }
     this.stats.events++;
     const item = toItem(this.name, lane, this.tracker.epoch, event);
@@ -187,8 +189,8 @@ export class RoomCore {
       return 'deliver';
     }
     const [verdict, news] = this.tracker.gap(frame, ordered || lane !== 'urgent');
-    if (!news.length) return this.dropped(verdict, lane, frame.to);
-    this.healed();
+    if (!news.length) return this.#dropped(verdict, lane, frame.to);
+    this.#healed();
     for (const gap of news) {
       if (gap.cause !== 'filtered') this.stats.gaps++;
       if (this.options.events) this.inbox.gap(gap);
@@ -196,20 +198,20 @@ export class RoomCore {
     return verdict;
   }
 
-  private dropped(verdict: Verdict, lane: LaneName, seq: number): Verdict {
+  #dropped(verdict: Verdict, lane: LaneName, seq: number): Verdict {
     if (verdict === 'duplicate') this.stats.duplicates++;
-    if (verdict === 'hole' && !this.hole) {
+    if (verdict === 'hole' && !this.#hole) {
       this.stats.holes++;
-      this.hole = { lane, seq };
+      this.#hole = { lane, seq };
     }
     return verdict;
   }
 
   /** Forgets the hole once what was behind it has come. */
-  private healed(): void {
-    const { hole } = this;
+  #healed(): void {
+    const hole = this.#hole;
     if (hole && (this.tracker.position?.[hole.lane] ?? 0) >= hole.seq) {
-      this.hole = undefined;
+      this.#hole = undefined;
       this.subscribeAt = undefined;
     }
   }

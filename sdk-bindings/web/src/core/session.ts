@@ -17,37 +17,23 @@
 import { Code, LanecastError } from '../errors.js';
 import * as wire from '../gen/wire.js';
 import { type Init, WireError } from '../wire/codec.js';
-import { type Body, frames, record } from '../wire/packet.js';
-import { type GapItem, type EventItem } from './inbox.js';
+import { type Body, frames, laneOf as laneOfBody, record } from '../wire/packet.js';
+import { Flow } from './flow.js';
 import { Outbox, OUTBOX_LIMITS, type OutboxLimits, type PublishInput, type Receipt } from './outbox.js';
-import { laneOf, type Position } from './position.js';
-import { RoomCore, type RoomOptions, type RoomState, toItem } from './room.js';
+import type { Link, Part } from './part.js';
+import { laneOf, OUT_LANES, type OutLane } from './position.js';
+import type { RoomCore } from './room.js';
+import { Rooms } from './rooms.js';
 import { SignalOutbox } from './signals.js';
-import { causeOf, Misbehaviour } from './tracker.js';
 
-/** Frames whose handle is not known yet are held up to this many bytes … */
-const HELD_BYTES_MAX = 64 * 1024;
-/** … and this long, where they may overtake the Subscribed that names it (LC-QUIC-010). */
-const HELD_MS_MAX = 2000;
-/** Handles of dropped frames that are remembered: more than the rooms that a node lets a connection have. */
-const DROPPED_MAX = 256;
 /** Dialling and the handshake together take at most this long. */
 const CONNECT_MS_MAX = 15_000;
-/** A request other than Publish and Subscribe is given up after this long. */
-const REQUEST_MS_MAX = 30_000;
-/** Requests other than Publish and Subscribe that may wait at once. */
-const REQUESTS_MAX = 64;
 /** After a hint that the network changed, a Pong is expected this soon (LC-QUIC-012). */
 const PROBE_MS = 2000;
 /** A newer token is asked for this long before the present one expires, or a tenth of its life if that is less … */
 const REFRESH_LEAD_MS_MAX = 60_000;
 /** … and at most this often. */
 const REFRESH_MIN_MS = 1000;
-
-/** The lanes of what a client sends, highest first. */
-export const OUT_LANES = ['control', 'urgent', 'normal', 'signal', 'bulk'] as const;
-/** A lane of what a client sends. */
-export type OutLane = (typeof OUT_LANES)[number];
 
 /** A record on its way out. */
 export interface Output {
@@ -87,31 +73,31 @@ export interface SessionOptions {
   /** Between 0 and 1. */
   random: () => number;
   outbox?: Partial<OutboxLimits>;
+  /** No lanes and no credit in what is sent: for comparison. */
+  oneQueue?: boolean;
 }
 
-/** A page of history. */
-export interface Page {
-  events: EventItem[];
-  gaps: GapItem[];
-  /** Where to read on; undefined: there is nothing further in this direction. */
-  next: wire.Cursor | undefined;
-  /** Subscribe from here after the last page of a snapshot. */
-  head: Position | undefined;
-}
+/** What a client can use (LC-HS-020); with one queue the last two are left out. */
+const CAPABILITIES = [
+  ...[wire.Capability.HISTORY, wire.Capability.SIGNALS, wire.Capability.REFRESH, wire.Capability.FOCUS],
+  ...[wire.Capability.FRAGMENTS, wire.Capability.CREDIT],
+];
 
-/** The frames that bear a handle. */
-type Delivered = Extract<Body, { case: 'event' | 'gap' | 'signal' }>;
-
-interface Request {
-  body: Init<Body>;
-  until: number;
-  settle: (answer: Body | LanecastError) => void;
+/** When something is due, by what it is. */
+interface Timers {
+  connect?: number;
+  retry?: number;
+  ping?: number;
+  pong?: number;
+  leave?: number;
+  refresh?: number;
 }
 
 /** The client's side of the protocol. */
-export class Session {
+export class Session implements Link {
   state: ClientState = { name: 'idle' };
-  readonly rooms = new Map<string, RoomCore>();
+  readonly rooms = new Rooms(this);
+  readonly #parts: Part[] = [this.rooms];
   readonly outbox: Outbox;
   readonly signals = new SignalOutbox();
   /** Node's clock minus the clock of `now`, ms. */
@@ -120,47 +106,45 @@ export class Session {
   roundTripMs = 0;
   welcome: wire.Welcome | undefined;
 
-  private control: Uint8Array[] = [];
-  private ids = 0;
-  private handles = new Map<number, RoomCore>();
+  #control: Uint8Array[] = [];
+  #ids = 0;
   /** Whether the transport keeps the order of lane urgent, and that between lanes. */
-  private ordered = true;
-  private held: { body: Delivered; bytes: number }[] = [];
-  private heldBytes = 0;
-  /** Handles of which frames were dropped: nothing else need show that something is missing. */
-  private dropped = new Set<number>();
-  private requests = new Map<number, Request>();
-  private window: wire.ReconnectWindow = { minMs: 500, maxMs: 20_000 };
-  /** What the node accepts. */
-  limits: wire.Limits = {
-    ...{ recordBytes: 256 * 1024, messageBytes: 64 * 1024, rooms: 100 },
-    ...{ publishesInFlight: 256, signalsPerSecond: 10, historyPage: 200 },
-  };
-  private attempt = 0;
-  private address = '';
-  private lastToken = '';
-  private refusedToken: string | undefined;
-  private refusedFor: LanecastError | undefined;
+  ordered = true;
+  /** Credit of the present connection. */
+  #flows = flows();
+  #window: wire.ReconnectWindow = { minMs: 500, maxMs: 20_000 };
+  #attempt = 0;
+  #address = '';
+  #lastToken = '';
+  #refusedToken: string | undefined;
+  #refusedFor: LanecastError | undefined;
   /** The token that a RefreshToken bears, and its id. */
-  private offered: { id: number; token: string } | undefined;
+  #offered: { id: number; token: string } | undefined;
   /** When the token of the connection expires, on the clock of `now`. */
-  private expiresAt = 0;
-  private lastConnection = '';
-  private connectedAt = Infinity;
-  // Timers; undefined: not set.
-  private connectBy: number | undefined;
-  private retryAt: number | undefined;
-  private pingAt: number | undefined;
-  private pongBy: number | undefined;
-  private leaveAt: number | undefined;
-  private refreshAt: number | undefined;
-  private heldUntil: number | undefined;
+  #expiresAt = 0;
+  #lastConnection = '';
+  #connectedAt = Infinity;
+  #due: Timers = {};
+
+  /** Whether nothing is to be held back by the transport either. */
+  readonly oneQueue: boolean;
+  readonly #capabilities: readonly number[];
+  readonly #options: SessionOptions;
 
   constructor(
-    private readonly options: SessionOptions,
-    private readonly host: Host,
+    options: SessionOptions,
+    readonly host: Host,
   ) {
+    this.#options = options;
+    this.oneQueue = options.oneQueue ?? false;
+    this.#capabilities = this.oneQueue ? CAPABILITIES.slice(0, -2) : CAPABILITIES;
     this.outbox = new Outbox({ ...OUTBOX_LIMITS, ...options.outbox });
+  }
+
+  /** Adds a part of the protocol. */
+  add<P extends Part>(part: P): P {
+    this.#parts.push(part);
+    return part;
   }
 
   // Commands.
@@ -168,68 +152,33 @@ export class Session {
   /** Starts to connect, and keeps connected until `close`. */
   connect(now: number): void {
     if (this.state.name !== 'idle' && this.state.name !== 'closed') return;
-    this.attempt = 0;
-    this.refusedFor = this.refusedToken = undefined;
-    this.dial(now);
+    this.#attempt = 0;
+    this.#refusedFor = this.#refusedToken = undefined;
+    this.#dial(now);
   }
 
   /** Ends everything; what is not settled is refused with `cause`. */
   close(cause = LanecastError.local('CLOSED', 'the client was closed'), code: number = Code.NORMAL): void {
     if (this.state.name === 'closed') return;
     this.host.hangUp(code);
-    this.disconnected();
-    this.retryAt = undefined;
-    this.set({ name: 'closed', cause });
+    this.#disconnected();
+    this.#set({ name: 'closed', cause });
     this.outbox.clear(cause);
     this.signals.clear();
-    for (const request of this.requests.values()) request.settle(cause);
-    this.requests.clear();
-    for (const room of [...this.rooms.values()]) this.end(room, { name: 'ended', cause: 'closed', error: cause });
+    for (const part of this.#parts) part.close?.(cause);
   }
 
   /** The network may have changed: tries at once, or asks at once whether the node is there (LC-QUIC-012). */
   nudge(now: number): void {
-    if (this.state.name === 'suspended') this.dial(now);
-    else if (this.state.name === 'connected') this.ping(now, PROBE_MS);
-  }
-
-  /** Subscribes to a room, or adds to what is asked of it. */
-  subscribe(now: number, name: string, options: RoomOptions, at?: Position): RoomCore {
-    let room = this.rooms.get(name);
-    if (room && options.events && !room.options.events) {
-      // It was followed for its signals only: begin where the application wants.
-      this.forget(room);
-      const signals = options.signals || room.options.signals;
-      this.rooms.set(name, (room = new RoomCore(name, { ...options, signals }, at, room.signals)));
-    } else if (room) {
-      if (!options.signals || room.options.signals) return room;
-      room.options.signals = true;
-    } else {
-      this.rooms.set(name, (room = new RoomCore(name, options, at)));
-    }
-    if (this.state.name === 'connected') this.ask(now, room);
-    return room;
-  }
-
-  /** Leaves a room. */
-  unsubscribe(room: RoomCore): void {
-    if (this.rooms.get(room.name) !== room) return;
-    this.leave(room);
-    this.end(room, { name: 'ended', cause: 'left' });
-  }
-
-  /** The application read from a room that was left because its inbox was full. */
-  drained(now: number, room: RoomCore): void {
-    if (!room.paused || !room.drained) return;
-    room.paused = false;
-    if (this.state.name === 'connected') room.resubscribe(now);
+    if (this.state.name === 'suspended') this.#dial(now);
+    else if (this.state.name === 'connected') this.#ping(now, PROBE_MS);
   }
 
   /** Publishes; `settle` is called once. */
   publish(now: number, input: PublishInput, settle: (result: Receipt | LanecastError) => void): void {
-    if (this.state.name === 'closed') return settle(this.state.cause);
+    if (this.closed) return settle(this.closed);
     if (!input.durable && this.state.name !== 'connected') {
-      return settle(LanecastError.local('OFFLINE', 'transient events need a connection', { room: input.room }));
+      return settle(LanecastError.local('OFFLINE', 'transient events do not wait', { room: input.room }));
     }
     this.outbox.push(now, input, settle);
   }
@@ -240,37 +189,18 @@ export class Session {
     if (this.state.name !== 'closed') this.signals.push(now, JSON.stringify([room, envelope.type, envelope.key]), signal);
   }
 
-  /** Reads a page of history. It is asked for again if the connection goes before the answer. */
-  history(now: number, room: string, history: Init<wire.History>, settle: (page: Page | LanecastError) => void): void {
-    if (this.state.name === 'closed') return settle(this.state.cause);
-    if (!this.serves(wire.Capability.HISTORY)) return settle(LanecastError.of(Code.UNIMPLEMENTED, '', { room }));
-    if (this.requests.size >= REQUESTS_MAX) {
-      return settle(LanecastError.local('OUTBOX_FULL', 'too many requests wait for their answers', { room }));
-    }
-    const body = { case: 'history', value: { ...history, room } } as Init<Body>;
-    const answered = (answer: Body | LanecastError) => {
-      if (answer instanceof LanecastError) settle(answer);
-      else if (answer.case === 'historyPage') settle(page(answer.value));
-    };
-    const id = this.nextId();
-    this.requests.set(id, { body, until: now + REQUEST_MS_MAX, settle: answered });
-    if (this.state.name === 'connected') this.send(id, body);
-  }
-
   /** A newer token, which `Host.refresh` was asked for. */
   refresh(now: number, token: string): void {
-    if (this.state.name !== 'connected') return;
+    if (!this.connected) return;
     // It would be refused again (LC-AUTH-022).
-    if (token === this.refusedToken) return this.notRefreshed(now);
-    const id = this.nextId();
-    this.offered = { id, token };
-    this.send(id, { case: 'refreshToken', value: { token } });
+    if (token === this.#refusedToken) return this.notRefreshed(now);
+    this.#offered = { id: this.send({ case: 'refreshToken', value: { token } }), token };
   }
 
   /** There is no newer token, or the node did not take it: asks again while the present one holds. */
   notRefreshed(now: number): void {
-    const at = now + Math.max(REFRESH_MIN_MS, (this.expiresAt - now) / 4);
-    if (at < this.expiresAt) this.refreshAt = at;
+    const at = now + Math.max(REFRESH_MIN_MS, (this.#expiresAt - now) / 4);
+    if (at < this.#expiresAt) this.#due.refresh = at;
   }
 
   // Inputs.
@@ -279,46 +209,34 @@ export class Session {
   opened(now: number, token: string, ordered = true): void {
     if (this.state.name !== 'connecting') return;
     this.ordered = ordered;
-    if (token === this.refusedToken) {
+    if (token === this.#refusedToken) {
       // It would be refused again (LC-AUTH-022).
-      this.close(this.refusedFor);
+      this.close(this.#refusedFor);
       return;
     }
-    this.lastToken = token;
-    const subscriptions: Init<wire.Subscribe>[] = [];
-    for (const room of this.rooms.values()) {
-      if (room.paused) continue;
-      room.pending = 0;
-      room.subscribedAt = now;
-      subscriptions.push(room.request());
-    }
-    const { instance, device = '', client } = this.options;
-    const capabilities = [wire.Capability.HISTORY, wire.Capability.SIGNALS, wire.Capability.REFRESH];
-    const names = { token, instance, device, client, replaces: this.lastConnection };
-    this.send(this.nextId(), { case: 'hello', value: { versionMin: 1, versionMax: 1, ...names, capabilities, subscriptions } });
+    this.#lastToken = token;
+    const { instance, device = '', client } = this.#options;
+    const names = { token, instance, device, client, replaces: this.#lastConnection };
+    const more = { capabilities: this.#capabilities, subscriptions: this.rooms.requests(now) };
+    this.send({ case: 'hello', value: { versionMin: 1, versionMax: 1, ...names, ...more } });
   }
 
   /** No token could be had. */
   failed(now: number, error: unknown): void {
     if (this.state.name !== 'connecting') return;
     const detail = error instanceof Error ? error.message : String(error);
-    this.suspend(now, LanecastError.local('TOKEN_PROVIDER', detail, { cause: error }));
+    this.#suspend(now, LanecastError.local('TOKEN_PROVIDER', detail, { cause: error }));
   }
 
   /** The socket is gone, with the close code that it knows. */
   lost(now: number, code: number, reason = ''): void {
-    if (this.state.name !== 'connecting' && this.state.name !== 'connected') return;
-    this.suspend(now, LanecastError.of(code, reason));
+    if (this.#open) this.#suspend(now, LanecastError.of(code, reason));
   }
 
   /** A message came. */
   received(now: number, packet: Uint8Array): void {
     try {
-      for (const [frame, bytes] of frames(packet)) {
-        // A frame may have ended the connection that the rest came on.
-        if (this.state.name !== 'connecting' && this.state.name !== 'connected') return;
-        this.handle(now, frame, bytes);
-      }
+      for (const [frame, bytes] of frames(packet)) this.handle(now, frame, bytes);
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
       this.malformed(now, error.message);
@@ -327,399 +245,279 @@ export class Session {
 
   /** The node broke the framing. */
   malformed(now: number, detail: string): void {
-    this.giveUp(now, LanecastError.of(1002, `the node sent what is no packet: ${detail}`), Code.PROTOCOL);
+    this.#giveUp(now, LanecastError.of(1002, `the node sent what is no packet: ${detail}`), Code.PROTOCOL);
   }
 
   /** A deadline may have passed. */
   tick(now: number): void {
-    const due = (at: number | undefined) => at !== undefined && at <= now;
-    if (due(this.retryAt)) this.dial(now);
-    if (due(this.connectBy)) this.giveUp(now, LanecastError.local('TIMEOUT', 'no connection in time'));
-    if (due(this.pongBy)) this.giveUp(now, LanecastError.local('TIMEOUT', 'no Pong in time'));
-    if (due(this.leaveAt)) this.giveUp(now, LanecastError.of(Code.GOING_AWAY));
-    if (due(this.pingAt)) this.ping(now);
-    if (due(this.refreshAt)) {
-      this.refreshAt = undefined;
-      this.host.refresh(this.refusedToken !== undefined);
+    const due = (timer: keyof Timers) => (this.#due[timer] ?? Infinity) <= now;
+    if (due('retry')) this.#dial(now);
+    if (due('connect')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no connection in time'));
+    if (due('pong')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no Pong in time'));
+    if (due('leave')) this.#giveUp(now, LanecastError.of(Code.GOING_AWAY));
+    if (due('ping')) this.#ping(now);
+    if (due('refresh')) {
+      delete this.#due.refresh;
+      this.host.refresh(this.#refusedToken !== undefined);
     }
-    if (due(this.heldUntil)) this.dropHeld(now);
+    this.#tellCredit(now);
     this.outbox.expire(now);
-    for (const [id, request] of this.requests) {
-      if (request.until > now) continue;
-      this.requests.delete(id);
-      request.settle(LanecastError.local('TIMEOUT', 'no answer in time'));
-    }
-    for (const room of this.rooms.values()) {
-      room.signals.expire(now);
-      if (due(room.subscribeAt) && this.state.name === 'connected') this.ask(now, room);
-    }
+    for (const part of this.#parts) part.tick?.(now);
   }
 
   // Outputs.
 
   /** When to call `tick` next. */
   deadline(now: number): number | undefined {
-    const connected = this.state.name === 'connected';
-    const all = [this.connectBy, this.retryAt, this.pingAt, this.pongBy, this.leaveAt, this.refreshAt, this.heldUntil];
-    const signals = connected && this.serves(wire.Capability.SIGNALS);
-    all.push(this.outbox.deadline(now), signals ? this.signals.deadline() : undefined);
-    for (const request of this.requests.values()) all.push(request.until);
-    for (const room of this.rooms.values()) all.push(room.subscribeAt, room.signals.deadline());
+    const all = [...Object.values(this.#due), this.outbox.deadline(now)];
+    if (this.connected) all.push(...Object.values(this.#flows).map(({ dueAt }) => dueAt));
+    for (const part of this.#parts) all.push(...(part.deadlines?.() ?? []));
+    if (this.connected && this.serves(wire.Capability.SIGNALS)) all.push(this.signals.deadline());
     const next = all.reduce<number>((least, at) => Math.min(least, at ?? Infinity), Infinity);
     return next === Infinity ? undefined : next;
   }
 
-  /** The next record to send, of the highest lane that `free` lets pass; undefined: there is none. */
+  /** Whether credit lets a record of the lane leave now. */
+  mayLeave(lane: OutLane, bytes: number): boolean {
+    return !this.#credits || (this.#flows[lane]?.mayLeave(bytes) ?? true);
+  }
+
+  /** Whether there is a record of the lane that may leave now, at most `most` bytes of it at once. */
+  ready(now: number, lane: OutLane, most = Infinity): boolean {
+    if (lane === 'control') return this.#control.length > 0;
+    if (!this.connected) return false;
+    if (lane === 'signal') return this.serves(wire.Capability.SIGNALS) && this.signals.ready(now);
+    const bytes = this.outbox.ready(now, lane);
+    return bytes > 0 && this.mayLeave(lane, Math.min(bytes, most));
+  }
+
+  /** The next record of a lane that is {@link Session.ready}; `left` is to be told what of it leaves. */
+  take(now: number, lane: OutLane): Uint8Array | undefined {
+    if (lane === 'control') return this.#control.shift();
+    return lane === 'signal' ? this.signals.next(now) : this.outbox.next(now, lane, () => this.#nextId());
+  }
+
+  /** So many bytes of records of a lane were handed to the transport. */
+  left(now: number, lane: OutLane, bytes: number): void {
+    this.#flows[lane]?.left(now, bytes);
+    if (this.welcome) this.#due.ping = now + (this.welcome.heartbeat?.pingAfterMs || 25_000);
+  }
+
+  /** The next record for a transport with streams, of the highest lane that `free` lets pass; undefined: there is none. */
   next(now: number, free: (lane: OutLane) => boolean): Output | undefined {
     for (const lane of OUT_LANES) {
-      const record = free(lane) ? this.nextOf(now, lane) : undefined;
+      const record = free(lane) && this.ready(now, lane) ? this.take(now, lane) : undefined;
       if (!record) continue;
-      if (this.welcome) this.pingAt = now + (this.welcome.heartbeat?.pingAfterMs || 25_000);
+      this.left(now, lane, record.length);
       return { lane, record };
     }
     return undefined;
   }
 
-  private nextOf(now: number, lane: OutLane): Uint8Array | undefined {
-    if (lane === 'control') return this.control.shift();
-    if (this.state.name !== 'connected') return undefined;
-    if (lane !== 'signal') return this.outbox.next(now, lane, () => this.nextId());
-    return this.serves(wire.Capability.SIGNALS) ? this.signals.next(now) : undefined;
-  }
-
   // Connection.
 
-  private dial(now: number): void {
-    this.retryAt = undefined;
-    this.connectBy = now + CONNECT_MS_MAX;
-    this.set({ name: 'connecting', attempt: this.attempt });
-    this.host.dial({ address: this.address, refused: this.refusedFor !== undefined });
+  #dial(now: number): void {
+    this.#due = { connect: now + CONNECT_MS_MAX };
+    this.#set({ name: 'connecting', attempt: this.#attempt });
+    this.host.dial({ address: this.#address, refused: this.#refusedFor !== undefined });
   }
 
-  private giveUp(now: number, cause: LanecastError, code: number = Code.NORMAL): void {
+  #giveUp(now: number, cause: LanecastError, code: number = Code.NORMAL): void {
     this.host.hangUp(code);
-    this.suspend(now, cause);
+    this.#suspend(now, cause);
   }
 
   /** The connection ended: stop, or try again after a wait with full jitter (LC-LIFE-023). */
-  private suspend(now: number, cause: LanecastError): void {
+  #suspend(now: number, cause: LanecastError): void {
     if (cause.action === 'stop' && cause.code) return this.close(cause);
     if (cause.action === 'new-token') {
-      this.refusedToken = this.lastToken;
-      this.refusedFor = cause;
+      this.#refusedToken = this.#lastToken;
+      this.#refusedFor = cause;
     }
-    if (now - this.connectedAt >= this.window.maxMs) this.attempt = 0;
+    if (now - this.#connectedAt >= this.#window.maxMs) this.#attempt = 0;
     // A node may have said when to come back, or where; an address that fails is not tried again.
-    const away = this.leaveAt;
-    if (this.state.name === 'connecting') this.address = '';
-    this.disconnected();
-    const most = Math.min(this.window.maxMs, this.window.minMs * 2 ** this.attempt++);
-    const wait = Math.max(this.options.random() * most, cause.retryAfterMs);
-    this.retryAt = away ?? now + wait;
-    this.set({ name: 'suspended', retryInMs: Math.max(0, this.retryAt - now), cause });
+    const away = this.#due.leave;
+    if (this.state.name === 'connecting') this.#address = '';
+    this.#disconnected();
+    const most = Math.min(this.#window.maxMs, this.#window.minMs * 2 ** this.#attempt++);
+    const wait = Math.max(this.#options.random() * most, cause.retryAfterMs);
+    const retry = away ?? now + wait;
+    this.#due = { retry };
+    this.#set({ name: 'suspended', retryInMs: Math.max(0, retry - now), cause });
   }
 
-  private disconnected(): void {
-    this.connectBy = this.pingAt = this.pongBy = this.leaveAt = this.refreshAt = this.heldUntil = undefined;
-    this.connectedAt = Infinity;
-    this.control = [];
-    this.handles.clear();
-    this.held = [];
-    this.heldBytes = 0;
-    this.dropped.clear();
-    this.offered = undefined;
+  #disconnected(): void {
+    this.#due = {};
+    this.#connectedAt = Infinity;
+    this.#control = [];
+    this.#flows = flows();
+    this.#offered = undefined;
     this.welcome = undefined;
     this.outbox.disconnected();
-    for (const room of this.rooms.values()) {
-      room.disconnected();
-      this.setRoom(room, { name: room.paused ? 'catching-up' : 'subscribing' });
-    }
+    for (const part of this.#parts) part.disconnected?.();
   }
 
-  private ping(now: number, withinMs = this.welcome?.heartbeat?.pongWithinMs || 10_000): void {
-    this.pingAt = undefined;
-    this.pongBy = Math.min(this.pongBy ?? Infinity, now + withinMs);
-    this.send(this.nextId(), { case: 'ping', value: { stamp: Math.floor(now) } });
+  #ping(now: number, withinMs = this.welcome?.heartbeat?.pongWithinMs || 10_000): void {
+    delete this.#due.ping;
+    this.#due.pong = Math.min(this.#due.pong ?? Infinity, now + withinMs);
+    this.send({ case: 'ping', value: { stamp: Math.floor(now) } });
   }
 
-  private welcomed(now: number, welcome: wire.Welcome): void {
+  #welcomed(now: number, welcome: wire.Welcome): void {
     const { limits, reconnect, tokenExpiresAtMs, serverTimeMs, connectionId, node, user } = welcome;
     this.welcome = welcome;
-    this.lastConnection = connectionId;
-    this.connectedAt = now;
-    this.connectBy = undefined;
-    this.pingAt = now + (welcome.heartbeat?.pingAfterMs || 25_000);
-    this.refusedFor = this.refusedToken = undefined;
+    this.#lastConnection = connectionId;
+    this.#connectedAt = now;
+    this.#due = { ping: now + (welcome.heartbeat?.pingAfterMs || 25_000) };
+    this.#refusedFor = this.#refusedToken = undefined;
     this.clockOffsetMs = serverTimeMs - now;
-    if (reconnect?.maxMs) this.window = reconnect;
-    if (limits) this.limit(limits);
-    this.expires(now, tokenExpiresAtMs);
-    this.set({ name: 'connected', connectionId, node, user });
-    for (const [id, { body }] of this.requests) this.send(id, body);
-    for (const room of this.rooms.values()) if (room.pending === undefined && !room.paused) this.ask(now, room);
+    if (reconnect?.maxMs) this.#window = reconnect;
+    if (limits) this.#limit(limits);
+    this.#expires(now, tokenExpiresAtMs);
+    this.#set({ name: 'connected', connectionId, node, user });
+    for (const part of this.#parts) part.welcomed?.(now);
   }
 
-  private limit(limits: wire.Limits): void {
-    this.limits = limits;
+  #limit(limits: wire.Limits): void {
     this.outbox.inFlightMax = limits.publishesInFlight || 1;
     this.outbox.recordBytesMax = limits.recordBytes;
     this.signals.rate = limits.signalsPerSecond || 1;
   }
 
   /** Asks for a newer token some time before the present one expires, where the node takes it. */
-  private expires(now: number, atMs: number): void {
-    this.refreshAt = undefined;
+  #expires(now: number, atMs: number): void {
+    delete this.#due.refresh;
     if (!atMs || !this.serves(wire.Capability.REFRESH)) return;
-    this.expiresAt = atMs - this.clockOffsetMs;
-    const left = this.expiresAt - now;
+    this.#expiresAt = atMs - this.clockOffsetMs;
+    const left = this.#expiresAt - now;
     // Clients that got their tokens at once do not ask for others at once.
-    const lead = Math.min(REFRESH_LEAD_MS_MAX, left / 10) * (1 + this.options.random() / 2);
-    this.refreshAt = now + Math.max(REFRESH_MIN_MS, left - lead);
+    const lead = Math.min(REFRESH_LEAD_MS_MAX, left / 10) * (1 + this.#options.random() / 2);
+    this.#due.refresh = now + Math.max(REFRESH_MIN_MS, left - lead);
   }
 
-  /** Whether the node serves an optional part (LC-HS-020); true as long as nothing is known. */
-  private serves(capability: number): boolean {
-    return this.welcome?.capabilities.includes(capability) ?? true;
+  get connected(): boolean {
+    return this.state.name === 'connected';
   }
 
-  private set(state: ClientState): void {
+  get closed(): LanecastError | undefined {
+    return this.state.name === 'closed' ? this.state.cause : undefined;
+  }
+
+  get recordBytesMax(): number {
+    return this.outbox.recordBytesMax;
+  }
+
+  /** Whether there is, or may be, a transport. */
+  get #open(): boolean {
+    return this.connected || this.state.name === 'connecting';
+  }
+
+  serves(capability: number): boolean {
+    return this.#capabilities.includes(capability) && (this.welcome?.capabilities.includes(capability) ?? true);
+  }
+
+  /** Whether both sides keep to Credit. */
+  get #credits(): boolean {
+    return this.serves(wire.Capability.CREDIT);
+  }
+
+  /** Whether long records are to be cut (LC-FRM-030). */
+  get cuts(): boolean {
+    return this.serves(wire.Capability.FRAGMENTS);
+  }
+
+  #set(state: ClientState): void {
     this.state = state;
     this.host.changed(state);
   }
 
-  private nextId(): number {
-    this.ids = (this.ids % 0xffff_fffe) + 1;
-    return this.ids;
+  #nextId(): number {
+    this.#ids = (this.#ids % 0xffff_fffe) + 1;
+    return this.#ids;
   }
 
-  private send(id: number, body: Init<Body>): void {
-    this.control.push(record({ id, body } as Init<wire.Frame>));
+  send(body: Init<Body>, id = this.#nextId()): number {
+    if (this.connected || body.case === 'hello') this.#control.push(record({ id, body } as Init<wire.Frame>));
+    return id;
   }
 
   // Frames.
 
-  /** A frame came, `bytes` long with its tag. */
-  handle(now: number, { id, body }: wire.Frame, bytes: number): void {
+  /** A frame came, `bytes` long with its tag; throws {@link WireError} if a node may not send it. */
+  handle(now: number, frame: wire.Frame, bytes: number): void {
+    // A frame may have ended the connection that the rest came on.
+    if (!this.#open) return;
+    if (this.#credits) this.#flows[laneOf(laneOfBody(frame.body)) ?? '']?.took(now, bytes);
+    this.#tellCredit(now);
+    this.dispatch(now, frame, bytes);
+  }
+
+  dispatch(now: number, frame: wire.Frame, bytes: number): void {
+    const { id, body } = frame;
     switch (body?.case) {
-      case 'event':
-      case 'gap':
-      case 'signal':
-        return this.delivered(now, body, bytes);
       case 'published':
         this.outbox.published(id, body.value);
         return;
       case 'error':
-        return this.refusal(now, id, body.value);
+        return this.#refusal(now, id, body.value);
       case 'welcome':
-        return this.welcomed(now, body.value);
-      case 'subscribed':
-        return this.subscribed(now, id, body.value);
-      case 'unsubscribed':
-        return this.unsubscribed(now, body.value);
-      case 'historyPage': {
-        const request = this.requests.get(id);
-        this.requests.delete(id);
-        request?.settle(body);
-        return;
-      }
+        return this.#welcomed(now, body.value);
       case 'ping':
-        return this.send(id, { case: 'pong', value: { stamp: body.value.stamp } });
+        this.send({ case: 'pong', value: { stamp: body.value.stamp } }, id);
+        return;
       case 'pong': {
         const sentAt = body.value.stamp;
-        this.pongBy = undefined;
+        delete this.#due.pong;
         this.roundTripMs = Math.max(1, now - sentAt);
         this.clockOffsetMs = body.value.serverTimeMs - (now - this.roundTripMs / 2);
         return;
       }
       case 'limits':
-        return this.limit(body.value);
+        return this.#limit(body.value);
       case 'tokenRefreshed':
-        if (id === this.offered?.id) this.lastToken = this.offered.token;
-        this.refusedToken = this.offered = undefined;
-        return this.expires(now, body.value.expiresAtMs);
+        if (id === this.#offered?.id) this.#lastToken = this.#offered.token;
+        this.#refusedToken = this.#offered = undefined;
+        return this.#expires(now, body.value.expiresAtMs);
       case 'goAway':
-        this.leaveAt = now + body.value.retryAfterMs;
-        this.address = body.value.address;
+        this.#due.leave = now + body.value.retryAfterMs;
+        this.#address = body.value.address;
+        return;
+      case 'credit':
+        if (this.#flows[laneOf(body.value.lane) ?? '']?.credited(now, body.value) === false) throw new WireError('LC-FLOW-010: impossible credit');
+        return;
+      default:
+        this.#parts.some((part) => part.take(now, frame, bytes));
     }
   }
 
-  private refusal(now: number, id: number, frame: wire.Error): void {
+  #refusal(now: number, id: number, frame: wire.Error): void {
     const { code, detail, room: name, retryAfterMs, closing } = frame;
     const error = LanecastError.of(code, detail, { room: name, retryAfterMs });
     // The close code that follows says less, and may not reach a page.
-    if (closing) return this.giveUp(now, error);
+    if (closing) return this.#giveUp(now, error);
     if (id) {
       if (this.outbox.refused(now, id, error)) return;
-      if (id === this.offered?.id) {
+      if (id === this.#offered?.id) {
         // The connection goes on with the former token (LC-AUTH-021).
         const again = error.action === 'new-token';
-        if (again) this.refusedToken = this.offered.token;
+        if (again) this.#refusedToken = this.#offered.token;
         if (again || error.retryable) this.notRefreshed(now);
-        this.offered = undefined;
+        this.#offered = undefined;
       }
-      const request = this.requests.get(id);
-      if (request) {
-        this.requests.delete(id);
-        return request.settle(error);
-      }
-      for (const room of this.rooms.values()) if (room.pending === id) return this.notSubscribed(now, room, error);
+      if (this.#parts.some((part) => part.refused?.(now, id, error))) return;
     }
     this.host.diagnostic(error);
   }
 
-  // Rooms.
+  // Credit.
 
-  private ask(now: number, room: RoomCore): void {
-    room.pending = this.nextId();
-    room.subscribeAt = undefined;
-    room.subscribedAt = now;
-    this.send(room.pending, { case: 'subscribe', value: room.request() });
-  }
-
-  private subscribed(now: number, id: number, frame: wire.Subscribed): void {
-    const room = this.rooms.get(frame.room);
-    const asked = frame.cause === wire.SubscribedCause.UNSPECIFIED;
-    // It may answer what was asked before the room was left, or asked for anew.
-    if (!room || (asked && id !== room.pending)) return;
-    // While an answer is outstanding only that counts, since it tells all (LC-RES-016).
-    if (!asked && room.pending !== undefined) return;
-    if (frame.cause === wire.SubscribedCause.DEGRADED) {
-      // It says only whether the log can be reached: nothing moves, and nothing that was missed is less missed.
-      if (room.stands(frame)) this.setRoom(room, { name: room.progress() });
-      return;
-    }
-    if (asked) room.pending = undefined;
-    try {
-      room.subscribed(frame);
-    } catch (error) {
-      if (!(error instanceof Misbehaviour)) throw error;
-      this.host.diagnostic(error);
-      return room.resubscribe(now);
-    }
-    room.stats.subscriptions++;
-    room.subscribeAt = undefined;
-    for (const handle of room.tracker.handles) this.handles.set(handle, room);
-    const { held } = this;
-    this.held = [];
-    this.heldBytes = 0;
-    for (const { body, bytes } of held) this.delivered(now, body, bytes);
-    if (!this.held.length) this.heldUntil = undefined;
-    if (this.dropped.delete(frame.handle) || room.holeUnseen) {
-      room.holeUnseen = false;
-      room.resubscribe(now);
-    }
-    this.setRoom(room, { name: room.progress() });
-    this.host.ready(room);
-  }
-
-  private unsubscribed(now: number, frame: wire.Unsubscribed): void {
-    const room = this.rooms.get(frame.room);
-    // Without a cause it answers what this session asked for itself.
-    if (!room || frame.cause === wire.UnsubscribedCause.UNSPECIFIED) return;
-    if (frame.cause === wire.UnsubscribedCause.REFUSED) return this.notSubscribed(now, room, LanecastError.of(frame.code));
-    const cause = frame.cause === wire.UnsubscribedCause.REVOKED ? 'revoked' : 'server';
-    const error = LanecastError.of(frame.code || Code.FORBIDDEN, `the subscription ended: ${cause}`, { room: room.name });
-    this.end(room, { name: 'ended', cause, error });
-  }
-
-  private notSubscribed(now: number, room: RoomCore, error: LanecastError): void {
-    room.pending = undefined;
-    if (!error.retryable) return this.end(room, { name: 'ended', cause: 'refused', error });
-    room.resubscribe(now, error.retryAfterMs);
-    if (error.code === Code.UNAVAILABLE) this.setRoom(room, { name: 'degraded' });
-  }
-
-  /** Tells the node that nothing more of the room is wanted. */
-  private leave(room: RoomCore): void {
-    const asked = room.pending !== undefined || room.tracker.handle;
-    if (this.state.name === 'connected' && asked) this.send(this.nextId(), { case: 'unsubscribe', value: { room: room.name } });
-    this.forget(room);
-  }
-
-  private forget(room: RoomCore): void {
-    for (const handle of room.tracker.handles) this.handles.delete(handle);
-    room.disconnected();
-  }
-
-  private end(room: RoomCore, state: RoomState): void {
-    this.forget(room);
-    this.rooms.delete(room.name);
-    this.setRoom(room, state);
-  }
-
-  private setRoom(room: RoomCore, state: RoomState): void {
-    if (room.state.name === state.name) return;
-    room.state = state;
-    this.host.ready(room);
-  }
-
-  private delivered(now: number, body: Delivered, bytes: number): void {
-    const { ordered } = this;
-    const { handle } = body.value;
-    const room = this.handles.get(handle);
-    if (!room?.tracker.knows(handle)) {
-      // Where the order is kept there is nothing to wait for: the handle is one that ended.
-      if (!ordered) this.hold(now, body, bytes);
-      return;
-    }
-    if (room.muted) {
-      // It may also be what follows the answer that is awaited, and have overtaken it.
-      if (room.pending !== undefined) room.holeUnseen = !ordered;
-      return;
-    }
-    if (body.case === 'signal') {
-      if (room.signals.take(now, this.clockOffsetMs, body.value)) this.host.ready(room);
-      return;
-    }
-    if (room.full) {
-      // The application is behind: leave, and come back from *received* when it caught up. Nothing is lost by that.
-      room.pause();
-      this.send(this.nextId(), { case: 'unsubscribe', value: { room: room.name } });
-      return this.setRoom(room, { name: 'catching-up' });
-    }
-    const verdict = body.case === 'event' ? room.event(body.value, bytes, ordered) : room.gap(body.value, ordered);
-    if (verdict === 'hole' && room.pending === undefined) room.resubscribe(now);
-    // What follows the answer may have overtaken it, so the answer is not known to cure this.
-    else if (verdict === 'hole') room.holeUnseen = !ordered;
-    else if (verdict === 'deliver') this.host.ready(room);
-    this.setRoom(room, { name: room.progress() });
-  }
-
-  private hold(now: number, body: Delivered, bytes: number): void {
-    this.held.push({ body, bytes });
-    this.heldBytes += bytes;
-    this.heldUntil ??= now + HELD_MS_MAX;
-    if (this.heldBytes > HELD_BYTES_MAX) this.dropHeld(now);
-  }
-
-  /** The handles did not become known in time: ask again for every room whose Subscribed is outstanding. */
-  private dropHeld(now: number): void {
-    for (const { body } of this.held) {
-      const [oldest] = this.dropped;
-      if (oldest !== undefined && this.dropped.size >= DROPPED_MAX) this.dropped.delete(oldest);
-      this.dropped.add(body.value.handle);
-    }
-    this.held = [];
-    this.heldBytes = 0;
-    this.heldUntil = undefined;
-    for (const room of this.rooms.values()) {
-      if (room.pending === undefined) continue;
-      room.pending = undefined;
-      room.resubscribe(now);
+  #tellCredit(now: number): void {
+    for (const flow of Object.values(this.connected ? this.#flows : {})) {
+      const value = flow.credit(now);
+      if (value) this.send({ case: 'credit', value }, 0);
     }
   }
 }
 
-function page(value: wire.HistoryPage): Page {
-  const { room, next, head } = value;
-  const events = value.events.flatMap((event) => {
-    const lane = laneOf(event.lane);
-    return lane ? [toItem(room, lane, event.epoch, event)] : [];
-  });
-  const gaps = value.gaps.flatMap(({ lane: number, epoch, from, to, cause, refillable }): GapItem[] => {
-    const lane = laneOf(number);
-    const range = { from, to: to || undefined, count: to ? to - from + 1 : undefined };
-    return lane ? [{ kind: 'gap', room, lane, epoch, ...range, cause: causeOf(cause), refillable }] : [];
-  });
-  return { events, gaps, next, head };
-}
+/** Credit of each lane that has it, by its name. */
+const flows = (): Record<string, Flow> => ({ normal: new Flow(wire.Lane.NORMAL), bulk: new Flow(wire.Lane.BULK) });

@@ -17,46 +17,57 @@ const ONE = 0.999;
 
 /** Outgoing signals. */
 export class SignalOutbox {
-  private waiting = new Map<string, { signal: Init<Signal>; untilMs: number }>();
-  private counter = 0;
-  private tokens = 1;
-  private filledAt = 0;
+  #waiting = new Map<string, { signal: Init<Signal>; untilMs: number }>();
+  #counter = 0;
+  #tokens = 1;
+  #filledAt = 0;
   /** Signals per second that the node accepts. */
   rate = 10;
 
   /** Queues a signal; one of the same room, type and key that still waits is replaced. */
   push(now: number, key: string, signal: Init<Signal>): void {
-    this.waiting.delete(key);
-    const [oldest] = this.waiting.keys();
-    if (oldest !== undefined && this.waiting.size >= OUT_KEYS_MAX) this.waiting.delete(oldest);
-    this.waiting.set(key, { signal, untilMs: now + ((signal.ttlMs as number) || TTL_DEFAULT_MS) });
+    this.#waiting.delete(key);
+    const [oldest] = this.#waiting.keys();
+    if (oldest !== undefined && this.#waiting.size >= OUT_KEYS_MAX) this.#waiting.delete(oldest);
+    this.#waiting.set(key, { signal, untilMs: now + ((signal.ttlMs as number) || TTL_DEFAULT_MS) });
   }
 
-  /** The next record, if the rate allows one now. */
-  next(now: number): Uint8Array | undefined {
+  /** Whether the rate allows one now. */
+  ready(now: number): boolean {
+    return this.#due(now) !== undefined;
+  }
+
+  #due(now: number): [string, Init<Signal>] | undefined {
     const burst = Math.max(1, this.rate / 2);
-    this.tokens = Math.min(burst, this.tokens + (Math.max(0, now - this.filledAt) * this.rate) / 1000);
-    this.filledAt = now;
-    for (const [key, { signal, untilMs }] of this.waiting) {
-      if (untilMs > now && this.tokens < ONE) return undefined;
-      this.waiting.delete(key);
+    this.#tokens = Math.min(burst, this.#tokens + (Math.max(0, now - this.#filledAt) * this.rate) / 1000);
+    this.#filledAt = now;
+    for (const [key, { signal, untilMs }] of this.#waiting) {
+      if (untilMs > now) return this.#tokens < ONE ? undefined : [key, { ...signal, ttlMs: Math.ceil(untilMs - now) }];
       // Too late is not sent (law 8): it waited for a connection longer than it lives.
-      if (untilMs <= now) continue;
-      this.tokens--;
-      const value: Init<Signal> = { ...signal, counter: ++this.counter };
-      return record({ body: { case: 'signal', value } } as Init<Frame>);
+      this.#waiting.delete(key);
     }
     return undefined;
   }
 
+  /** The next record, if the rate allows one now. */
+  next(now: number): Uint8Array | undefined {
+    const due = this.#due(now);
+    if (!due) return undefined;
+    const [key, signal] = due;
+    this.#waiting.delete(key);
+    this.#tokens--;
+    const value: Init<Signal> = { ...signal, counter: ++this.#counter };
+    return record({ body: { case: 'signal', value } } as Init<Frame>);
+  }
+
   /** When the next signal may be sent. */
   deadline(): number | undefined {
-    if (!this.waiting.size) return undefined;
-    return this.filledAt + Math.max(0, Math.ceil(((1 - this.tokens) * 1000) / this.rate));
+    if (!this.#waiting.size) return undefined;
+    return this.#filledAt + Math.max(0, Math.ceil(((1 - this.#tokens) * 1000) / this.rate));
   }
 
   clear(): void {
-    this.waiting.clear();
+    this.#waiting.clear();
   }
 }
 
@@ -84,88 +95,95 @@ interface Entry {
 
 /** The signals of a room that count at present. */
 export class LiveSignals {
-  private entries = new Map<string, Entry>();
-  private readers = new Set<SignalReader>();
+  #entries = new Map<string, Entry>();
+  #readers = new Set<SignalReader>();
   /** Not later than when the next one dies. */
-  private nextAt = Infinity;
+  #nextAt = Infinity;
+  readonly #room: string;
 
-  constructor(private readonly room: string) {}
+  constructor(room: string) {
+    this.#room = room;
+  }
 
   /** Takes a signal; false: a newer one of its key is known. `offset` is node's clock minus the session's. */
   take(now: number, offset: number, signal: Signal): boolean {
     const { envelope, from, start, counter } = signal;
     if (!envelope || !from) return false;
     const id = JSON.stringify([from.user, from.instance || from.service, envelope.type, envelope.key]);
-    const known = this.entries.get(id);
+    const known = this.#entries.get(id);
     if (known && (start < known.start || (start === known.start && counter <= known.counter))) return false;
     const diesAt = signal.expiresAtMs ? signal.expiresAtMs - offset : now + TTL_DEFAULT_MS;
     const { type, key, headers, contentType, body } = envelope;
-    const item: SignalItem = { room: this.room, state: 'live', type, key, from, headers, contentType };
+    const item: SignalItem = { room: this.#room, state: 'live', type, key, from, headers, contentType };
     if (body?.case === 'text') item.text = body.value;
     if (body?.case === 'data') item.data = body.value;
     if (signal.clear) item.state = 'cleared';
     else if (diesAt <= now) item.state = 'expired';
-    this.entries.delete(id);
-    const [oldest] = this.entries.keys();
-    if (oldest !== undefined && this.entries.size >= LIVE_MAX) this.entries.delete(oldest);
-    this.entries.set(id, { item, start, counter, diesAt });
-    this.nextAt = Math.min(this.nextAt, diesAt);
-    for (const reader of this.readers) reader.changed(id);
+    this.#entries.delete(id);
+    const [oldest] = this.#entries.keys();
+    if (oldest !== undefined && this.#entries.size >= LIVE_MAX) this.#entries.delete(oldest);
+    this.#entries.set(id, { item, start, counter, diesAt });
+    this.#nextAt = Math.min(this.#nextAt, diesAt);
+    for (const reader of this.#readers) reader.changed(id);
     return true;
   }
 
   /** Lets signals die whose time is over. */
   expire(now: number): void {
-    if (this.nextAt > now) return;
-    for (const [id, entry] of this.entries) {
+    if (this.#nextAt > now) return;
+    for (const [id, entry] of this.#entries) {
       if (entry.diesAt > now) continue;
       if (entry.item.state === 'live') {
         entry.item = { ...entry.item, state: 'expired' };
         entry.diesAt = now + TTL_DEFAULT_MS;
-        for (const reader of this.readers) reader.changed(id);
+        for (const reader of this.#readers) reader.changed(id);
       } else {
-        this.entries.delete(id);
+        this.#entries.delete(id);
       }
     }
-    this.nextAt = [...this.entries.values()].reduce((least, { diesAt }) => Math.min(least, diesAt), Infinity);
+    this.#nextAt = [...this.#entries.values()].reduce((least, { diesAt }) => Math.min(least, diesAt), Infinity);
   }
 
   /** When to call {@link LiveSignals.expire}. */
   deadline(): number {
-    return this.nextAt;
+    return this.#nextAt;
   }
 
   /** A reader that starts with the live values. */
   reader(wake: () => void): SignalReader {
-    const live = [...this.entries].filter(([, entry]) => entry.item.state === 'live').map(([id]) => id);
-    const reader = new SignalReader(live, (id) => this.entries.get(id)?.item, wake, () => this.readers.delete(reader));
-    this.readers.add(reader);
+    const live = [...this.#entries].filter(([, entry]) => entry.item.state === 'live').map(([id]) => id);
+    const reader = new SignalReader(live, (id) => this.#entries.get(id)?.item, wake, () => this.#readers.delete(reader));
+    this.#readers.add(reader);
     return reader;
   }
 }
 
 /** Reads the changes of a room's signals, each key once with its newest value: it never holds more than keys. */
 export class SignalReader {
-  private dirty: Set<string>;
+  #dirty: Set<string>;
+  readonly #look: (id: string) => SignalItem | undefined;
+  readonly #wake: () => void;
 
   constructor(
     live: Iterable<string>,
-    private readonly look: (id: string) => SignalItem | undefined,
-    private readonly wake: () => void,
+    look: (id: string) => SignalItem | undefined,
+    wake: () => void,
     readonly close: () => void,
   ) {
-    this.dirty = new Set(live);
+    this.#look = look;
+    this.#wake = wake;
+    this.#dirty = new Set(live);
   }
 
   changed(id: string): void {
-    this.dirty.add(id);
-    this.wake();
+    this.#dirty.add(id);
+    this.#wake();
   }
 
   next(): SignalItem | undefined {
-    for (const id of this.dirty) {
-      this.dirty.delete(id);
-      const item = this.look(id);
+    for (const id of this.#dirty) {
+      this.#dirty.delete(id);
+      const item = this.#look(id);
       if (item) return item;
     }
     return undefined;

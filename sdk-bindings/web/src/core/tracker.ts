@@ -9,7 +9,6 @@
  * LC-RES-005, LC-RES-015).
  */
 import { type Gap, GapCause, type Subscribed, SubscribedCause, type TransientMark } from '../gen/wire.js';
-import { nameOf } from '../wire/codec.js';
 import { LANES, laneOf, type LaneName, type PerLane, perLane, type Position } from './position.js';
 import { SeqWindow } from './window.js';
 
@@ -24,6 +23,9 @@ export type Verdict = 'deliver' | 'duplicate' | 'revoked' | 'hole' | 'unknown-ha
 
 /** Why something will not be delivered; a cause of a later version is `unknown`. */
 export type GapCauseName = 'trimmed' | 'expired' | 'erased' | 'filtered' | 'rolled-back' | 'unknown' | 'dropped';
+
+/** By their numbers. */
+const CAUSES: readonly GapCauseName[] = ['unknown', 'trimmed', 'expired', 'erased', 'filtered', 'rolled-back', 'unknown', 'dropped'];
 
 /** Durable seqs that will not come, or that are revoked. */
 export interface SeqGap {
@@ -49,49 +51,46 @@ export interface EpochChange {
 export class Misbehaviour extends Error {}
 
 /** The name of a cause. */
-export const causeOf = (cause: number): GapCauseName => {
-  const name = nameOf(GapCause, cause);
-  return name === 'unspecified' ? 'unknown' : (name as GapCauseName);
-};
+export const causeOf = (cause: number): GapCauseName => CAUSES[cause] ?? 'unknown';
 
 /** What a client knows of one room. */
 export class Tracker {
   epoch = 0;
   /** 0 while there is no subscription on the present connection. */
   handle = 0;
-  private received = perLane(() => new SeqWindow(0));
-  private former: { handle: number; through: PerLane<number> }[] = [];
+  #received = perLane(() => new SeqWindow(0));
+  #former: { handle: number; through: PerLane<number> }[] = [];
   /** Transient events, counted as the node counts them; undefined once some were lost in an unknown number. */
   mark: TransientMark | undefined;
 
   constructor(at?: Position) {
-    if (at) this.begin(at);
+    if (at) this.#begin(at);
   }
 
-  private begin(at: Position): void {
+  #begin(at: Position): void {
     this.epoch = at.epoch;
-    this.received = perLane((lane) => new SeqWindow(at[lane]));
+    this.#received = perLane((lane) => new SeqWindow(at[lane]));
   }
 
   /** The position to resume from: *received*. Undefined before the first subscription. */
   get position(): Position | undefined {
-    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.received[lane].base) } : undefined;
+    return this.epoch ? { epoch: this.epoch, ...perLane((lane) => this.#received[lane].base) } : undefined;
   }
 
   /** Whether frames under this handle are, or still count as, this room's. */
   knows(handle: number): boolean {
-    return handle !== 0 && (handle === this.handle || this.former.some((each) => each.handle === handle));
+    return handle !== 0 && (handle === this.handle || this.#former.some((each) => each.handle === handle));
   }
 
   /** All handles that count. */
   get handles(): number[] {
-    return [this.handle, ...this.former.map((each) => each.handle)];
+    return [this.handle, ...this.#former.map((each) => each.handle)];
   }
 
   /** The connection is gone, and its handles with it. */
   disconnected(): void {
     this.handle = 0;
-    this.former = [];
+    this.#former = [];
   }
 
   /**
@@ -104,15 +103,15 @@ export class Tracker {
     const gaps = frame.rolledBack.map(rolledBack);
     let change: EpochChange | undefined;
     if (!this.epoch) {
-      this.begin(position);
+      this.#begin(position);
     } else if (this.epoch === position.epoch && !gaps.length) {
       // On an unasked frame of the same epoch seqs may still be in flight; they count as before.
-      const skips = LANES.some((lane) => position[lane] > this.received[lane].base);
+      const skips = LANES.some((lane) => position[lane] > this.#received[lane].base);
       if (skips && frame.cause === SubscribedCause.UNSPECIFIED) {
         throw new Misbehaviour('LC-SUB-010: begins beyond the position that was asked for');
       }
     } else {
-      change = this.changeEpoch(position, gaps);
+      change = this.#changeEpoch(position, gaps);
     }
     this.epoch = position.epoch;
     this.handle = handle;
@@ -120,24 +119,24 @@ export class Tracker {
     return change;
   }
 
-  private changeEpoch(position: Position, gaps: SeqGap[]): EpochChange {
+  #changeEpoch(position: Position, gaps: SeqGap[]): EpochChange {
     const restarted = perLane(() => false);
     for (const gap of gaps) {
       if (gap.to !== undefined) continue;
       // What was on its way under the former handle cannot be told from the seqs of the new epoch.
-      gap.from = Math.min(gap.from, this.received[gap.lane].base + 1);
+      gap.from = Math.min(gap.from, this.#received[gap.lane].base + 1);
       restarted[gap.lane] = true;
     }
     const through = perLane((lane) => (restarted[lane] ? 0 : position[lane]));
     const kept = { ...position };
     for (const lane of LANES) {
-      if (restarted[lane]) this.received[lane] = new SeqWindow(position[lane]);
-      else this.received[lane].cutBack((kept[lane] = this.survives(lane, position[lane], gaps)));
-      for (const former of this.former) former.through[lane] = Math.min(former.through[lane], through[lane]);
+      if (restarted[lane]) this.#received[lane] = new SeqWindow(position[lane]);
+      else this.#received[lane].cutBack((kept[lane] = this.#survives(lane, position[lane], gaps)));
+      for (const former of this.#former) former.through[lane] = Math.min(former.through[lane], through[lane]);
     }
     if (this.handle) {
-      if (this.former.length === FORMER_MAX) this.former.shift();
-      this.former.push({ handle: this.handle, through });
+      if (this.#former.length === FORMER_MAX) this.#former.shift();
+      this.#former.push({ handle: this.handle, through });
     }
     return { gaps, position: kept, restarted };
   }
@@ -149,19 +148,19 @@ export class Tracker {
    * of this epoch says where the fork was: what lies before it survives, and would be delivered twice if it were
    * forgotten. Without one nothing proves that they survive: they are revoked, and come again if they do.
    */
-  private survives(lane: LaneName, position: number, gaps: SeqGap[]): number {
+  #survives(lane: LaneName, position: number, gaps: SeqGap[]): number {
     const { epoch } = this;
     const forks = gaps.flatMap((gap) => (gap.lane === lane && gap.epoch === epoch ? [gap.from - 1] : []));
     if (forks.length) return Math.max(position, Math.min(...forks));
-    const to = this.received[lane].highest;
+    const to = this.#received[lane].highest;
     if (to > position) gaps.push({ lane, epoch, from: position + 1, to, cause: 'rolled-back', refillable: false });
     return position;
   }
 
   /** Up to where frames under a handle count: all, or up to where its epoch was left; undefined: it is not known. */
-  private countsThrough(handle: number, lane: LaneName): number | undefined {
+  #countsThrough(handle: number, lane: LaneName): number | undefined {
     if (handle && handle === this.handle) return Infinity;
-    return this.former.find((each) => each.handle === handle)?.through[lane];
+    return this.#former.find((each) => each.handle === handle)?.through[lane];
   }
 
   /**
@@ -169,10 +168,10 @@ export class Tracker {
    * keeps the order of the lane.
    */
   range(handle: number, lane: LaneName, from: number, to: number, ordered = true): Verdict {
-    const through = this.countsThrough(handle, lane);
+    const through = this.#countsThrough(handle, lane);
     if (through === undefined) return 'unknown-handle';
     if (from > through) return 'revoked';
-    const window = this.received[lane];
+    const window = this.#received[lane];
     const last = Math.min(to, through);
     if (last <= window.base || (from === last && window.has(last))) return 'duplicate';
     return (!ordered || from <= window.base + 1) && window.insert(from, last) ? 'deliver' : 'hole';
@@ -185,7 +184,7 @@ export class Tracker {
     const { epoch } = this;
     const { handle, refillable } = gap;
     const cause = causeOf(gap.cause);
-    const missing = this.received[lane].missing(gap.from, Math.min(gap.to, this.countsThrough(handle, lane) ?? 0));
+    const missing = this.#received[lane].missing(gap.from, Math.min(gap.to, this.#countsThrough(handle, lane) ?? 0));
     const verdict = this.range(handle, lane, gap.from, gap.to, ordered);
     if (verdict !== 'deliver') return [verdict, []];
     return [verdict, missing.map(([from, to]) => ({ lane, epoch, from, to, cause, refillable }))];

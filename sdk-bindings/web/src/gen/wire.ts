@@ -112,16 +112,6 @@ export enum Delivery {
   TRANSIENT = 2,
 }
 
-/** When a durable publish counts as acknowledged. */
-export enum AckLevel {
-  /** As STORED. */
-  UNSPECIFIED = 0,
-  /** Stored in the log. */
-  STORED = 1,
-  /** Stored and replicated; needs CAPABILITY_REPLICATED. */
-  REPLICATED = 2,
-}
-
 /** Which way a page is read. */
 export enum HistoryDirection {
   /** As BACKWARD. */
@@ -130,18 +120,6 @@ export enum HistoryDirection {
   BACKWARD = 1,
   /** Oldest first. */
   FORWARD = 2,
-}
-
-/** Why a node sends a client away. */
-export enum GoAwayReason {
-  /** Not said. */
-  UNSPECIFIED = 0,
-  /** The node shuts down or restarts. */
-  DRAINING = 1,
-  /** The node has too much to do. */
-  OVERLOADED = 2,
-  /** The client is better served elsewhere. */
-  MOVED = 3,
 }
 
 /** How much a room matters to the user now. */
@@ -189,13 +167,6 @@ export interface ClientInfo {
 /** Table of {@link ClientInfo}. */
 export const ClientInfo: Schema<ClientInfo> = /* @__PURE__ */ schema('name$ version$ platform$ app$ appVersion$');
 
-/** Start at live. */
-export interface StartLive {
-}
-
-/** Table of {@link StartLive}. */
-export const StartLive: Schema<StartLive> = /* @__PURE__ */ schema('');
-
 /** Start at the beginning of the log. */
 export interface StartBeginning {
 }
@@ -221,28 +192,17 @@ export interface Position {
 /** Table of {@link Position}. */
 export const Position: Schema<Position> = /* @__PURE__ */ schema('epoch# urgent# normal# bulk#');
 
-/** Start at a marker of the connection's user. */
-export interface StartMarker {
-  /** The marker's kind: "read" or "received". */
-  kind: string;
-}
-
-/** Table of {@link StartMarker}. */
-export const StartMarker: Schema<StartMarker> = /* @__PURE__ */ schema('kind$');
-
 /** Where a subscription starts. */
 export interface Start {
   at?:
-    | { case: 'live'; value: StartLive }
     | { case: 'beginning'; value: StartBeginning }
     | { case: 'position'; value: Position }
     | { case: 'count'; value: number }
-    | { case: 'durationMs'; value: number }
-    | { case: 'marker'; value: StartMarker };
+    | { case: 'durationMs'; value: number };
 }
 
 /** Table of {@link Start}. */
-export const Start: Schema<Start> = /* @__PURE__ */ schema('|at live beginning position count+ durationMs# marker', StartLive, StartBeginning, Position, StartMarker);
+export const Start: Schema<Start> = /* @__PURE__ */ schema('|at 2:beginning position count+ durationMs#', StartBeginning, Position);
 
 /**
  * How many transient events of a room a node has passed on, so that a client that comes back to the same
@@ -273,20 +233,12 @@ export interface Subscribe {
   start?: Start;
   /** The last TransientMark that the client knew, to learn how many transient events it missed. */
   transients?: TransientMark;
-  /** Also send the members of the room. */
-  members: boolean;
-  /** Also send who is present, and changes of it. */
-  presence: boolean;
-  /** Also send markers of others as they move. */
-  markers: boolean;
-  /** Also send the unread count, and changes of it. */
-  unread: boolean;
   /** Also send signals, the live ones first. */
   signals: boolean;
 }
 
 /** Table of {@link Subscribe}. */
-export const Subscribe: Schema<Subscribe> = /* @__PURE__ */ schema('room$ start transients members? presence? markers? unread? signals?', Start, TransientMark);
+export const Subscribe: Schema<Subscribe> = /* @__PURE__ */ schema('room$ start transients 8:signals?', Start, TransientMark);
 
 /** The client's first frame (LC-HS-001). */
 export interface Hello {
@@ -322,31 +274,23 @@ export interface Heartbeat {
   pingAfterMs: number;
   /** The client gives the connection up when a Pong takes longer. */
   pongWithinMs: number;
-  /** The node closes a connection on which it received nothing for this long. */
-  idleCloseMs: number;
 }
 
 /** Table of {@link Heartbeat}. */
-export const Heartbeat: Schema<Heartbeat> = /* @__PURE__ */ schema('pingAfterMs+ pongWithinMs+ idleCloseMs+');
+export const Heartbeat: Schema<Heartbeat> = /* @__PURE__ */ schema('pingAfterMs+ pongWithinMs+');
 
 /** What the node accepts on this connection. Sent in Welcome, and later when a limit changes. */
 export interface Limits {
   /** Largest encoded record, in bytes. */
   recordBytes: number;
-  /** Largest body of an event or signal, in bytes. */
-  messageBytes: number;
-  /** Rooms subscribed at once. */
-  rooms: number;
   /** Publishes sent and not yet answered. */
   publishesInFlight: number;
   /** Signals per second. */
   signalsPerSecond: number;
-  /** Events in a history page. */
-  historyPage: number;
 }
 
 /** Table of {@link Limits}. */
-export const Limits: Schema<Limits> = /* @__PURE__ */ schema('recordBytes+ messageBytes+ rooms+ publishesInFlight+ signalsPerSecond+ historyPage+');
+export const Limits: Schema<Limits> = /* @__PURE__ */ schema('recordBytes+ 4:publishesInFlight+ signalsPerSecond+');
 
 /**
  * From what interval a client draws its reconnect delay: full jitter between 0 and
@@ -364,18 +308,12 @@ export const ReconnectWindow: Schema<ReconnectWindow> = /* @__PURE__ */ schema('
 
 /** The node's answer to Hello (LC-HS-010). */
 export interface Welcome {
-  /** The version that both will speak. */
-  version: number;
   /** What the node serves. */
   capabilities: number[];
   /** Id of this connection, unique in the cluster. */
   connectionId: string;
   /** The user that the token named. */
   user: string;
-  /** The device of the user; empty: none named. */
-  device: string;
-  /** The instance by which publishes of this connection are numbered. */
-  instance: string;
   /** When to ping and when to give up. */
   heartbeat?: Heartbeat;
   /** What the node accepts. */
@@ -391,7 +329,7 @@ export interface Welcome {
 }
 
 /** Table of {@link Welcome}. */
-export const Welcome: Schema<Welcome> = /* @__PURE__ */ schema('version+ capabilities*~ connectionId$ user$ device$ instance$ heartbeat limits serverTimeMs# reconnect node$ tokenExpiresAtMs#', Heartbeat, Limits, ReconnectWindow);
+export const Welcome: Schema<Welcome> = /* @__PURE__ */ schema('2:capabilities*~ connectionId$ user$ 7:heartbeat limits serverTimeMs# reconnect node$ tokenExpiresAtMs#', Heartbeat, Limits, ReconnectWindow);
 
 /**
  * A refused request (id of the request) or a problem of the whole connection (id 0). The table of codes is
@@ -483,10 +421,6 @@ export interface Subscribed {
   position?: Position;
   /** The room's head when the subscription was made. */
   head?: Position;
-  /** The order of the newest durable event at that moment; 0: none. */
-  headOrder: number;
-  /** True: the client asked for a position and misses no durable event after it. */
-  recovered: boolean;
   /**
    * What the epochs between the asked position and the present one lost, oldest first; only cause ROLLED_BACK.
    * They take effect with this frame: what they cover and was delivered is revoked.
@@ -506,7 +440,7 @@ export interface Subscribed {
 }
 
 /** Table of {@link Subscribed}. */
-export const Subscribed: Schema<Subscribed> = /* @__PURE__ */ schema('room$ handle# position head headOrder# recovered? rolledBack* missedTransients transients cause~ degraded?', Position, Position, Gap, MissedTransients, TransientMark);
+export const Subscribed: Schema<Subscribed> = /* @__PURE__ */ schema('room$ handle# position head 7:rolledBack* missedTransients transients cause~ degraded?', Position, Position, Gap, MissedTransients, TransientMark);
 
 /** Ends a subscription. */
 export interface Unsubscribe {
@@ -565,14 +499,12 @@ export interface Publish {
   after: number;
   /** Not to be delivered later than this after the node received it, ms; 0: no limit. */
   ttlMs: number;
-  /** When to answer. */
-  ack: number;
   /** What to deliver; stored byte for byte. */
   envelope?: Envelope;
 }
 
 /** Table of {@link Publish}. */
-export const Publish: Schema<Publish> = /* @__PURE__ */ schema('room$ lane~ delivery~ number# after# ttlMs+ ack~ envelope', Envelope);
+export const Publish: Schema<Publish> = /* @__PURE__ */ schema('room$ lane~ delivery~ number# after# ttlMs+ 8:envelope', Envelope);
 
 /** The answer to Publish. It carries no position. */
 export interface Published {
@@ -703,12 +635,10 @@ export interface HistoryPage {
    * read forward from its last page's.
    */
   head?: Position;
-  /** The order of the newest durable event at that moment. */
-  headOrder: number;
 }
 
 /** Table of {@link HistoryPage}. */
-export const HistoryPage: Schema<HistoryPage> = /* @__PURE__ */ schema('room$ events* gaps* next head headOrder#', Event, Gap, Cursor, Position);
+export const HistoryPage: Schema<HistoryPage> = /* @__PURE__ */ schema('room$ events* gaps* next head', Event, Gap, Cursor, Position);
 
 /**
  * The answer to a request that succeeded and has nothing else to say: Signal, Focus, PresenceEnter,
@@ -742,16 +672,12 @@ export const TokenRefreshed: Schema<TokenRefreshed> = /* @__PURE__ */ schema('ex
 export interface GoAway {
   /** How long this client should wait before it reconnects, chosen so that clients do not come at once. */
   retryAfterMs: number;
-  /** Why. */
-  reason: number;
   /** Where to connect instead; empty: the same address. */
   address: string;
-  /** The node closes the connection after this long. */
-  closesInMs: number;
 }
 
 /** Table of {@link GoAway}. */
-export const GoAway: Schema<GoAway> = /* @__PURE__ */ schema('retryAfterMs+ reason~ address$ closesInMs+');
+export const GoAway: Schema<GoAway> = /* @__PURE__ */ schema('retryAfterMs+ 3:address$');
 
 /** What the sender of this frame has taken from its own queue of a lane, and how much more it accepts (LC-FLOW-010). */
 export interface Credit {
@@ -798,12 +724,10 @@ export interface FragmentAbort {
   transfer: number;
   /** The lane of the transfer. */
   lane: number;
-  /** Code from the table of errors; 0: none. */
-  code: number;
 }
 
 /** Table of {@link FragmentAbort}. */
-export const FragmentAbort: Schema<FragmentAbort> = /* @__PURE__ */ schema('transfer# lane~ code+');
+export const FragmentAbort: Schema<FragmentAbort> = /* @__PURE__ */ schema('transfer# lane~');
 
 /** One protocol message. The lane of each kind stands in the spec's frame table. */
 export interface Frame {
@@ -850,9 +774,7 @@ export interface StreamHeader {
   kind: number;
   /** The lane of all frames on the stream. */
   lane: number;
-  /** For bulk: the number of the transfer, counted by the sender from 1. */
-  transfer: number;
 }
 
 /** Table of {@link StreamHeader}. */
-export const StreamHeader: Schema<StreamHeader> = /* @__PURE__ */ schema('kind~ lane~ transfer#');
+export const StreamHeader: Schema<StreamHeader> = /* @__PURE__ */ schema('kind~ lane~');

@@ -30,40 +30,43 @@ export type Open = (signal: AbortSignal) => Promise<Transport>;
 /** Opens the connections of a client. */
 export class Dialer {
   /** WebTransport lost a race, or broke before Welcome. */
-  private avoids = false;
+  #avoids = false;
   /** The last document that could be had, for when its fetch is what fails. */
-  private known: { origin: string; description: Description } | undefined;
+  #known: { origin: string; description: Description } | undefined;
+  readonly #options: DialerOptions;
 
-  constructor(private readonly options: DialerOptions) {}
+  constructor(options: DialerOptions) {
+    this.#options = options;
+  }
 
   /** Opens a connection to `address`, or to the one of the options if that is empty. */
   async dial(address: string, signal: AbortSignal): Promise<Transport> {
-    const { url, transport: choice = 'auto' } = this.options;
+    const { url, transport: choice = 'auto' } = this.#options;
     const transport = typeof choice === 'string' ? choice : choice();
     const base = endpoint(url, address);
     const bare = new URL(base).pathname === '/';
-    const tries = transport === 'webtransport' || (transport === 'auto' && !this.avoids && this.suits());
-    const described = bare || tries ? this.describe(base) : undefined;
-    const webSocket: Open = async (stop) => this.webSocket(bare ? `${new URL((await described)?.websocket ?? '/v1/connect', base)}` : base, stop);
-    if (!tries) return this.socketAlone(webSocket, signal);
-    const webTransport: Open = async (stop) => this.webTransport(base, await described, stop);
+    const tries = transport === 'webtransport' || (transport === 'auto' && !this.#avoids && this.#suits());
+    const described = bare || tries ? this.#describe(base) : undefined;
+    const webSocket: Open = async (stop) => this.#webSocket(bare ? `${new URL((await described)?.websocket ?? '/v1/connect', base)}` : base, stop);
+    if (!tries) return this.#socketAlone(webSocket, signal);
+    const webTransport: Open = async (stop) => this.#webTransport(base, await described, stop);
     if (transport === 'webtransport') return webTransport(signal);
     const won = await race(webTransport, webSocket, HEAD_START_MS, signal);
-    this.avoids = won.name === 'websocket';
+    this.#avoids = won.name === 'websocket';
     return won;
   }
 
   /** The connection of that transport was lost before Welcome. */
   failed(name: TransportName): void {
-    this.avoids = name === 'webtransport';
+    this.#avoids = name === 'webtransport';
   }
 
   /** What was learned of the network may hold no more. */
   networkChanged(): void {
-    this.avoids = false;
+    this.#avoids = false;
   }
 
-  private async socketAlone(open: Open, signal: AbortSignal): Promise<Transport> {
+  async #socketAlone(open: Open, signal: AbortSignal): Promise<Transport> {
     try {
       return await open(signal);
     } catch (error) {
@@ -73,32 +76,32 @@ export class Dialer {
   }
 
   /** Whether WebTransport may be tried unasked. */
-  private suits(): boolean {
-    if (!('document' in globalThis)) return this.options.WebTransport !== undefined;
+  #suits(): boolean {
+    if (!('document' in globalThis)) return this.#options.WebTransport !== undefined;
     // Only engines in which it is known to work: that of WebKit, under whatever name, stalls.
     const works = /(Chrome|Chromium|Firefox)\//.test(navigator.userAgent);
     return works && isSecureContext && 'WebTransport' in globalThis;
   }
 
-  private async describe(base: string): Promise<Description | undefined> {
+  async #describe(base: string): Promise<Description | undefined> {
     const { origin } = new URL(base);
     try {
       const description = await describe(base);
-      this.known = { origin, description };
+      this.#known = { origin, description };
       return description;
     } catch {
-      return this.known?.origin === origin ? this.known.description : undefined;
+      return this.#known?.origin === origin ? this.#known.description : undefined;
     }
   }
 
-  private webSocket(url: string, signal: AbortSignal): Promise<Transport> {
-    const Socket = this.options.WebSocket ?? (globalThis.WebSocket as unknown as SocketConstructor | undefined);
+  #webSocket(url: string, signal: AbortSignal): Promise<Transport> {
+    const Socket = this.#options.WebSocket ?? (globalThis.WebSocket as unknown as SocketConstructor | undefined);
     if (!Socket) throw LanecastError.local('USAGE', 'there is no WebSocket here: pass one in the options');
     return openWebSocket(Socket, url, signal);
   }
 
-  private async webTransport(base: string, description: Description | undefined, signal: AbortSignal): Promise<Transport> {
-    const Constructor = this.options.WebTransport ?? (globalThis.WebTransport as unknown as WebTransportConstructor | undefined);
+  async #webTransport(base: string, description: Description | undefined, signal: AbortSignal): Promise<Transport> {
+    const Constructor = this.#options.WebTransport ?? (globalThis.WebTransport as unknown as WebTransportConstructor | undefined);
     if (!Constructor) throw LanecastError.local('USAGE', 'there is no WebTransport here');
     const served = description?.webtransport;
     if (!served) throw new Error('the node does not serve WebTransport, or cannot be asked');

@@ -18,35 +18,38 @@ export interface Piece {
  * the limit bounds what a stream costs.
  */
 export class RecordCutter {
-  private chunks: Uint8Array[] = [];
-  private held = 0;
+  #chunks: Uint8Array[] = [];
+  #held = 0;
   /** So many bytes make the next step possible. */
-  private need = 2;
+  #need = 2;
+  readonly #limit: number;
 
-  constructor(private readonly limit: number) {}
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
 
   /** Whether a record has begun and not ended. */
   get torn(): boolean {
-    return this.held > 0;
+    return this.#held > 0;
   }
 
   /** The records that are whole with these bytes; throws {@link WireError}. */
   *feed(chunk: Uint8Array): Generator<Piece> {
-    this.chunks.push(chunk);
-    this.held += chunk.length;
+    this.#chunks.push(chunk);
+    this.#held += chunk.length;
     // Chunks are joined when something can be made of them, not each time that one comes.
-    while (this.held >= this.need) {
-      const bytes = join(this.chunks);
+    while (this.#held >= this.#need) {
+      const bytes = join(this.#chunks);
       const head = headOf(bytes);
-      const end = head ? head.at + head.length : this.held + 1;
-      if (end > this.limit) throw new WireError('a record above the limit');
-      this.chunks = [bytes];
-      this.need = end;
-      if (!head || this.held < end) continue;
-      this.held -= end;
+      const end = head ? head.at + head.length : this.#held + 1;
+      if (end > this.#limit) throw new WireError('a record above the limit');
+      this.#chunks = [bytes];
+      this.#need = end;
+      if (!head || this.#held < end) continue;
+      this.#held -= end;
       // A stream between records keeps no memory.
-      this.chunks = this.held ? [bytes.subarray(end)] : [];
-      this.need = 2;
+      this.#chunks = this.#held ? [bytes.subarray(end)] : [];
+      this.#need = 2;
       yield { field: head.field, body: bytes.subarray(head.at, end), bytes: end };
     }
   }

@@ -1,7 +1,9 @@
-/** WebSocket: one ordered pipe, into which all lanes are folded, the higher first. */
+/** WebSocket: one ordered pipe, into which all lanes are folded. */
+import type { OutLane } from '../core/position.js';
 import type { Session } from '../core/session.js';
 import { Code, LanecastError } from '../errors.js';
 import { join } from '../wire/packet.js';
+import { Lanes } from './lanes.js';
 import type { Run, Transport } from './transport.js';
 
 /** What the client needs of a WebSocket; the one of browsers, of Node ≥ 22 and of the package `ws` fit. */
@@ -19,10 +21,12 @@ export interface SocketLike {
 /** Makes a {@link SocketLike}. */
 export type SocketConstructor = new (url: string, protocols: string[]) => SocketLike;
 
-/** Bytes that are handed to the socket at once. */
-const SOCKET_BYTES_MAX = 16 * 1024;
-/** How often a socket that is full is looked at; browsers have no event for it. */
-const DRAIN_POLL_MS = 5;
+/** What the socket may hold unsent: what it holds, no lane can overtake … */
+export const UNSENT_BYTES_MAX = 16 * 1024;
+/** … so lanes control and urgent may add to it. */
+const UNSENT_URGENT_BYTES_MAX = 2 * UNSENT_BYTES_MAX;
+/** How soon a socket that is full is looked at again, since browsers have no event for it: sooner where it drains fast. */
+const LOOK_MS = [2, 50] as const;
 
 /** Opens a socket; rejects if it does not open, or `signal` aborts first. */
 export function openWebSocket(Socket: SocketConstructor, url: string, signal: AbortSignal): Promise<Transport> {
@@ -48,42 +52,55 @@ export function openWebSocket(Socket: SocketConstructor, url: string, signal: Ab
 class Pipe implements Transport {
   readonly name = 'websocket';
   readonly ordered = true;
-  private readonly packer = new Packer();
-  private timer: ReturnType<typeof setTimeout> | undefined;
-  private run: Run = () => {};
+  readonly #packer = new Packer();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #lookMs: number = LOOK_MS[0];
+  #run: Run = () => {};
+  readonly #socket: SocketLike;
 
-  constructor(private readonly socket: SocketLike) {}
+  constructor(socket: SocketLike) {
+    this.#socket = socket;
+  }
 
   start(run: Run): void {
-    const { socket } = this;
-    this.run = run;
+    const socket = this.#socket;
+    this.#run = run;
     socket.onmessage = ({ data }: { data: unknown }) =>
       run((session, now) => {
         if (data instanceof ArrayBuffer) session.received(now, new Uint8Array(data));
         else session.lost(now, Code.TEXT_FRAME, 'the node sent text on the binary subprotocol');
       });
     socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
-      clearTimeout(this.timer);
+      clearTimeout(this.#timer);
       run((session, now) => session.lost(now, code, reason));
     };
   }
 
   flush(session: Session, now: number): void {
-    const { socket } = this;
-    while (socket.bufferedAmount < SOCKET_BYTES_MAX) {
-      const message = this.packer.take(session, now, SOCKET_BYTES_MAX);
-      if (!message) return;
-      socket.send(message as Uint8Array<ArrayBuffer>);
+    const socket = this.#socket;
+    for (;;) {
+      const unsent = session.oneQueue ? 0 : socket.bufferedAmount;
+      const message = this.#packer.take(session, now, unsent);
+      if (message) socket.send(message as Uint8Array<ArrayBuffer>);
+      else if (unsent < UNSENT_BYTES_MAX) return;
+      else break;
     }
-    this.timer ??= setTimeout(() => {
-      this.timer = undefined;
-      this.run(() => {});
-    }, DRAIN_POLL_MS);
+    this.#look(socket.bufferedAmount);
+  }
+
+  /** Looks again when the socket may have drained. */
+  #look(unsent: number): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      const drains = this.#socket.bufferedAmount < unsent;
+      this.#lookMs = Math.min(LOOK_MS[1], Math.max(LOOK_MS[0], this.#lookMs * (drains ? 0.5 : 2)));
+      this.#run(() => {});
+    }, this.#lookMs);
   }
 
   close(code: number): void {
-    const { socket } = this;
-    clearTimeout(this.timer);
+    const socket = this.#socket;
+    clearTimeout(this.#timer);
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(code);
   }
@@ -91,21 +108,22 @@ class Pipe implements Transport {
 
 /** Joins records to messages. */
 export class Packer {
+  readonly #lanes = new Lanes();
   /** Made already, but too long for the message before. */
-  private spare: Uint8Array | undefined;
+  #spare: Uint8Array | undefined;
 
-  /** The next message, about `bytes` long; undefined: there is nothing to send. */
-  take(session: Session, now: number, bytes: number): Uint8Array | undefined {
+  /** The next message for a socket that holds `unsent` bytes; undefined: nothing may be sent. */
+  take(session: Session, now: number, unsent: number): Uint8Array | undefined {
     const records: Uint8Array[] = [];
     let size = 0;
-    // No message is longer than a record may be (LC-WS-010).
-    const most = Math.min(bytes, session.limits.recordBytes);
-    while (size < most) {
-      const record = this.spare ?? session.next(now, () => true)?.record;
-      this.spare = undefined;
+    const free = (lane: OutLane) => unsent + size < (lane === 'control' || lane === 'urgent' ? UNSENT_URGENT_BYTES_MAX : UNSENT_BYTES_MAX);
+    for (;;) {
+      const record = this.#spare ?? this.#lanes.next(session, now, free);
+      this.#spare = undefined;
       if (!record) break;
-      if (size && size + record.length > most) {
-        this.spare = record;
+      // No message is longer than a record may be (LC-WS-010).
+      if (size && size + record.length > session.recordBytesMax) {
+        this.#spare = record;
         break;
       }
       records.push(record);

@@ -12,10 +12,11 @@
  * write at a time, and a lane whose stream takes no more stops no other.
  */
 import { URGENT_WINDOW } from '../core/window.js';
-import { OUT_LANES, type OutLane, type Session } from '../core/session.js';
+import { laneNumber, OUT_LANES, type OutLane } from '../core/position.js';
+import type { Session } from '../core/session.js';
 import { Frame, Lane, StreamHeader, StreamKind } from '../gen/wire.js';
 import { decode, encode, WireError } from '../wire/codec.js';
-import { field as packetField, frames, join } from '../wire/packet.js';
+import { field as packetField, frames, join, laneOf } from '../wire/packet.js';
 import { RecordCutter } from './records.js';
 import type { Run, Transport } from './transport.js';
 
@@ -114,68 +115,65 @@ function purposeOf({ kind, lane }: StreamHeader, control: boolean): Purpose | un
   return fits[kind] ? { lane, single: kind === StreamKind.MESSAGE || kind === StreamKind.SIGNAL } : undefined;
 }
 
-/** The lane of a frame of a node; undefined: a kind of a later version. */
-function laneOf({ body }: Frame): number | undefined {
-  if (body?.case === 'event' || body?.case === 'gap') return body.value.lane;
-  if (body?.case === 'signal') return Lane.SIGNAL;
-  return body?.case === 'historyPage' ? Lane.BULK : body && Lane.CONTROL;
-}
-
 class Streams implements Transport {
   readonly name = 'webtransport';
   readonly ordered = false;
-  private readonly lanes = new Map<OutLane, Promise<Writer>>();
+  readonly #lanes = new Map<OutLane, Promise<Writer>>();
   /** Lanes whose stream has not taken what it was given last. */
-  private readonly busy = new Set<OutLane>();
-  private readonly datagrams: Writer;
+  readonly #busy = new Set<OutLane>();
+  readonly #datagrams: Writer;
   /** Open streams of large signals, by what a newer one supersedes. */
-  private readonly signals = new Map<string, { writer?: Writer; superseded: boolean }>();
+  readonly #signals = new Map<string, { writer?: Writer; superseded: boolean }>();
   /** Streams whose next frame came too early. */
-  private readonly early = new Set<() => void>();
-  private run: Run | undefined;
+  readonly #early = new Set<() => void>();
+  #run: Run | undefined;
+  readonly #session: WebTransportLike;
+  readonly #control: ReadableStream<Uint8Array>;
 
   constructor(
-    private readonly session: WebTransportLike,
-    private readonly control: ReadableStream<Uint8Array>,
+    session: WebTransportLike,
+    control: ReadableStream<Uint8Array>,
     writer: Writer,
   ) {
-    this.lanes.set('control', Promise.resolve(writer));
+    this.#session = session;
+    this.#control = control;
+    this.#lanes.set('control', Promise.resolve(writer));
     const { datagrams } = session;
     if (datagrams.incomingHighWaterMark !== undefined) datagrams.incomingHighWaterMark = DATAGRAMS_WAITING_MAX;
-    this.datagrams = (datagrams.createWritable?.() ?? (datagrams.writable as WritableStream<Uint8Array>)).getWriter();
+    this.#datagrams = (datagrams.createWritable?.() ?? (datagrams.writable as WritableStream<Uint8Array>)).getWriter();
   }
 
   start(run: Run): void {
-    this.run = run;
-    const { session } = this;
-    const lost = (closeCode = 0, reason = '') => this.end((to, now) => to.lost(now, closeCode, reason));
+    this.#run = run;
+    const session = this.#session;
+    const lost = (closeCode = 0, reason = '') => this.#end((to, now) => to.lost(now, closeCode, reason));
     session.closed.then(
       ({ closeCode, reason }) => lost(closeCode, reason),
       (error) => lost(0, String(error)),
     );
     // Without control there is nothing that could be agreed.
-    void this.read(this.control, true).then(() => lost(0, 'the control stream ended'));
-    void each(session.incomingUnidirectionalStreams, (stream) => void this.read(stream, false));
-    void each(session.datagrams.readable, (packet) => this.datagram(packet));
+    void this.#read(this.#control, true).then(() => lost(0, 'the control stream ended'));
+    void each(session.incomingUnidirectionalStreams, (stream) => void this.#read(stream, false));
+    void each(session.datagrams.readable, (packet) => this.#datagram(packet));
   }
 
   close(code: number): void {
-    this.run = undefined;
+    this.#run = undefined;
     try {
-      this.session.close({ closeCode: code, reason: '' });
+      this.#session.close({ closeCode: code, reason: '' });
     } catch {
       // It is closed.
     }
   }
 
   /** Whether the connection neither ended nor was ended. */
-  private get live(): boolean {
-    return this.run !== undefined;
+  get #live(): boolean {
+    return this.#run !== undefined;
   }
 
-  private end(input: Parameters<Run>[0]): void {
-    const { run } = this;
-    this.run = undefined;
+  #end(input: Parameters<Run>[0]): void {
+    const run = this.#run;
+    this.#run = undefined;
     run?.(input);
   }
 
@@ -184,11 +182,11 @@ class Streams implements Transport {
   flush(session: Session, now: number): void {
     const batches = new Map<OutLane, Uint8Array[]>();
     const bytes = new Map<OutLane, number>();
-    const free = (lane: OutLane) => (lane === 'signal' ? this.signalsFree() : !this.busy.has(lane) && (bytes.get(lane) ?? 0) < WRITE_BYTES_MAX);
+    const free = (lane: OutLane) => (lane === 'signal' ? this.#signalsFree() : !this.#busy.has(lane) && (bytes.get(lane) ?? 0) < WRITE_BYTES_MAX);
     for (let next = session.next(now, free); next; next = session.next(now, free)) {
       const { lane, record } = next;
       if (lane === 'signal') {
-        this.signal(record);
+        this.#signal(record);
         continue;
       }
       batches.set(lane, [...(batches.get(lane) ?? []), record]);
@@ -196,89 +194,88 @@ class Streams implements Transport {
     }
     for (const lane of OUT_LANES) {
       const records = batches.get(lane);
-      if (records) void this.write(lane, join(records));
+      if (records) void this.#write(lane, join(records));
     }
   }
 
-  private async write(lane: OutLane, bytes: Uint8Array): Promise<void> {
-    this.busy.add(lane);
+  async #write(lane: OutLane, bytes: Uint8Array): Promise<void> {
+    this.#busy.add(lane);
     try {
-      const writer = await this.writer(lane);
+      const writer = await this.#writer(lane);
       writer.write(bytes).catch(() => {});
       await writer.ready;
     } catch {
       // The stream is gone, and the connection with it: `closed` tells.
       return;
     }
-    this.busy.delete(lane);
-    this.run?.(() => {});
+    this.#busy.delete(lane);
+    this.#run?.(() => {});
   }
 
-  private writer(lane: OutLane): Promise<Writer> {
-    let writer = this.lanes.get(lane);
+  #writer(lane: OutLane): Promise<Writer> {
+    let writer = this.#lanes.get(lane);
     if (!writer) {
-      const number = { control: Lane.CONTROL, urgent: Lane.URGENT, normal: Lane.NORMAL, bulk: Lane.BULK, signal: Lane.SIGNAL }[lane];
-      writer = this.open(StreamKind.LANE, number);
-      this.lanes.set(lane, writer);
+      writer = this.#open(StreamKind.LANE, laneNumber(lane));
+      this.#lanes.set(lane, writer);
     }
     return writer;
   }
 
-  private async open(kind: StreamKind, lane: Lane): Promise<Writer> {
-    const writer = (await this.session.createUnidirectionalStream()).getWriter();
+  async #open(kind: StreamKind, lane: Lane): Promise<Writer> {
+    const writer = (await this.#session.createUnidirectionalStream()).getWriter();
     writer.write(header(kind, lane)).catch(() => {});
     return writer;
   }
 
-  private signalsFree(): boolean {
-    return (this.datagrams.desiredSize ?? 0) > 0 && this.signals.size < SIGNAL_STREAMS_MAX;
+  #signalsFree(): boolean {
+    return (this.#datagrams.desiredSize ?? 0) > 0 && this.#signals.size < SIGNAL_STREAMS_MAX;
   }
 
-  private signal(record: Uint8Array): void {
-    const { maxDatagramSize } = this.session.datagrams;
-    if (record.length > Math.min(DATAGRAM_BYTES_MAX, maxDatagramSize)) return void this.largeSignal(record);
-    this.datagrams.write(record).catch(() => {});
-    void this.datagrams.ready.then(
-      () => this.run?.(() => {}),
+  #signal(record: Uint8Array): void {
+    const { maxDatagramSize } = this.#session.datagrams;
+    if (record.length > Math.min(DATAGRAM_BYTES_MAX, maxDatagramSize)) return void this.#largeSignal(record);
+    this.#datagrams.write(record).catch(() => {});
+    void this.#datagrams.ready.then(
+      () => this.#run?.(() => {}),
       () => {},
     );
   }
 
   /** A signal on a stream, which is reset when a newer one of its key comes. */
-  private async largeSignal(record: Uint8Array): Promise<void> {
+  async #largeSignal(record: Uint8Array): Promise<void> {
     const [[frame]] = [...frames(record)] as [[Frame, number]];
     const { room, envelope } = (frame.body as Extract<Frame['body'], { case: 'signal' }>).value;
     const key = JSON.stringify([room, envelope?.type, envelope?.key]);
-    const former = this.signals.get(key);
+    const former = this.#signals.get(key);
     const mine: { writer?: Writer; superseded: boolean } = { superseded: false };
-    this.signals.set(key, mine);
+    this.#signals.set(key, mine);
     if (former) former.superseded = true;
     former?.writer?.abort().catch(() => {});
     try {
-      mine.writer = await this.open(StreamKind.SIGNAL, Lane.SIGNAL);
+      mine.writer = await this.#open(StreamKind.SIGNAL, Lane.SIGNAL);
       if (mine.superseded) return void (await mine.writer.abort());
       mine.writer.write(record).catch(() => {});
       await mine.writer.close();
     } catch {
       // Superseded, or the connection is gone.
     } finally {
-      if (this.signals.get(key) === mine) this.signals.delete(key);
-      this.run?.(() => {});
+      if (this.#signals.get(key) === mine) this.#signals.delete(key);
+      this.#run?.(() => {});
     }
   }
 
   // In.
 
   /** Reads a stream until it ends, breaks, or is of no use. */
-  private async read(stream: ReadableStream<Uint8Array>, control: boolean): Promise<void> {
+  async #read(stream: ReadableStream<Uint8Array>, control: boolean): Promise<void> {
     const incoming = new Incoming(control);
     const ended = await each(stream, async (chunk) => {
       const come: [Frame, number][] = [];
-      this.guard(() => come.push(...incoming.feed(chunk)));
-      await this.take(incoming, come);
-      return this.live && !incoming.unknown;
+      this.#guard(() => come.push(...incoming.feed(chunk)));
+      await this.#take(incoming, come);
+      return this.#live && !incoming.unknown;
     });
-    if (ended) this.guard(() => incoming.finish());
+    if (ended) this.#guard(() => incoming.finish());
   }
 
   /**
@@ -288,12 +285,12 @@ class Streams implements Transport {
    * has still to be given. So what the node held to the window (LC-QUIC-004) may overtake further on its last way; it then
    * waits here, where the session would have to drop it and ask for the room again.
    */
-  private async take(incoming: Incoming, come: readonly [Frame, number][]): Promise<void> {
+  async #take(incoming: Incoming, come: readonly [Frame, number][]): Promise<void> {
     let at = 0;
-    while (this.live && at < come.length) {
+    while (this.#live && at < come.length) {
       const before = at;
-      this.guard((session, now) => {
-        for (let next = come[at]; next && this.live; next = come[++at]) {
+      this.#guard((session, now) => {
+        for (let next = come[at]; next && this.#live; next = come[++at]) {
           if (!isEarly(session, next[0])) incoming.patience = undefined;
           // Once it was in vain all goes on: behind it may be what mends the hole.
           else if (performance.now() < (incoming.patience ??= performance.now() + EARLY_MS_MAX)) return;
@@ -301,33 +298,33 @@ class Streams implements Transport {
         }
       });
       // Those that wait look again only if something moved: else two of them would wake each other without end.
-      if (at > before) for (const go of [...this.early]) go();
-      if (this.live && at < come.length) await this.turn(incoming.patience ?? 0);
+      if (at > before) for (const go of [...this.#early]) go();
+      if (this.#live && at < come.length) await this.#turn(incoming.patience ?? 0);
     }
   }
 
   /** Waits until something else was handed over, but not for ever. */
-  private turn(until: number): Promise<void> {
+  #turn(until: number): Promise<void> {
     return new Promise((done) => {
       const go = () => {
         clearTimeout(timer);
-        this.early.delete(go);
+        this.#early.delete(go);
         done();
       };
       const timer = setTimeout(go, Math.max(0, until - performance.now()) + 1);
-      this.early.add(go);
+      this.#early.add(go);
     });
   }
 
-  private datagram(packet: Uint8Array): void {
-    this.guard((session, now) => {
-      for (const [frame, bytes] of frames(packet)) if (this.live) session.handle(now, checked(Lane.SIGNAL, frame), bytes);
+  #datagram(packet: Uint8Array): void {
+    this.#guard((session, now) => {
+      for (const [frame, bytes] of frames(packet)) if (this.#live) session.handle(now, checked(Lane.SIGNAL, frame), bytes);
     });
   }
 
   /** Runs an input in which the node may be found to break the framing. */
-  private guard(input: Parameters<Run>[0]): void {
-    this.run?.((session, now) => {
+  #guard(input: Parameters<Run>[0]): void {
+    this.#run?.((session, now) => {
       try {
         input(session, now);
       } catch (error) {
@@ -344,23 +341,26 @@ class Incoming {
   unknown = false;
   /** Until when its next frame waits, which came too early. */
   patience: number | undefined;
-  private readonly cutter = new RecordCutter(RECORD_BYTES_MAX);
-  private purpose: Purpose | undefined;
-  private count = 0;
+  readonly #cutter = new RecordCutter(RECORD_BYTES_MAX);
+  #purpose: Purpose | undefined;
+  #count = 0;
+  readonly #control: boolean;
 
-  constructor(private readonly control: boolean) {}
+  constructor(control: boolean) {
+    this.#control = control;
+  }
 
   /** The frames that are whole with these bytes, and how long each was; throws {@link WireError}. */
   *feed(chunk: Uint8Array): Generator<[Frame, number]> {
-    for (const { field, body, bytes } of this.cutter.feed(chunk)) {
-      const { purpose } = this;
+    for (const { field, body, bytes } of this.#cutter.feed(chunk)) {
+      const purpose = this.#purpose;
       if (this.unknown) return;
       if (!purpose) {
         if (field !== 2) throw new WireError('a stream without a header');
-        this.purpose = purposeOf(decode(StreamHeader, body), this.control);
-        this.unknown = !this.purpose;
+        this.#purpose = purposeOf(decode(StreamHeader, body), this.#control);
+        this.unknown = !this.#purpose;
       } else if (field === 1) {
-        if (this.count++ && purpose.single) throw new WireError('a second frame on a stream for one');
+        if (this.#count++ && purpose.single) throw new WireError('a second frame on a stream for one');
         yield [checked(purpose.lane, decode(Frame, body)), bytes];
       } else if (field === 2) {
         throw new WireError('a second header on a stream');
@@ -370,13 +370,13 @@ class Incoming {
 
   /** The stream ended; throws {@link WireError} if it did so too early. */
   finish(): void {
-    if (!this.unknown && (!this.purpose || this.cutter.torn)) throw new WireError('a stream that ends within a record');
+    if (!this.unknown && (!this.#purpose || this.#cutter.torn)) throw new WireError('a stream that ends within a record');
   }
 }
 
 /** The frame, if it came on a stream of its lane (LC-QUIC-003). */
 function checked(lane: number, frame: Frame): Frame {
-  const own = laneOf(frame);
+  const own = laneOf(frame.body);
   if (own !== undefined && own !== lane) throw new WireError('a frame on a stream of another lane');
   return frame;
 }

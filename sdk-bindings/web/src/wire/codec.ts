@@ -190,9 +190,3 @@ function safe(value: number): number {
 }
 
 const ENTRY: Schema<{ key: string; value: string }> = schema('key$ value$');
-
-/** The name of an enum's value in lower case with hyphens; `unknown` for one of a later version. */
-export function nameOf(names: Readonly<Record<string, number | string>>, value: number): string {
-  const found = Object.keys(names).find((name) => names[name] === value);
-  return found ? found.toLowerCase().replaceAll('_', '-') : 'unknown';
-}

@@ -1,14 +1,29 @@
 /** Packets: what travels in one WebSocket message or datagram, and, without an end, on a stream (LC-FRM-001). */
 import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
-import { Frame } from '../gen/wire.js';
+import { Frame, Lane } from '../gen/wire.js';
 import { decode, encode, type Init, WireError } from './codec.js';
 
 /** A frame's body by its name. */
 export type Body = NonNullable<Frame['body']>;
 
+/** The number of the lane of what a node sends; undefined: a frame of a later version. */
+export function laneOf(body: Frame['body']): number {
+  if (body?.case === 'signal') return Lane.SIGNAL;
+  if (body?.case === 'historyPage') return Lane.BULK;
+  const names = body?.case === 'event' || body?.case === 'gap' || body?.case === 'fragment' || body?.case === 'fragmentAbort';
+  return names ? body.value.lane : Lane.CONTROL;
+}
+
 /** Encodes one frame as a record; the concatenation of records is a packet. */
 export function record(frame: Init<Frame>): Uint8Array {
   return field(1, encode(Frame, frame));
+}
+
+/** The frame inside a record, encoded. */
+export function bodyOf(record: Uint8Array): Uint8Array {
+  const reader = new BinaryReader(record);
+  reader.tag();
+  return reader.bytes();
 }
 
 /** A field of a packet. */

@@ -3,6 +3,7 @@
  *
  * It is small enough to be read and keeps nothing of a connection but what it must, so that cutting one is honest.
  */
+import { Flow } from '../../src/core/flow.js';
 import { LANES, laneNumber, laneOf, type LaneName, type PerLane, perLane } from '../../src/core/position.js';
 import * as wire from '../../src/gen/wire.js';
 import { decode, encode, type Init } from '../../src/wire/codec.js';
@@ -44,6 +45,10 @@ export class Peer {
   /** Ready to send, by lane; control and signal beside the durable lanes. */
   readonly out = { control: [] as Uint8Array[], lossy: [] as Outgoing[] };
   closed: number | undefined;
+  /** Pieces of frames, by transfer. */
+  readonly pieces = new Map<number, { frame: Uint8Array; length: number }>();
+  /** Credit, by lane; counted on both sides where the node serves it. */
+  readonly flows = new Map([wire.Lane.NORMAL, wire.Lane.BULK].map((lane) => [lane as number, new Flow(lane)]));
 }
 
 /** The node. */
@@ -140,13 +145,45 @@ export class FakeNode {
   }
 
   receive(peer: Peer, packet: Uint8Array): void {
-    for (const [frame] of frames(packet)) {
+    for (const [frame, bytes] of frames(packet)) {
       if (!frame.body || peer.closed) continue;
-      const answer = this.intercept(peer, frame.id, frame.body);
-      if (answer === 'ignore') continue;
-      if (answer) this.send(peer, frame.id, answer);
-      else this.handle(peer, frame.id, frame.body);
+      if (frame.body.case === 'publish' || frame.body.case === 'fragment') peer.flows.get(frame.body.value.lane)?.took(this.clock(), bytes);
+      this.tellCredit(peer);
+      this.frame(peer, frame);
     }
+  }
+
+  private frame(peer: Peer, { id, body }: wire.Frame): void {
+    if (!body) return;
+    const answer = this.intercept(peer, id, body);
+    if (answer === 'ignore') return;
+    if (answer) this.send(peer, id, answer);
+    else this.handle(peer, id, body);
+  }
+
+  /** When Credit is due for a peer. */
+  creditAt(peer: Peer): number {
+    const served = (this.welcome.capabilities as number[] | undefined)?.includes(wire.Capability.CREDIT);
+    return served ? Math.min(...[...peer.flows.values()].map(({ dueAt }) => dueAt)) : Infinity;
+  }
+
+  /** Tells the Credit that is due. */
+  tellCredit(peer: Peer): void {
+    if (this.creditAt(peer) === Infinity) return;
+    for (const flow of peer.flows.values()) {
+      const value = flow.credit(this.clock());
+      if (value) this.send(peer, 0, { case: 'credit', value });
+    }
+  }
+
+  private piece(peer: Peer, { transfer, total, data }: wire.Fragment): void {
+    const open = peer.pieces.get(transfer) ?? { frame: new Uint8Array(total), length: 0 };
+    peer.pieces.set(transfer, open);
+    open.frame.set(data, open.length);
+    open.length += data.length;
+    if (open.length < open.frame.length) return;
+    peer.pieces.delete(transfer);
+    this.frame(peer, decode(wire.Frame, open.frame));
   }
 
   private handle(peer: Peer, id: number, body: Body): void {
@@ -166,6 +203,10 @@ export class FakeNode {
         return this.signal(peer, body.value);
       case 'history':
         return this.history(peer, id, body.value);
+      case 'focus':
+        return this.send(peer, id, { case: 'done', value: {} });
+      case 'fragment':
+        return this.piece(peer, body.value);
       case 'refreshToken':
         return this.send(peer, id, { case: 'tokenRefreshed', value: { expiresAtMs: Math.floor(this.clock()) + 60_000 } });
     }
@@ -175,13 +216,10 @@ export class FakeNode {
     peer.hello = hello;
     peer.instance = hello.instance;
     const value: Init<wire.Welcome> = {
-      ...{ version: 1, connectionId: `c${++this.connections}`, node: 'n1', user: hello.token.replace('dev:', '') },
-      ...{ instance: hello.instance, serverTimeMs: Math.floor(this.clock()), capabilities: [1, 2] },
-      heartbeat: { pingAfterMs: 25_000, pongWithinMs: 10_000, idleCloseMs: 60_000 },
-      limits: {
-        ...{ recordBytes: 256 * 1024, messageBytes: 64 * 1024, rooms: 100 },
-        ...{ publishesInFlight: 256, signalsPerSecond: 10, historyPage: 200 },
-      },
+      ...{ connectionId: `c${++this.connections}`, node: 'n1', user: hello.token.replace('dev:', '') },
+      ...{ serverTimeMs: Math.floor(this.clock()), capabilities: [1, 2] },
+      heartbeat: { pingAfterMs: 25_000, pongWithinMs: 10_000 },
+      limits: { recordBytes: 256 * 1024, publishesInFlight: 256, signalsPerSecond: 10 },
       reconnect: { minMs: 100, maxMs: 2000 },
       ...this.welcome,
     };
@@ -215,10 +253,7 @@ export class FakeNode {
       }
     }
     peer.rooms.set(room, { place: perLane((lane) => position[lane]), signals: frame.signals === true, handle: log.handle });
-    const value: Init<wire.Subscribed> = {
-      ...{ room, handle: log.handle, position, head, headOrder: log.order, rolledBack, cause },
-      recovered: asked !== undefined && !rolledBack.length,
-    };
+    const value: Init<wire.Subscribed> = { room, handle: log.handle, position, head, rolledBack, cause };
     this.send(peer, id, { case: 'subscribed', value });
   }
 

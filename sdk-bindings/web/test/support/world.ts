@@ -2,6 +2,8 @@
  * A client's session and a fake node on a virtual clock, joined by a link that can be cut. Everything random comes from
  * a seed, so a failing run can be repeated.
  */
+import { Fragments } from '../../src/core/fragments.js';
+import { Histories } from '../../src/core/history.js';
 import { type ClientState, Session } from '../../src/core/session.js';
 import type { RoomCore } from '../../src/core/room.js';
 import { Packer } from '../../src/transport/websocket.js';
@@ -29,6 +31,7 @@ export class World {
   now = 1_000_000;
   readonly node = new FakeNode(() => this.now);
   readonly session: Session;
+  readonly histories: Histories;
   readonly states: ClientState['name'][] = [];
   readonly ready: RoomCore[] = [];
   readonly diagnostics: Error[] = [];
@@ -69,6 +72,8 @@ export class World {
         diagnostic: (error) => this.diagnostics.push(error),
       },
     );
+    this.session.add(new Fragments(this.session));
+    this.histories = this.session.add(new Histories(this.session));
   }
 
   private refreshed(refused: boolean): void {
@@ -120,6 +125,7 @@ export class World {
   private pump(): void {
     const { peer, link } = this;
     if (!peer) return;
+    this.node.tellCredit(peer);
     const up = (at: number, packet: Uint8Array) =>
       this.after(at - this.now, () => link === this.link && this.node.receive(peer, packet));
     const down = (at: number, packet: Uint8Array) =>
@@ -132,7 +138,7 @@ export class World {
       }
       for (const next of this.node.ready(peer)) for (const at of this.arrivals(next)) down(at, next.record);
     } else {
-      const message = () => this.packer.take(this.session, this.now, 4096);
+      const message = () => this.packer.take(this.session, this.now, 0);
       for (let packet = message(); packet; packet = message()) up(this.now + this.delayMs, packet);
       const packet = () => this.node.take(peer, this.packetBytes);
       for (let next = packet(); next; next = packet()) down(this.now + this.delayMs, next);
@@ -158,12 +164,14 @@ export class World {
       if (done()) return;
       this.queue.sort((one, other) => one.at - other.at);
       const next = this.queue[0];
+      const credit = this.peer ? this.node.creditAt(this.peer) : Infinity;
       const deadline = this.session.deadline(this.now) ?? Infinity;
-      const at = Math.max(this.now, Math.min(next?.at ?? Infinity, deadline));
+      const at = Math.max(this.now, Math.min(next?.at ?? Infinity, deadline, credit));
       if (at > end) throw new Error(`not done after ${limitMs} ms; state ${JSON.stringify(this.session.state)}`);
       idle = at === this.now ? idle + 1 : 0;
       if (idle > 100_000) throw new Error(`time stands still; deadline ${deadline - this.now}, next ${next && next.at - this.now}`);
       this.now = at;
+      if (credit <= at) continue;
       if (next && next.at <= deadline) {
         this.queue.shift();
         next.run();
