@@ -112,6 +112,13 @@ enum LoadCommand {
         #[command(flatten)]
         plan: load::Siege,
     },
+    /// Latency of every lane beside saturating bulk, over a link.
+    Lanes {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Lanes,
+    },
 }
 
 #[derive(Args)]
@@ -219,6 +226,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
                 LoadCommand::Storm { target, plan } => (target, load::Load::Storm(plan)),
                 LoadCommand::Mixed { target, plan } => (target, load::Load::Mixed(plan)),
                 LoadCommand::Siege { target, plan } => (target, load::Load::Siege(plan)),
+                LoadCommand::Lanes { target, plan } => (target, load::Load::Lanes(plan)),
             };
             let transport = one_transport(&target)?;
             let started = start(target).await?;

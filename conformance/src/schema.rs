@@ -73,6 +73,13 @@ pub fn record(frame: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Bytes of the record of a frame of that length.
+pub fn record_length(frame_bytes: usize) -> usize {
+    let mut head = Vec::with_capacity(10);
+    write_varint(&mut head, frame_bytes as u64);
+    1 + head.len() + frame_bytes
+}
+
 /// Splits the bytes of a packet into its frames, without tag and length.
 pub fn split_records(packet: &[u8]) -> Result<Vec<&[u8]>, CodecError> {
     let mut rest = packet;

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::fragments::Assembler;
 use super::lane::Lane;
 use super::ledger::{Handles, Ledger, Taken, body_name};
 use super::link::{ABNORMAL, Arrival, Link, NO_CODE, Open, Place, Refused};
@@ -19,6 +22,9 @@ use crate::verdict::{Outcome, Stop};
 /// How long a frame may wait for the Subscribed that names its handle. Frames of other streams overtake it, but not
 /// by that much.
 const HELD_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of the longest frame that comes in fragments.
+const TOTAL_MAX: u64 = 64 << 20;
 
 /// A frame as it came.
 #[derive(Clone, Debug)]
@@ -64,6 +70,7 @@ pub struct Conn {
     pub instance: String,
     link: Link,
     pending: VecDeque<Received>,
+    assembler: Assembler,
     /// Frames whose Subscribed is still on its way on another stream.
     held: VecDeque<Received>,
     closed: Option<u16>,
@@ -100,6 +107,7 @@ impl Conn {
             link,
             pending: VecDeque::new(),
             held: VecDeque::new(),
+            assembler: Assembler::new(TOTAL_MAX),
             closed: None,
             messages: 0,
             ids: 1000,
@@ -417,9 +425,41 @@ impl Conn {
             return;
         }
         let releases = matches!(body_name(&received.value), Some("subscribed" | "welcome"));
+        let whole = self.assemble(&received);
         self.pending.push_back(received);
+        self.pending.extend(whole);
         if releases {
             self.release();
+        }
+    }
+
+    /// Takes a fragment. `Some`: with it a frame is whole, whose place is that of its last fragment.
+    fn assemble(&mut self, received: &Received) -> Option<Received> {
+        let name = body_name(&received.value)?;
+        let body = &received.value[name];
+        let transfer = body["transfer"].as_u64().unwrap_or(0);
+        if name == "fragmentAbort" {
+            self.assembler.abort(transfer);
+        }
+        if name != "fragment" {
+            return None;
+        }
+        let data = STANDARD.decode(body["data"].as_str().unwrap_or("")).unwrap_or_default().into();
+        let (lane, total) = (Lane::of(&received.value), body["total"].as_u64().unwrap_or(0));
+        let taken = self.assembler.take(v1::Fragment { transfer, lane: lane.to_wire(), total, data });
+        let whole = taken.map_err(|(rule, text)| self.ledger.note(rule, text)).ok().flatten()?;
+        let value = schema::decode("Frame", &whole).map_err(|error| self.ledger.note("LC-FRM-030", error.0)).ok()?;
+        if Lane::of(&value) != lane {
+            self.ledger.note("LC-FRM-030", format!("{} came in fragments of {lane:?}", short(&value)));
+        }
+        self.log.add(&self.name, "←", &format!("whole: {}", short(&value)));
+        let received = Received { value, bytes: whole, ..received.clone() };
+        match self.ledger.received(&received.value, 0) {
+            Taken::Now => Some(received),
+            Taken::Later => {
+                self.held.push_back(received);
+                None
+            }
         }
     }
 
@@ -427,7 +467,11 @@ impl Conn {
     fn release(&mut self) {
         for received in std::mem::take(&mut self.held) {
             match self.ledger.received(&received.value, received.bytes.len()) {
-                Taken::Now => self.pending.push_back(received),
+                Taken::Now => {
+                    let whole = self.assemble(&received);
+                    self.pending.push_back(received);
+                    self.pending.extend(whole);
+                }
                 Taken::Later => self.held.push_back(received),
             }
         }

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use v1::frame::Body;
 
 use super::body_name;
+use crate::schema::v1;
 
 /// A lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,11 +35,43 @@ impl Lane {
         }
     }
 
+    /// Name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Urgent => "urgent",
+            Self::Normal => "normal",
+            Self::Bulk => "bulk",
+            Self::Signal => "signal",
+        }
+    }
+
     /// The lane of a value of the schema; `None`: unspecified, or unknown.
     pub fn from_wire(value: i32) -> Option<Self> {
         [Self::Control, Self::Urgent, Self::Normal, Self::Bulk, Self::Signal]
             .into_iter()
             .find(|lane| lane.to_wire() == value)
+    }
+
+    /// The lane on which a frame of a server travels, as [`of`](Self::of) says it of values.
+    pub(crate) fn of_body(body: &Body) -> Self {
+        let named = |lane| Self::from_wire(lane).unwrap_or(Self::Normal);
+        match body {
+            Body::Event(event) => named(event.lane),
+            Body::Gap(gap) => named(gap.lane),
+            Body::Publish(publish) => named(publish.lane),
+            Body::Fragment(fragment) => named(fragment.lane),
+            Body::FragmentAbort(abort) => named(abort.lane),
+            Body::Signal(_) => Self::Signal,
+            Body::HistoryPage(_) => Self::Bulk,
+            Body::PresencePage(_)
+            | Body::PresenceDiff(_)
+            | Body::MembersPage(_)
+            | Body::Marked(_)
+            | Body::UnreadCounts(_)
+            | Body::MarkersPage(_) => Self::Normal,
+            _ => Self::Control,
+        }
     }
 
     /// The lane of a name of the schema, such as `LANE_BULK`, or of its number.

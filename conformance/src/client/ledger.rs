@@ -253,7 +253,7 @@ impl Ledger {
     }
 
     fn check_answer(&mut self, name: &str, id: u64) -> Result<(), Violation> {
-        if matches!(name, "event" | "gap" | "signal" | "goAway" | "limits" | "credit") {
+        if matches!(name, "event" | "gap" | "signal" | "goAway" | "limits" | "credit" | "fragment" | "fragmentAbort") {
             require!(id == 0, "LC-FRM-013", "{name} answers nothing and has id {id}");
         }
         if id == 0 || name == "ping" {

@@ -4,6 +4,8 @@
 //! for every connection (each seq once, handles, answers), so that each case checks them too.
 
 mod conn;
+mod credit;
+mod fragments;
 mod framing;
 pub mod http;
 mod http3;
@@ -19,6 +21,8 @@ mod tls;
 mod track;
 
 pub use conn::{Conn, Incoming, Received, hex, short};
+pub(crate) use credit::Meter;
+pub(crate) use fragments::{Assembler, Broken};
 pub(crate) use framing::{Fault, Piece, RecordReader, header_record};
 pub use lane::Lane;
 pub use ledger::{EVENT_LANES, Handles, Ledger, Violation, body_name, position_lanes};

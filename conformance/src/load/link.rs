@@ -30,16 +30,19 @@ impl Link {
     /// Opens a connection, says Hello with these rooms, and waits until all are subscribed.
     pub(super) async fn join(target: &Target, transport: Transport, name: &str, rooms: &[String]) -> Outcome<Self> {
         let subscribe = |room: &String| v1::Subscribe { room: room.clone(), ..v1::Subscribe::default() };
-        let (link, _) = Self::join_with(target, transport, name, rooms.iter().map(subscribe).collect()).await?;
+        let subscriptions = rooms.iter().map(subscribe).collect();
+        let (link, _) = Self::join_with(target, transport, name, subscriptions, &[]).await?;
         Ok(link)
     }
 
-    /// As [`join`](Self::join), with any subscriptions. Returns the frames that came until all were answered.
+    /// As [`join`](Self::join), with any subscriptions and capabilities. Returns the frames that came until all were
+    /// answered.
     pub(super) async fn join_with(
         target: &Target,
         transport: Transport,
         name: &str,
         subscriptions: Vec<v1::Subscribe>,
+        capabilities: &[v1::Capability],
     ) -> Outcome<(Self, Vec<v1::Frame>)> {
         let wish = TokenWish { user: name.to_owned(), ..TokenWish::default() };
         let token = target.token(&wish).await?;
@@ -52,6 +55,7 @@ impl Link {
             token,
             instance: name.to_owned(),
             subscriptions,
+            capabilities: capabilities.iter().map(|capability| *capability as i32).collect(),
             ..Default::default()
         };
         let mut link = Self { link };

@@ -56,7 +56,7 @@ pub(super) async fn run(target: Arc<Target>, transport: Transport, events: u64) 
     let run = crate::target::now_ms();
     let room = format!("conform.load.{run}");
     let subscribe = v1::Subscribe { room: room.clone(), signals: true, ..v1::Subscribe::default() };
-    let (receiver, _) = Link::join_with(&target, transport, &format!("to-{run}"), vec![subscribe]).await?;
+    let (receiver, _) = Link::join_with(&target, transport, &format!("to-{run}"), vec![subscribe], &[]).await?;
     let publisher = Link::join(&target, transport, &format!("from-{run}"), &[]).await?;
     let mut expected = Expected::default();
     for number in 0..events {

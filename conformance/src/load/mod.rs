@@ -1,7 +1,9 @@
 //! The raw client as a load generator. Its figures are for people; only `mixed` and `siege` judge.
 
+mod consumer;
 mod fanout;
 mod idle;
+mod lanes;
 pub(crate) mod link;
 mod mixed;
 mod process;
@@ -9,8 +11,10 @@ mod siege;
 mod storm;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+pub use lanes::Lanes;
 
 use crate::client::Transport;
 use crate::target::Target;
@@ -113,6 +117,8 @@ pub enum Load {
     Mixed(Mixed),
     /// Healthy clients beside peers that never finish.
     Siege(Siege),
+    /// All lanes at once, by latency.
+    Lanes(Lanes),
 }
 
 /// Runs a load and returns its table. `pid` is the server that the suite started.
@@ -124,8 +130,14 @@ pub async fn run(target: Arc<Target>, transport: Transport, load: Load, pid: Opt
         Load::Siege(Siege { handshakes, idle, turns, seconds }) => {
             siege::run(target, transport, siege::Plan { handshakes, idle, turns, seconds }).await
         }
+        Load::Lanes(plan) => lanes::run(target, transport, Lanes { pid: plan.pid.or(pid), ..plan }).await,
         Load::Storm(plan) => storm::run(target, transport, plan.connections, plan.at_once).await,
     }
+}
+
+/// Microseconds since the Unix epoch: a clock that all processes of a machine share.
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
 }
 
 /// A table of two columns.

@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# Runs `lanecast-conform load lanes` over emulated links and prints its table in Markdown, the median of all seeds.
+#
+#   NETLAB=path/to/netlab conformance/lanes.sh [--rows REGEX] [--seeds "1 2 3 4 5"] [--seconds 20] [--out DIR] [--list]
+#
+# Needs root, netlab, openssl, jq, for the rows of two nodes redis-server, for those behind a proxy nginx, and release
+# builds (`cargo build --release -p lanecast-server -p lanecast-conform`, and `-p lanecast --example lane_sender` for
+# uploads), which BIN names if they are not in target/release. Rows are named
+#
+#   DIRECTION/TRANSPORT/LOSS%/BULK/QUEUE       download/quic/1%/bulk/lanes, upload/websocket/0%/quiet/fifo
+#
+# and `--rows` chooses among them. EXTRA is added to the options of the subscriber (EXTRA='--without credit'), CONFIG is a
+# file that is added to the configuration of every node, TLS=1 puts WebSocket under TLS. One run at a time: two would
+# measure each other.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+netlab=${NETLAB:?say where netlab is}
+bin=${BIN:-$repository/target/release}
+rows='^download/'
+seeds='1 2 3 4 5'
+seconds=20
+out=''
+list=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --rows) rows=$2; shift ;;
+    --seeds) seeds=$2; shift ;;
+    --seconds) seconds=$2; shift ;;
+    --out) out=$2; shift ;;
+    --list) list=1 ;;
+    *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | head -n -1; exit 2 ;;
+    esac
+    shift
+done
+
+[ -n "${TLS:-}" ] && http=true schemes='https wss' || http=false schemes='http ws'
+link='--rate 10mbit --delay 30ms --queue 125kb'
+secret='lane-bench-secret-0123456789abcdef01234567'
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+out=${out:-$work/out}
+mkdir -p "$out"
+
+all_rows() {
+    for direction in download upload; do
+        for transport in websocket webtransport quic; do
+            # The SDK for Rust has no WebTransport.
+            [ "$direction/$transport" = upload/webtransport ] && continue
+            for loss in 0 1 2; do
+                for bulk in quiet bulk; do
+                    for queue in lanes fifo; do echo "$direction/$transport/$loss%/$bulk/$queue"; done
+                done
+            done
+        done
+    done
+    for queue in lanes fifo; do echo "two-nodes/websocket/0%/import/$queue"; done
+    for loss in 0 1; do
+        for queue in lanes fifo; do echo "proxy/websocket/$loss%/bulk/$queue"; done
+    done
+}
+
+# config QUEUE > FILE
+config() {
+    cat <<END
+[listen]
+address = "0.0.0.0:8080"
+quic = "0.0.0.0:8443"
+[tls]
+certificate_file = "$work/cert.pem"
+key_file = "$work/key.pem"
+http = $http
+[tokens]
+hs256_secret = "$secret"
+[limits]
+signals_per_second = 1000
+signals_burst = 1000
+END
+    [ "$1" = lanes ] || printf '[lanes]\none_queue = true\n'
+    [ -z "${CONFIG:-}" ] || cat "$CONFIG"
+}
+
+certificate() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 13 -subj /CN=lanes \
+        -addext subjectAltName=IP:10.77.0.1,IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+    hash=$(openssl x509 -in "$work/cert.pem" -outform der | sha256sum | cut -d' ' -f1)
+}
+
+# A script for netlab, which takes one command of each side.
+script() {
+    printf '#!/bin/sh\n%s\n' "$2" >"$work/$1.sh"
+    chmod +x "$work/$1.sh"
+}
+
+# near COMMAND [PORT]: what runs beside the node once that listens.
+near() {
+    script near "until ss -Hltn 'sport = :${2:-8080}' | grep -q .; do sleep 0.1; done; exec $1"
+}
+
+# measure ROW SEED: the report as JSON in $out.
+measure() {
+    local row=$1 seed=$2 direction transport loss bulk queue file
+    IFS=/ read -r direction transport loss bulk queue <<<"$row"
+    file="$out/$(tr '/%' '--' <<<"$row").$seed.json"
+    [ -s "$file" ] && return
+    local scheme=${schemes% *} common node="$bin/lanecast serve --config $work/node.toml" port=8080
+    common="--transport $transport --jwt-secret $secret --insecure --seconds $seconds --room conform.lanes"
+    [ "$bulk" = quiet ] && common="$common --no-bulk"
+    local subscriber="load lanes --role subscriber $common --json ${EXTRA:-}" publisher="load lanes --role publisher $common"
+    local near="$scheme://127.0.0.1:8080" far="$scheme://10.77.0.1:8080"
+    config "$queue" >"$work/node.toml"
+    local also=() client
+    case $direction in
+    download)
+        near "$bin/lanecast-conform $publisher --url $near >&2"
+        client="$bin/lanecast-conform $subscriber --url $far >$file"
+        ;;
+    upload)
+        local token sender
+        token=$("$bin/lanecast" token --user sender --config "$work/node.toml" --rights 'subscribe,publish,signal,history@**')
+        case $transport in quic) sender=quic://10.77.0.1:8443 ;; *) sender=${schemes#* }://10.77.0.1:8080 ;; esac
+        near "$bin/lanecast-conform $subscriber --url $near >$file"
+        client="$bin/examples/lane_sender $sender --room conform.lanes --token $token --hash $hash"
+        [ "$bulk" = quiet ] && client="$client --no-bulk"
+        [ "$queue" = fifo ] && client="$client --one-queue"
+        # The near side has the report a moment after the sender is told to stop.
+        client="$client && while [ ! -s $file ]; do sleep 0.1; done"
+        ;;
+    two-nodes)
+        sed 's/0.0.0.0:8080/0.0.0.0:8081/; s/0.0.0.0:8443/0.0.0.0:8444/' "$work/node.toml" >"$work/other.toml"
+        node="$node --redis redis://127.0.0.1:6390"
+        script redis "exec redis-server --port 6390 --save '' --appendonly no"
+        script other "exec ${node/node.toml/other.toml} >$work/other.log 2>&1"
+        also+=(--also-server "$work/redis.sh >/dev/null" --also-server "$work/other.sh")
+        near "$bin/lanecast-conform $publisher --bulk-kbit 0 --import --url $scheme://127.0.0.1:8081 >&2" 8081
+        client="$bin/lanecast-conform $subscriber --import --url $far >$file"
+        ;;
+    proxy)
+        cat >"$work/nginx.conf" <<END
+daemon off; pid $work/nginx.pid; error_log $work/nginx.log;
+events {}
+http { access_log off; server { listen 8090; location / { proxy_pass http://127.0.0.1:8080; proxy_http_version 1.1;
+  proxy_set_header Upgrade \$http_upgrade; proxy_set_header Connection \$http_connection; proxy_read_timeout 300; } } }
+END
+        script nginx "exec nginx -c $work/nginx.conf"
+        also+=(--also-server "$work/nginx.sh")
+        near "$bin/lanecast-conform $publisher --url $near >&2"
+        client="$bin/lanecast-conform $subscriber --url http://10.77.0.1:8090 >$file"
+        port=8090
+        ;;
+    esac
+    script node "exec $node >$work/node.log 2>&1"
+    script far "$client"
+    # What one run leaves behind is gone with its namespaces' processes.
+    "$netlab" $link --loss "$loss" --seed "$seed" --ready "$port" --timeout $((seconds + 90)) \
+        "${also[@]}" --also-server "$work/near.sh" --server "$work/node.sh" --client "$work/far.sh" >"$work/netlab.log" 2>&1 ||
+        { echo "$row seed $seed failed:" >&2; tail -5 "$work/netlab.log" "$work/node.log" >&2; rm -f "$file"; }
+}
+
+# line ROW: the median of what was measured, as a row of the table.
+line() {
+    local files=("$out/$(tr '/%' '--' <<<"$1")".*.json)
+    [ -s "${files[0]}" ] || { echo "| $1 | failed |"; return; }
+    jq -rs --arg row "$1" '
+        def median: sort | .[(length - 1) / 2 | floor];
+        def round1: . * 10 | round / 10;
+        def of(name; field): [.[] | .lanes[] | select(.lane == name) | .[field]] | if length == 0 then "" else median | round1 end;
+        [$row, of("urgent"; "p50_ms"), of("urgent"; "p95_ms"), of("urgent"; "p99_ms"), of("urgent"; "max_ms"), of("urgent"; "delivered_percent"),
+         of("signal"; "p99_ms"), of("signal"; "delivered_percent"), of("normal"; "p99_ms"), of("normal"; "delivered_percent"),
+         (of("bulk"; "kbit_per_s") | if . == "" then . else round end), ([.[] | .ping.p99_ms] | median | round1),
+         ([.[] | select(.closed)] | length)] | "| " + (map(tostring) | join(" | ")) + " |"' "${files[@]}"
+}
+
+chosen=$(all_rows | grep -E "$rows") || { echo "no row is named like $rows" >&2; exit 2; }
+[ -n "$list" ] && { echo "$chosen"; exit; }
+certificate
+for row in $chosen; do
+    for seed in $seeds; do
+        echo "$row seed $seed" >&2
+        measure "$row" "$seed"
+    done
+done
+echo '| row | urgent p50 | p95 | p99 | max | delivered % | signal p99 | delivered % | normal p99 | delivered % | bulk kbit/s | ping p99 | closed |'
+echo '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |'
+for row in $chosen; do line "$row"; done
