@@ -35,7 +35,9 @@ pub(crate) fn codes() -> String {
     for row in TABLE {
         let _ = writeln!(text, "  /** {} */\n  {} = {},", row.sentence, row.name, row.code.number());
     }
-    text.push_str("}\n\n/** By the first two digits: the action of the range, and the names of its codes from 0 on. */\n");
+    text.push_str(
+        "}\n\n/** By the first two digits: the action of the range, and the names of its codes from 0 on. */\n",
+    );
     text.push_str("export const RANGES: Readonly<Record<number, readonly [Action, string]>> = {\n");
     let mut exceptions = String::new();
     for range in TABLE.chunk_by(|one, next| one.code.number() / 100 == next.code.number() / 100) {
