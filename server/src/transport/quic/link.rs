@@ -1,136 +1,116 @@
 //! What raw QUIC and a WebTransport session do differently: how streams and datagrams are marked as the session's.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lanecast_protocol::codes::Code;
+use quinn::{Connection, ReadError, RecvStream, SendStream};
 
-/// Type of the unidirectional streams of a WebTransport session (draft-ietf-webtrans-http3, section 4.2).
-const WEBTRANSPORT_STREAM: u64 = 0x54;
+use super::web::{self, Web};
 
-/// A connection of either kind.
-#[derive(Debug)]
-pub(super) enum Link {
-    /// Raw QUIC.
-    Quic(quinn::Connection),
+/// A connection of either kind, and what it waits for of the client.
+pub(super) struct Link {
+    kind: Kind,
+    datagrams: BoxFuture<'static, Option<Bytes>>,
+}
+
+enum Kind {
+    Quic(Connection, BoxFuture<'static, Option<RecvStream>>),
     /// A WebTransport session, which has its connection for itself.
-    Web(wtransport::Connection),
-}
-
-/// A stream to read; one of a session is read past what marks it as such.
-#[derive(Debug)]
-pub(super) enum Reads {
-    Quic(quinn::RecvStream),
-    Web(wtransport::RecvStream),
-}
-
-impl Reads {
-    pub(super) fn stream(&mut self) -> &mut quinn::RecvStream {
-        match self {
-            Self::Quic(stream) => stream,
-            Self::Web(stream) => stream.quic_stream_mut(),
-        }
-    }
-}
-
-/// A stream to write.
-#[derive(Debug)]
-pub(super) enum Writes {
-    Quic(quinn::SendStream),
-    Web(wtransport::SendStream),
-}
-
-impl Writes {
-    pub(super) fn stream(&mut self) -> &mut quinn::SendStream {
-        match self {
-            Self::Quic(stream) => stream,
-            Self::Web(stream) => stream.quic_stream_mut(),
-        }
-    }
+    Web(Box<Web>),
 }
 
 impl Link {
-    pub(super) fn connection(&self) -> &quinn::Connection {
-        match self {
-            Self::Quic(connection) => connection,
-            Self::Web(session) => session.quic_connection(),
+    pub(super) fn quic(connection: Connection) -> Self {
+        let (accept, datagrams) = (accept_uni(&connection), read_datagram(&connection));
+        Self { kind: Kind::Quic(connection, accept), datagrams }
+    }
+
+    pub(super) fn web(web: Web) -> Self {
+        Self { datagrams: read_datagram(web.connection()), kind: Kind::Web(Box::new(web)) }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        match &self.kind {
+            Kind::Quic(connection, _) => connection,
+            Kind::Web(web) => web.connection(),
         }
     }
 
     /// Waits for the client to open control; `None`: it left without.
-    pub(super) async fn accept_control(&self) -> Option<(Writes, Reads)> {
-        match self {
-            Self::Quic(connection) => {
-                let (writes, reads) = connection.accept_bi().await.ok()?;
-                Some((Writes::Quic(writes), Reads::Quic(reads)))
-            }
-            Self::Web(session) => {
-                let (writes, reads) = session.accept_bi().await.ok()?;
-                Some((Writes::Web(writes), Reads::Web(reads)))
-            }
+    pub(super) async fn accept_control(&mut self) -> Option<(SendStream, RecvStream)> {
+        match &mut self.kind {
+            Kind::Quic(connection, _) => connection.accept_bi().await.ok(),
+            Kind::Web(web) => poll_fn(|cx| web.poll_control(cx)).await,
         }
     }
 
     /// What stands before everything else on a stream that this side opens.
     pub(super) fn preamble(&self) -> Bytes {
-        match self {
-            Self::Quic(_) => Bytes::new(),
-            Self::Web(session) => {
-                let mut bytes = BytesMut::new();
-                put_varint(WEBTRANSPORT_STREAM, &mut bytes);
-                put_varint(session.session_id().into_u64(), &mut bytes);
-                bytes.freeze()
-            }
+        match &self.kind {
+            Kind::Quic(..) => Bytes::new(),
+            Kind::Web(web) => web::stream_preamble(web.session_id()),
         }
     }
 
-    /// The next unidirectional stream of the peer; `None`: the connection is gone.
-    pub(super) fn accept(&self) -> BoxFuture<'static, Option<Reads>> {
-        match self {
-            Self::Quic(connection) => {
-                let connection = connection.clone();
-                async move { connection.accept_uni().await.ok().map(Reads::Quic) }.boxed()
+    /// The next unidirectional stream of the peer; `None`: the connection is gone, or its session.
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<RecvStream>> {
+        match &mut self.kind {
+            Kind::Quic(connection, accept) => {
+                let accepted = ready!(accept.poll_unpin(cx));
+                *accept = accept_uni(connection);
+                Poll::Ready(accepted)
             }
-            Self::Web(session) => {
-                let session = session.clone();
-                async move { session.accept_uni().await.ok().map(Reads::Web) }.boxed()
-            }
+            Kind::Web(web) => web.poll_accept(cx),
+        }
+    }
+
+    /// Resolves when the session is over while nothing else is waited for.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.kind {
+            // Shows on control.
+            Kind::Quic(..) => Poll::Pending,
+            Kind::Web(web) => web.poll_closed(cx),
         }
     }
 
     /// The next datagram of the peer; `None`: the connection is gone.
-    pub(super) fn receive_datagram(&self) -> BoxFuture<'static, Option<Bytes>> {
-        match self {
-            Self::Quic(connection) => {
-                let connection = connection.clone();
-                async move { connection.read_datagram().await.ok() }.boxed()
-            }
-            Self::Web(session) => {
-                let session = session.clone();
-                async move { session.receive_datagram().await.ok().map(|datagram| datagram.payload()) }.boxed()
+    pub(super) fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            let Some(datagram) = ready!(self.datagrams.poll_unpin(cx)) else { return Poll::Ready(None) };
+            self.datagrams = read_datagram(self.connection());
+            match &self.kind {
+                Kind::Quic(..) => return Poll::Ready(Some(datagram)),
+                Kind::Web(web) => match web.datagram(datagram) {
+                    Ok(None) => {}
+                    Ok(datagram) => return Poll::Ready(datagram),
+                    Err(()) => return Poll::Ready(None),
+                },
             }
         }
     }
 
     /// Largest record that a datagram takes on this path, bytes; 0: the peer takes none.
     pub(super) fn datagram_bytes_max(&self) -> usize {
-        match self {
-            Self::Quic(connection) => connection.max_datagram_size().unwrap_or(0),
-            Self::Web(session) => session.max_datagram_size().unwrap_or(0),
+        let bytes = self.connection().max_datagram_size().unwrap_or(0);
+        match &self.kind {
+            Kind::Quic(..) => bytes,
+            Kind::Web(web) if web.takes_datagrams() => {
+                bytes.saturating_sub(web::datagram_preamble(web.session_id()).len())
+            }
+            Kind::Web(_) => 0,
         }
     }
 
     /// A record as the datagram that carries it.
     pub(super) fn datagram(&self, record: Bytes) -> Bytes {
-        match self {
-            Self::Quic(_) => record,
-            Self::Web(session) => {
-                let mut bytes = BytesMut::with_capacity(record.len() + 8);
-                // RFC 9297, section 2.1: the stream of the request, divided by four.
-                put_varint(session.session_id().into_u64() / 4, &mut bytes);
-                bytes.extend_from_slice(&record);
-                bytes.freeze()
-            }
+        match &self.kind {
+            Kind::Quic(..) => record,
+            Kind::Web(web) => [web::datagram_preamble(web.session_id()), record].concat().into(),
         }
     }
 
@@ -140,32 +120,24 @@ impl Link {
     }
 }
 
-/// Writes a variable-length integer of QUIC (RFC 9000, section 16), which is below 2^62.
-fn put_varint(value: u64, out: &mut BytesMut) {
-    match value {
-        0..0x40 => out.put_u8(value as u8),
-        0x40..0x4000 => out.put_u16(0x4000 | value as u16),
-        0x4000..0x4000_0000 => out.put_u32(0x8000_0000 | value as u32),
-        _ => out.put_u64(0xc000_0000_0000_0000 | value),
-    }
+/// What a stream has next; `Ok(None)`: its end.
+pub(super) fn poll_chunk(
+    stream: &mut RecvStream,
+    bytes_max: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Bytes>, ReadError>> {
+    // The stream, not the future, keeps who is to be woken.
+    let chunk = ready!(pin!(stream.read_chunk(bytes_max, true)).poll(cx));
+    Poll::Ready(chunk.map(|chunk| chunk.map(|chunk| chunk.bytes)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The next unidirectional stream of the peer; `None`: the connection is gone.
+pub(super) fn accept_uni(connection: &Connection) -> BoxFuture<'static, Option<RecvStream>> {
+    let connection = connection.clone();
+    async move { connection.accept_uni().await.ok() }.boxed()
+}
 
-    #[test]
-    fn varints_are_those_of_rfc_9000() {
-        // Appendix A.1.
-        for (value, bytes) in [
-            (37, &[0x25][..]),
-            (15_293, &[0x7b, 0xbd]),
-            (494_878_333, &[0x9d, 0x7f, 0x3e, 0x7d]),
-            (151_288_809_941_952_652, &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c]),
-        ] {
-            let mut out = BytesMut::new();
-            put_varint(value, &mut out);
-            assert_eq!(out, bytes);
-        }
-    }
+fn read_datagram(connection: &Connection) -> BoxFuture<'static, Option<Bytes>> {
+    let connection = connection.clone();
+    async move { connection.read_datagram().await.ok() }.boxed()
 }

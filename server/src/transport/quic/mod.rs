@@ -196,8 +196,8 @@ async fn shake_hands(
     let shaken = tokio::time::timeout(within, async {
         let mut connecting = incoming.accept().ok()?;
         match alpn(&mut connecting).await?.as_slice() {
-            RAW => Some((Link::Quic(connecting.await.ok()?), labels::Transport::Quic)),
-            _ => Some((Link::Web(web::accept(node, connecting, http_port).await?), labels::Transport::WebTransport)),
+            RAW => Some((Link::quic(connecting.await.ok()?), labels::Transport::Quic)),
+            _ => Some((Link::web(web::accept(node, connecting, http_port).await?), labels::Transport::WebTransport)),
         }
     });
     let shaken = shaken.await.ok().flatten();
@@ -214,20 +214,20 @@ async fn alpn(connecting: &mut Connecting) -> Option<Vec<u8>> {
     data.downcast::<HandshakeData>().ok()?.protocol
 }
 
-async fn serve(node: Arc<Node>, link: Link, label: labels::Transport, peer: SocketAddr, opened: Now, held: Held) {
-    let refuse = |code: Code, why: &str| {
+async fn serve(node: Arc<Node>, mut link: Link, label: labels::Transport, peer: SocketAddr, opened: Now, held: Held) {
+    let refuse = |link: &Link, code: Code, why: &str| {
         node.metrics.handshake_refused(code, &why, peer);
         link.close(code);
     };
     if held.address.is_none() {
-        return refuse(Code::TooManyConnections, "the address has too many connections");
+        return refuse(&link, Code::TooManyConnections, "the address has too many connections");
     }
     // LC-HS-006: the time for Hello runs from the opening of the connection.
     let within = Duration::from_millis(node.config.heartbeat.hello_timeout_ms.into());
     let control = match tokio::time::timeout(within, link.accept_control()).await {
         Ok(Some(control)) => control,
         Ok(None) => return,
-        Err(_) => return refuse(Code::HandshakeTimeout, "no control stream in time"),
+        Err(_) => return refuse(&link, Code::HandshakeTimeout, "no control stream in time"),
     };
     let record_bytes = node.config.limits.record_bytes as usize;
     let transport = StreamsTransport::new(link, control, record_bytes);

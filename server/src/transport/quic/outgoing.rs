@@ -11,7 +11,7 @@ use lanecast_protocol::binding::Purpose;
 use lanecast_protocol::lane::Lane;
 use quinn::{ConnectionError, SendStream, StoppedError, WriteError};
 
-use super::link::{Link, Writes};
+use super::link::Link;
 use crate::transport::Gone;
 
 /// Whatever became of a stream's end.
@@ -20,7 +20,7 @@ pub(super) type End = BoxFuture<'static, Result<(), StoppedError>>;
 enum Stream {
     /// The peer allows no further stream at the moment.
     Opening(BoxFuture<'static, Result<SendStream, ConnectionError>>),
-    Open(Writes),
+    Open(SendStream),
 }
 
 /// A stream that this side writes. Holds what it was given until the connection takes it.
@@ -45,7 +45,7 @@ pub(super) enum Written {
 
 impl Outgoing {
     /// The node's half of the bidirectional stream.
-    pub(super) fn control(stream: Writes) -> Self {
+    pub(super) fn control(stream: SendStream) -> Self {
         Self::begin(Stream::Open(stream), Purpose::Control, Bytes::new())
     }
 
@@ -61,13 +61,13 @@ impl Outgoing {
     /// A new unidirectional stream, if the peer allows one now.
     pub(super) fn open_now(link: &Link, purpose: Purpose) -> Option<Self> {
         let stream = link.connection().open_uni().now_or_never()?.ok()?;
-        Some(Self::begin(Stream::Open(Writes::Quic(stream)), purpose, link.preamble()))
+        Some(Self::begin(Stream::Open(stream), purpose, link.preamble()))
     }
 
     fn begin(mut stream: Stream, purpose: Purpose, preamble: Bytes) -> Self {
-        if let Stream::Open(writes) = &mut stream {
+        if let Stream::Open(stream) = &mut stream {
             // Fails on streams that are closed, which this one is not.
-            let _ = writes.stream().set_priority(priority(purpose.lane()));
+            let _ = stream.set_priority(priority(purpose.lane()));
         }
         let pending = [preamble, purpose.header()].into_iter().filter(|part| !part.is_empty()).collect();
         Self { stream, purpose, pending, ends: false, ended: false }
@@ -91,16 +91,16 @@ impl Outgoing {
     pub(super) fn reset(&mut self) {
         self.pending.clear();
         self.ended = true;
-        if let Stream::Open(writes) = &mut self.stream {
+        if let Stream::Open(stream) = &mut self.stream {
             // Fails if its end was acknowledged, in which case there is nothing to drop.
-            let _ = writes.stream().reset(0u32.into());
+            let _ = stream.reset(0u32.into());
         }
     }
 
     /// Resolves when the peer has acknowledged everything up to the end, or wants no more of it. Of an open stream.
     pub(super) fn acknowledged(&mut self) -> Option<End> {
-        let Stream::Open(writes) = &mut self.stream else { return None };
-        let stopped = writes.stream().stopped();
+        let Stream::Open(stream) = &mut self.stream else { return None };
+        let stopped = stream.stopped();
         Some(async move { stopped.await.map(drop) }.boxed())
     }
 
@@ -108,11 +108,11 @@ impl Outgoing {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Poll<Result<Written, Gone>> {
         let stream = loop {
             match &mut self.stream {
-                Stream::Open(writes) => break writes.stream(),
+                Stream::Open(stream) => break stream,
                 Stream::Opening(opening) => {
                     let stream = ready!(opening.poll_unpin(cx)).map_err(|_| Gone)?;
                     let _ = stream.set_priority(priority(self.purpose.lane()));
-                    self.stream = Stream::Open(Writes::Quic(stream));
+                    self.stream = Stream::Open(stream);
                 }
             }
         };

@@ -1,6 +1,5 @@
 //! A connection with streams and datagrams as the node's sessions see it.
 
-use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,9 +11,9 @@ use lanecast_protocol::codec::{self, CodecError};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::Output;
-use quinn::{ReadError, RecvStream, SendDatagramError};
+use quinn::{ReadError, RecvStream, SendDatagramError, SendStream};
 
-use super::link::{Link, Reads, Writes};
+use super::link::{Link, poll_chunk};
 use super::outgoing::{Outgoing, Written};
 use crate::transport::{Gone, Received, Source, Transport};
 
@@ -34,11 +33,9 @@ pub(super) struct StreamsTransport {
     record_bytes: usize,
     /// Whether something came on control: before that nothing else is read, so that Hello comes first (LC-QUIC-002).
     begun: bool,
-    control: Reads,
+    control: RecvStream,
     control_reader: StreamReader,
-    incoming: Vec<(Reads, StreamReader)>,
-    accept: BoxFuture<'static, Option<Reads>>,
-    datagrams: BoxFuture<'static, Option<Bytes>>,
+    incoming: Vec<(RecvStream, StreamReader)>,
     sender: Sender,
     /// Control, and the ordered streams of lanes once something went there.
     lanes: Vec<(Lane, Outgoing)>,
@@ -54,8 +51,7 @@ pub(super) struct StreamsTransport {
 
 impl StreamsTransport {
     /// A connection whose client has opened control.
-    pub(super) fn new(link: Link, control: (Writes, Reads), record_bytes: usize) -> Self {
-        let (accept, datagrams) = (link.accept(), link.receive_datagram());
+    pub(super) fn new(link: Link, control: (SendStream, RecvStream), record_bytes: usize) -> Self {
         let (writes, reads) = control;
         Self {
             record_bytes,
@@ -63,8 +59,6 @@ impl StreamsTransport {
             control: reads,
             control_reader: StreamReader::control(record_bytes),
             incoming: Vec::new(),
-            accept,
-            datagrams,
             sender: Sender::default(),
             lanes: vec![(Lane::Control, Outgoing::control(writes))],
             urgent: None,
@@ -80,7 +74,7 @@ impl StreamsTransport {
 
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         loop {
-            match poll_chunk(self.control.stream(), cx) {
+            match poll_chunk(&mut self.control, READ_BYTES, cx) {
                 Poll::Pending => return Poll::Pending,
                 // A client that ends control, or whose connection is gone, has left.
                 Poll::Ready(Err(_) | Ok(None)) => return Poll::Ready(Received::Closed),
@@ -98,10 +92,9 @@ impl StreamsTransport {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         // The peer's streams are bounded by the connection's limit.
-        while let Poll::Ready(accepted) = self.accept.poll_unpin(cx) {
+        while let Poll::Ready(accepted) = self.link.poll_accept(cx) {
             let Some(stream) = accepted else { return Poll::Ready(Received::Closed) };
             self.incoming.push((stream, StreamReader::unidirectional(self.record_bytes)));
-            self.accept = self.link.accept();
         }
         Poll::Pending
     }
@@ -109,7 +102,7 @@ impl StreamsTransport {
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         let mut at = 0;
         while let Some((stream, reader)) = self.incoming.get_mut(at) {
-            let read = poll_chunk(stream.stream(), cx);
+            let read = poll_chunk(stream, READ_BYTES, cx);
             let fed = match read {
                 Poll::Pending => {
                     at += 1;
@@ -142,7 +135,7 @@ impl StreamsTransport {
                 Ok(Piece::Unknown) => {
                     let (mut stream, _) = self.incoming.swap_remove(at);
                     // Fails if it has ended, which is as good.
-                    let _ = stream.stream().stop(0u32.into());
+                    let _ = stream.stop(0u32.into());
                 }
                 Err(fault) => return Poll::Ready(Received::Fault(fault)),
             }
@@ -151,11 +144,10 @@ impl StreamsTransport {
     }
 
     fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        match self.datagrams.poll_unpin(cx) {
+        match self.link.poll_datagram(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(Received::Closed),
             Poll::Ready(Some(packet)) => {
-                self.datagrams = self.link.receive_datagram();
                 if packet.len() > self.record_bytes {
                     let detail = "datagram above the limit";
                     return Poll::Ready(Received::Fault(CodecError { code: Code::TooLarge, detail }));
@@ -287,19 +279,13 @@ impl StreamsTransport {
     }
 }
 
-fn poll_chunk(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
-    // The stream, not the future, keeps who is to be woken.
-    let chunk = std::task::ready!(pin!(stream.read_chunk(READ_BYTES, true)).poll(cx));
-    Poll::Ready(chunk.map(|chunk| chunk.map(|chunk| chunk.bytes)))
-}
-
 impl Transport for StreamsTransport {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         if let ready @ Poll::Ready(_) = self.poll_control(cx) {
             return ready;
         }
         if !self.begun {
-            return Poll::Pending;
+            return self.link.poll_closed(cx).map(|()| Received::Closed);
         }
         for poll in [Self::poll_accept, Self::poll_incoming, Self::poll_datagram] {
             if let ready @ Poll::Ready(_) = poll(self, cx) {

@@ -1,35 +1,78 @@
 //! From a QUIC connection of a browser to a WebTransport session.
+//!
+//! HTTP/3 is spoken here and not by a library, since what those keep for each connection, a task and its channels, was
+//! more than a third of all memory that an idle session took.
+
+mod http3;
+mod session;
+
+use std::future::poll_fn;
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use bytes::Bytes;
 use lanecast_protocol::codes::Code;
-use quinn::Connecting;
-use wtransport::endpoint::{IncomingSessionFuture, SessionRequest};
+use quinn::{Connecting, SendStream};
 
+use self::http3::Request;
+pub(super) use self::session::Web;
 use crate::http::origin;
 use crate::node::Node;
 
 /// The path of sessions, as the well-known document names it (LC-WT-001).
-pub(super) const PATH: &str = "/v1/connect";
+const PATH: &str = "/v1/connect";
 
 /// Waits for the request and judges it. `None`: it was refused, or the client left.
-pub(super) async fn accept(node: &Node, connecting: Connecting, http_port: u16) -> Option<wtransport::Connection> {
-    let peer = connecting.remote_address();
-    let request = IncomingSessionFuture::with_quic_connecting(connecting).await.ok()?;
-    let Err((code, why)) = check(node, &request, http_port) else { return request.accept().await.ok() };
-    node.metrics.handshake_refused(code, &why, peer);
-    match code {
-        Code::NotFound => request.not_found().await,
-        Code::GoingAway => request.too_many_requests().await,
-        _ => request.forbidden().await,
-    }
+pub(super) async fn accept(node: &Node, connecting: Connecting, http_port: u16) -> Option<Web> {
+    let connection = connecting.await.ok()?;
+    let mut web = Web::open(connection).await?;
+    let (request, (mut answer, body)) = poll_fn(|cx| web.poll_request(cx)).await?;
+    let Err((code, why)) = check(node, &request, http_port) else {
+        answer.write_all(&http3::response(200)).await.ok()?;
+        web.begin((answer, body));
+        return Some(web);
+    };
+    node.metrics.handshake_refused(code, &why, web.connection().remote_address());
+    let status = match code {
+        Code::NotFound => 404,
+        Code::GoingAway => 429,
+        _ => 403,
+    };
+    refuse(answer, status).await;
+    web.connection().close(http3::NO_ERROR.into(), b"");
     None
 }
 
-fn check(node: &Node, request: &SessionRequest, http_port: u16) -> Result<(), (Code, &'static str)> {
-    if request.path() != PATH {
+/// Answers, and waits until the answer is there.
+async fn refuse(mut answer: SendStream, status: u16) {
+    if answer.write_all(&http3::response(status)).await.is_ok() && answer.finish().is_ok() {
+        // An error is the end of the connection.
+        let _ = answer.stopped().await;
+    }
+}
+
+/// What stands before everything else on a unidirectional stream of a session (draft-ietf-webtrans-http3, section 4.2).
+pub(super) fn stream_preamble(session: u64) -> Bytes {
+    varints(&[http3::stream::WEBTRANSPORT, session])
+}
+
+/// What stands before everything else in a datagram of a session (RFC 9297, section 2.1).
+pub(super) fn datagram_preamble(session: u64) -> Bytes {
+    varints(&[session / 4])
+}
+
+fn varints(values: &[u64]) -> Bytes {
+    let mut bytes = Vec::new();
+    for value in values {
+        http3::put_varint(*value, &mut bytes);
+    }
+    bytes.into()
+}
+
+fn check(node: &Node, request: &Request, http_port: u16) -> Result<(), (Code, &'static str)> {
+    if !request.is_session() || request.path() != PATH {
         return Err((Code::NotFound, "there are no sessions at this path"));
     }
-    if !is_allowed(request.authority(), request.origin(), http_port, node) {
+    if !is_allowed(request.authority(), request.origin.as_deref(), http_port, node) {
         return Err((Code::Origin, "pages of this origin may not connect"));
     }
     if node.shutdown.is_draining() {
@@ -55,6 +98,21 @@ fn is_allowed(authority: &str, origin: Option<&str>, http_port: u16, node: &Node
         (!node.config.dev || origin::is_addressed_to(&headers, node.config.lan))
             && origin::is_allowed(&headers, &node.config)
     })
+}
+
+/// What a client says.
+#[cfg(test)]
+pub(super) mod testing {
+    pub(in super::super) use super::http3::testing::{block, request};
+
+    pub(in super::super) fn settings() -> Vec<u8> {
+        super::http3::settings()
+    }
+
+    /// What stands before everything else on a bidirectional stream of a session.
+    pub(in super::super) fn bidirectional_preamble(session: u64) -> Vec<u8> {
+        super::varints(&[0x41, session]).into()
+    }
 }
 
 #[cfg(test)]
