@@ -9,7 +9,7 @@ import { Fragments } from './core/fragments.js';
 import { Session, type ClientState } from './core/session.js';
 import type { OutboxLimits, PublishInput, Receipt } from './core/outbox.js';
 import type { RoomCore } from './core/room.js';
-import { Code, LanecastError } from './errors.js';
+import { Code, LanecastError, reasonOf } from './errors.js';
 import { Room, type RoomHost } from './room.js';
 import { Dialer, type TransportChoice } from './transport/dialer.js';
 import type { Transport, TransportName } from './transport/transport.js';
@@ -240,7 +240,7 @@ export class Client implements RoomHost {
       if (dial !== this.#dials) return;
       const usage = error instanceof LanecastError && error.name === 'USAGE';
       // The constructors of the browser throw this if they cannot use the address.
-      const wrong = usage ? error : isSyntax(error) && LanecastError.local('USAGE', String(error), { cause: error });
+      const wrong = usage ? error : (error as Error).name === 'SyntaxError' && LanecastError.local('USAGE', String(error), { cause: error });
       return this.run((session) => (wrong ? session.close(wrong) : session.lost(now(), 1006, reasonOf(error))));
     }
     if (dial !== this.#dials) return link.close(Code.NORMAL);
@@ -291,7 +291,7 @@ export class Client implements RoomHost {
     this.#link?.flush(session, now());
     clearTimeout(this.#timer);
     const deadline = session.deadline(now());
-    if (deadline === undefined) return;
+    if (deadline === Infinity) return;
     const wait = Math.max(TIMER_MS_MIN, deadline - now());
     this.#timer = setTimeout(() => this.run((each) => each.tick(now())), Math.min(wait, 2 ** 31 - 1));
   }
@@ -306,14 +306,6 @@ export function connect(options: ClientOptions & { signal?: AbortSignal }): Prom
 /** A clock that never jumps back, near the Unix epoch's. */
 function now(): number {
   return performance.timeOrigin + performance.now();
-}
-
-function isSyntax(error: unknown): boolean {
-  return error instanceof SyntaxError || (error instanceof DOMException && error.name === 'SyntaxError');
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function randomId(): string {

@@ -40,7 +40,7 @@ export class LanecastError extends Error {
   readonly room: string;
 
   constructor(code: number, name: string, detail: string, action: Action, info: ErrorInfo = {}) {
-    super(`${name}${code ? ` (${code})` : ''}: ${detail}`, info.cause === undefined ? undefined : { cause: info.cause });
+    super(`${name}${code ? ` (${code})` : ''}: ${detail}`, info);
     this.name = name;
     this.code = code;
     this.detail = detail;
@@ -53,7 +53,7 @@ export class LanecastError extends Error {
   /** An error of the table; a number that this version does not know acts by its range. */
   static of(code: number, detail = '', info: ErrorInfo = {}): LanecastError {
     const [usual, names] = RANGES[Math.floor(code / 100)] ?? ['retry', ''];
-    const name = names.split(' ')[code % 100] || (code >= 4000 && code <= 4999 ? `CODE_${code}` : 'CONNECTION_LOST');
+    const name = names.split(' ')[code % 100] || (Math.floor(code / 1000) === 4 ? `CODE_${code}` : 'CONNECTION_LOST');
     return new LanecastError(code, name, detail || `code ${code}`, EXCEPTIONS[code] ?? usual, info);
   }
 
@@ -62,6 +62,9 @@ export class LanecastError extends Error {
     return new LanecastError(0, name, detail, PASSING.includes(name) ? 'retry' : 'stop', info);
   }
 }
+
+/** What something that was thrown says. */
+export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /** The codes by name. Made of the names that errors have, which weigh less than the enum with its numbers. */
 const CODES = /* @__PURE__ */ Object.fromEntries(

@@ -19,6 +19,7 @@ class Queues implements Source {
   readonly waiting = lanes<Uint8Array[]>(() => []);
   readonly bytes = lanes(() => 0);
   cuts = true;
+  tooLate = false;
   shut: OutLane | undefined;
   private readonly lanes = new Lanes();
   /** What the other side has, frames put together, and pieces of those that are not whole. */
@@ -41,6 +42,8 @@ class Queues implements Source {
     return this.waiting[lane].shift();
   }
 
+  readonly outbox = { late: () => this.tooLate };
+
   left(_now: number, lane: OutLane, bytes: number): void {
     this.bytes[lane] += bytes;
   }
@@ -57,6 +60,10 @@ class Queues implements Source {
   }
 
   private arrive(lane: OutLane, body: Body): void {
+    if (body.case === 'fragmentAbort') {
+      assert.equal(body.value.lane, NUMBERS[lane]);
+      return void this.open.delete(body.value.transfer);
+    }
     if (body.case !== 'fragment') return void this.arrived.push({ lane, body });
     const { transfer, total, data } = body.value;
     assert.equal(body.value.lane, NUMBERS[lane]);
@@ -164,6 +171,19 @@ test('LC-FRM-030: control, what is short, and all of it where the node takes no 
   assert.equal(queues.pop(), 'bulk');
   assert.equal(queues.arrived.length, 3);
   assert.equal(queues.pop(), undefined);
+});
+
+test('a record whose time is over between its pieces is given up, and the next one follows', () => {
+  const queues = new Queues();
+  queues.push('normal', publish('normal', 1, 20_000), publish('normal', 2, 20_000));
+  assert.equal(queues.pop(), 'normal');
+  queues.tooLate = true;
+  assert.equal(queues.pop(), 'normal');
+  queues.tooLate = false;
+  assert.equal(queues.unfinished, 0);
+  while (queues.pop());
+  const numbers = queues.arrived.map(({ body }) => body.case === 'publish' && body.value.number);
+  assert.deepEqual([numbers, queues.unfinished], [[2], 0]);
 });
 
 test('LC-FLOW-010: a lane without credit stops no other, and goes on where it was', () => {

@@ -145,6 +145,19 @@ test('a time to live counts from the publish, and what is late is not sent', () 
   assert.ok(Number(lives[0]) <= 700 && Number(lives[0]) > 600, `${lives[0]}`);
 });
 
+test('a publish whose time is over between its pieces is given up, and those behind it are stored', () => {
+  const made = world().connected();
+  made.node.creditAt = () => Infinity;
+  // More than may be under way without Credit.
+  const results = send(made, publish(60_000), publish(30_000, { ttlMs: 500 }), publish(10), publish(10));
+  made.pass(1000);
+  assert.deepEqual(names(results), ['stored']);
+  delete (made.node as Partial<World['node']>).creditAt;
+  made.run(() => results.length === 4);
+  assert.deepEqual(names(results), ['stored', 'EXPIRED', 'stored', 'stored']);
+  assert.equal(made.node.log('r').lanes.bulk.length, 3);
+});
+
 test('a publish whose answer is under way is not given up by its time to live', () => {
   const made = world().connected();
   made.delayMs = 400;

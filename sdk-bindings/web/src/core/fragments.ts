@@ -36,7 +36,7 @@ export class Fragments implements Part {
     this.tick(now);
     if (total) {
       const unfinished = [...transfers.values()].filter((each) => each.lane === lane).length;
-      const fits = total <= this.#link.recordBytesMax && unfinished < TRANSFERS_MAX && !transfers.has(id);
+      const fits = total <= this.#link.outbox.recordBytesMax && unfinished < TRANSFERS_MAX && !transfers.has(id);
       if (!fits) throw new WireError('LC-FRM-031: a transfer beyond the bounds');
       transfers.set(id, { lane, frame: new Uint8Array(total), length: 0, at: now });
     }

@@ -90,6 +90,8 @@ interface Queue {
 export class Outbox {
   #queues = new Map<string, Queue>();
   #flying = new Map<number, [Queue, Item]>();
+  /** Id of what left last of each lane, which may still be leaving. */
+  #last: Record<string, number> = {};
   #bytes = 0;
   #items = 0;
   /** Publishes that may wait for their answer at once. */
@@ -165,11 +167,19 @@ export class Outbox {
       envelope: item.envelope as Init<Envelope> | Uint8Array,
     };
     queue.flying++;
-    this.#flying.set(item.id, [queue, item]);
+    this.#flying.set((this.#last[lane] = item.id), [queue, item]);
     // Behind the others: rooms take turns.
     this.#queues.delete(key);
     this.#queues.set(key, queue);
     return record({ id: item.id, body: { case: 'publish', value } });
+  }
+
+  /** Whether the time of what was taken last of a lane is over before all of it left; then it ends here (law 8). */
+  late(now: number, lane: string): boolean {
+    const found = this.#flying.get(this.#last[lane] ?? 0);
+    if (!found || found[1].expiresAt > now) return false;
+    this.#remove(...found, expired(found[1].input.room));
+    return true;
   }
 
   /** Takes Published; false: the id is not of a publish. */
@@ -239,13 +249,13 @@ export class Outbox {
   }
 
   /** When something is to be given up or sent again. */
-  deadline(now: number): number | undefined {
+  deadline(now: number): number {
     let next = Infinity;
     for (const queue of this.#queues.values()) {
       for (const { id, expiresAt } of queue.items) if (!id) next = Math.min(next, expiresAt);
       if (queue.items[queue.flying] && queue.pausedUntil > now) next = Math.min(next, queue.pausedUntil);
     }
-    return next === Infinity ? undefined : next;
+    return next;
   }
 
   /** Refuses everything: the client is closed. */

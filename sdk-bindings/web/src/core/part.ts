@@ -17,8 +17,10 @@ export interface Link {
   readonly ordered: boolean;
   /** Node's clock minus the client's, ms. */
   readonly clockOffsetMs: number;
-  /** Largest record of the node. */
-  readonly recordBytesMax: number;
+  readonly outbox: {
+    /** Largest record of the node. */
+    readonly recordBytesMax: number;
+  };
   /** Sends a frame, if there is a connection; returns its id. */
   send(body: Init<Body>): number;
   /** Whether the node serves an optional part (LC-HS-020); true as long as nothing is known. */

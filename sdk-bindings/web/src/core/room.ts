@@ -13,6 +13,7 @@ import { LanecastError } from '../errors.js';
 import type { Event, FocusLevel, Gap, Start, Subscribe, Subscribed } from '../gen/wire.js';
 import { MissedKnowledge } from '../gen/wire.js';
 import type { Init } from '../wire/codec.js';
+import { payload } from '../wire/packet.js';
 import { type EventItem, Inbox } from './inbox.js';
 import { laneOf, LANES, type LaneName, type Position } from './position.js';
 import { LiveSignals } from './signals.js';
@@ -240,7 +241,5 @@ export function toItem(room: string, lane: LaneName, epoch: number, event: Event
   const { type = '', key = '', contentType = '', headers = {}, body } = event.envelope ?? {};
   const numbers = { lane, epoch: seq ? epoch : 0, seq, order };
   const item: EventItem = { kind: 'event', room, ...numbers, type, key, contentType, headers, from, timeMs, expiresAtMs };
-  if (body?.case === 'text') item.text = body.value;
-  if (body?.case === 'data') item.data = body.value;
-  return item;
+  return { ...item, ...payload(body) };
 }

@@ -14,7 +14,7 @@
  *  any ──close, a code that says stop──▶ closed
  * ```
  */
-import { Code, LanecastError } from '../errors.js';
+import { Code, LanecastError, reasonOf } from '../errors.js';
 import * as wire from '../gen/wire.js';
 import { type Init, WireError } from '../wire/codec.js';
 import { type Body, frames, laneOf as laneOfBody, record } from '../wire/packet.js';
@@ -224,8 +224,7 @@ export class Session implements Link {
   /** No token could be had. */
   failed(now: number, error: unknown): void {
     if (this.state.name !== 'connecting') return;
-    const detail = error instanceof Error ? error.message : String(error);
-    this.#suspend(now, LanecastError.local('TOKEN_PROVIDER', detail, { cause: error }));
+    this.#suspend(now, LanecastError.local('TOKEN_PROVIDER', reasonOf(error), { cause: error }));
   }
 
   /** The socket is gone, with the close code that it knows. */
@@ -267,14 +266,13 @@ export class Session implements Link {
 
   // Outputs.
 
-  /** When to call `tick` next. */
-  deadline(now: number): number | undefined {
+  /** When to call `tick` next; Infinity: not at all. */
+  deadline(now: number): number {
     const all = [...Object.values(this.#due), this.outbox.deadline(now)];
     if (this.connected) all.push(...Object.values(this.#flows).map(({ dueAt }) => dueAt));
     for (const part of this.#parts) all.push(...(part.deadlines?.() ?? []));
     if (this.connected && this.serves(wire.Capability.SIGNALS)) all.push(this.signals.deadline());
-    const next = all.reduce<number>((least, at) => Math.min(least, at ?? Infinity), Infinity);
-    return next === Infinity ? undefined : next;
+    return Math.min(...all.map((at) => at ?? Infinity));
   }
 
   /** Whether credit lets a record of the lane leave now. */
@@ -401,10 +399,6 @@ export class Session implements Link {
 
   get closed(): LanecastError | undefined {
     return this.state.name === 'closed' ? this.state.cause : undefined;
-  }
-
-  get recordBytesMax(): number {
-    return this.outbox.recordBytesMax;
   }
 
   /** Whether there is, or may be, a transport. */

@@ -4,7 +4,7 @@
  */
 import { Frame, type Sender, type Signal } from '../gen/wire.js';
 import type { Init } from '../wire/codec.js';
-import { record } from '../wire/packet.js';
+import { payload, record } from '../wire/packet.js';
 
 /** Keys waiting to be sent; beyond it the one that waits longest is dropped. */
 const OUT_KEYS_MAX = 100;
@@ -42,7 +42,7 @@ export class SignalOutbox {
     this.#tokens = Math.min(burst, this.#tokens + (Math.max(0, now - this.#filledAt) * this.rate) / 1000);
     this.#filledAt = now;
     for (const [key, { signal, untilMs }] of this.#waiting) {
-      if (untilMs > now) return this.#tokens < ONE ? undefined : [key, { ...signal, ttlMs: Math.ceil(untilMs - now) }];
+      if (untilMs > now) return this.#tokens < ONE ? undefined : [key, { ...signal, ttlMs: (signal.ttlMs as number) && Math.ceil(untilMs - now) }];
       // Too late is not sent (law 8): it waited for a connection longer than it lives.
       this.#waiting.delete(key);
     }
@@ -61,8 +61,8 @@ export class SignalOutbox {
   }
 
   /** When the next signal may be sent. */
-  deadline(): number | undefined {
-    if (!this.#waiting.size) return undefined;
+  deadline(): number {
+    if (!this.#waiting.size) return Infinity;
     return this.#filledAt + Math.max(0, Math.ceil(((1 - this.#tokens) * 1000) / this.rate));
   }
 
@@ -114,9 +114,7 @@ export class LiveSignals {
     if (known && (start < known.start || (start === known.start && counter <= known.counter))) return false;
     const diesAt = signal.expiresAtMs ? signal.expiresAtMs - offset : now + TTL_DEFAULT_MS;
     const { type, key, headers, contentType, body } = envelope;
-    const item: SignalItem = { room: this.#room, state: 'live', type, key, from, headers, contentType };
-    if (body?.case === 'text') item.text = body.value;
-    if (body?.case === 'data') item.data = body.value;
+    const item: SignalItem = { room: this.#room, state: 'live', type, key, from, headers, contentType, ...payload(body) };
     if (signal.clear) item.state = 'cleared';
     else if (diesAt <= now) item.state = 'expired';
     this.#entries.delete(id);
@@ -141,7 +139,7 @@ export class LiveSignals {
         this.#entries.delete(id);
       }
     }
-    this.#nextAt = [...this.#entries.values()].reduce((least, { diesAt }) => Math.min(least, diesAt), Infinity);
+    this.#nextAt = Math.min(...[...this.#entries.values()].map(({ diesAt }) => diesAt));
   }
 
   /** When to call {@link LiveSignals.expire}. */

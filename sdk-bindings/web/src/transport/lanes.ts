@@ -30,7 +30,9 @@ type Shared = keyof typeof WEIGHTS;
 const SHARED = Object.keys(WEIGHTS) as Shared[];
 
 /** What has records, and is told of those that left. */
-export type Source = Pick<Session, 'cuts' | 'mayLeave' | 'ready' | 'take' | 'left'>;
+export interface Source extends Pick<Session, 'cuts' | 'mayLeave' | 'ready' | 'take' | 'left'> {
+  outbox: Pick<Session['outbox'], 'late'>;
+}
 
 /** The rest of a record that is being sent in fragments. */
 interface Cut {
@@ -83,6 +85,10 @@ export class Lanes {
       cut = this.#cuts[lane] = { transfer: ++this.#transfers, frame: bodyOf(whole), at: 0 };
     }
     const { transfer, frame, at } = cut;
+    if (at && session.outbox.late(now, lane)) {
+      delete this.#cuts[lane];
+      return record({ body: { case: 'fragmentAbort', value: { transfer, lane: laneNumber(lane) } } });
+    }
     cut.at += PIECE_BYTES_MAX - PIECE_HEAD_BYTES;
     if (cut.at >= frame.length) delete this.#cuts[lane];
     const value = { transfer, lane: laneNumber(lane), total: at ? 0 : frame.length, data: frame.subarray(at, cut.at) };

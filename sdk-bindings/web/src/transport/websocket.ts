@@ -122,7 +122,7 @@ export class Packer {
       this.#spare = undefined;
       if (!record) break;
       // No message is longer than a record may be (LC-WS-010).
-      if (size && size + record.length > session.recordBytesMax) {
+      if (size && size + record.length > session.outbox.recordBytesMax) {
         this.#spare = record;
         break;
       }

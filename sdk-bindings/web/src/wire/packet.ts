@@ -1,6 +1,6 @@
 /** Packets: what travels in one WebSocket message or datagram, and, without an end, on a stream (LC-FRM-001). */
 import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
-import { Frame, Lane } from '../gen/wire.js';
+import { type Envelope, Frame, Lane } from '../gen/wire.js';
 import { decode, encode, type Init, WireError } from './codec.js';
 
 /** A frame's body by its name. */
@@ -13,6 +13,9 @@ export function laneOf(body: Frame['body']): number {
   const names = body?.case === 'event' || body?.case === 'gap' || body?.case === 'fragment' || body?.case === 'fragmentAbort';
   return names ? body.value.lane : Lane.CONTROL;
 }
+
+/** The body of an envelope as applications get it. */
+export const payload = (body: Envelope['body']): { text?: string; data?: Uint8Array } => (body ? { [body.case]: body.value } : {});
 
 /** Encodes one frame as a record; the concatenation of records is a packet. */
 export function record(frame: Init<Frame>): Uint8Array {

@@ -165,7 +165,7 @@ export class World {
       this.queue.sort((one, other) => one.at - other.at);
       const next = this.queue[0];
       const credit = this.peer ? this.node.creditAt(this.peer) : Infinity;
-      const deadline = this.session.deadline(this.now) ?? Infinity;
+      const deadline = this.session.deadline(this.now);
       const at = Math.max(this.now, Math.min(next?.at ?? Infinity, deadline, credit));
       if (at > end) throw new Error(`not done after ${limitMs} ms; state ${JSON.stringify(this.session.state)}`);
       idle = at === this.now ? idle + 1 : 0;
