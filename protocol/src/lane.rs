@@ -4,7 +4,7 @@ use crate::position::DurableLane;
 use crate::v1;
 use crate::v1::frame::Body;
 
-/// A lane, in the order in which the outbox drains them.
+/// A lane. The order is that of strict priority, which holds for control and urgent; the others share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// The protocol's own frames.
@@ -20,7 +20,7 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// All lanes, in draining order.
+    /// All lanes, in the order of the enum.
     pub const ALL: [Self; 5] = [Self::Control, Self::Urgent, Self::Normal, Self::Signal, Self::Bulk];
 
     /// Place of the lane in [`Self::ALL`].
@@ -112,42 +112,63 @@ impl Lane {
     }
 }
 
-/// A set of lanes.
+/// A set of lanes: those that may leave now.
+///
+/// It also tells apart, among those that may not, which are *held*: they wait for nothing but room in the window that all
+/// lanes share, so lane urgent, which no window holds, must leave them their part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lanes(u8);
+pub struct Lanes {
+    now: u8,
+    held: u8,
+}
 
 impl Lanes {
     /// No lane.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self { now: 0, held: 0 };
     /// All lanes.
-    pub const ALL: Self = Self(0b1_1111);
+    pub const ALL: Self = Self { now: 0b1_1111, held: 0 };
 
     /// Whether the lane is in the set.
     pub const fn contains(self, lane: Lane) -> bool {
-        self.0 & 1 << lane.index() != 0
+        self.now & Self::bit(lane) != 0
+    }
+
+    /// Whether the lane is held.
+    pub const fn is_held(self, lane: Lane) -> bool {
+        self.held & Self::bit(lane) != 0
     }
 
     /// The set and this lane.
     #[must_use]
     pub const fn with(self, lane: Lane) -> Self {
-        Self(self.0 | 1 << lane.index())
+        Self { now: self.now | Self::bit(lane), held: self.held & !Self::bit(lane) }
     }
 
-    /// The set but this lane.
+    /// The set but this lane, which is not held either.
     #[must_use]
     pub const fn without(self, lane: Lane) -> Self {
-        Self(self.0 & !(1 << lane.index()))
+        Self { now: self.now & !Self::bit(lane), held: self.held & !Self::bit(lane) }
     }
 
-    /// The lanes that are in both.
+    /// The set but this lane, which is held if it was in the set.
+    #[must_use]
+    pub const fn hold(self, lane: Lane) -> Self {
+        Self { now: self.now & !Self::bit(lane), held: self.held | self.now & Self::bit(lane) }
+    }
+
+    /// The lanes that are in both; of those that are held, the ones that are in the other.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self(self.0 & other.0)
+        Self { now: self.now & other.now, held: self.held & other.now }
     }
 
     /// Whether no lane is in the set.
     pub const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.now == 0
+    }
+
+    const fn bit(lane: Lane) -> u8 {
+        1 << lane.index()
     }
 }
 
@@ -172,5 +193,15 @@ mod tests {
         }
         assert_eq!(Lane::from_wire(0), None);
         assert_eq!(Lane::from_wire(17), None);
+    }
+
+    #[test]
+    fn a_lane_is_held_only_if_it_would_be_taken() {
+        let lanes = Lanes::ALL.without(Lane::Signal).hold(Lane::Bulk).hold(Lane::Signal);
+        assert!(lanes.contains(Lane::Normal) && !lanes.contains(Lane::Bulk) && !lanes.contains(Lane::Signal));
+        assert!(lanes.is_held(Lane::Bulk) && !lanes.is_held(Lane::Signal) && !lanes.is_held(Lane::Normal));
+        assert!(lanes.and(Lanes::ALL).is_held(Lane::Bulk));
+        assert!(!lanes.and(Lanes::ALL.without(Lane::Bulk)).is_held(Lane::Bulk), "nobody takes it when there is room");
+        assert_eq!(lanes.with(Lane::Bulk), Lanes::ALL.without(Lane::Signal));
     }
 }

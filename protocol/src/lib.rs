@@ -4,7 +4,8 @@
 //! - [`v1`], [`codec`] and `json`: the schema, and packets cut into records and frames;
 //! - [`codes`], [`position`], [`room`], [`lane`]: the table of codes, numbers, names and patterns, priority classes;
 //! - [`log`]: what a room stores, numbers and forgets; [`place`] reads it for one subscriber, every seq once;
-//! - [`outbox`], [`lossy`]: what waits for a transport, and what may be lost on the way to a slow one;
+//! - [`outbox`], [`schedule`], [`fragment`], [`lossy`]: what waits for a transport, which lane leaves next, how large frames
+//!   leave in pieces, and what may be lost on the way to a slow one;
 //! - [`binding`]: how lanes become streams and datagrams on a transport that has them;
 //! - [`tracker`], [`inbox`], [`publisher`]: what a client received, what its application took, what it still has to send;
 //! - [`session`]: the state machines of both roles, which put all of this together.
@@ -15,6 +16,7 @@
 pub mod binding;
 pub mod codec;
 pub mod codes;
+pub mod fragment;
 pub mod inbox;
 #[cfg(feature = "json")]
 pub mod json;
@@ -26,6 +28,7 @@ pub mod place;
 pub mod position;
 pub mod publisher;
 pub mod room;
+pub mod schedule;
 pub mod session;
 pub mod tracker;
 

@@ -1,15 +1,16 @@
-//! The queue between a session and its transport: one FIFO per lane.
+//! The queue between a session and its transport: one FIFO per lane, of which the [scheduler](crate::schedule) says which
+//! one leaves next.
 //!
-//! Between lanes the order is strict (control, urgent, normal, signal, bulk). This is the seam for a scheduler with
-//! budgets and turns: it would replace [`Outbox::pop`] and nothing else.
-//!
-//! Only queues of ours can reorder, expire and conflate, so a transport takes no more than it can write now.
+//! Only queues of ours can reorder, expire and conflate, so a transport takes no more than it can write now. On a pipe a
+//! long record leaves in [pieces](crate::fragment), one each time, so that other lanes pass between them.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::fragment::Cut;
 use crate::lane::{Lane, Lanes};
+use crate::schedule::{Heads, Scheduler};
 
 /// Most unsent bytes of lane control; beyond it the peer asks faster than it reads (LC-FLOW-004).
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
@@ -66,13 +67,169 @@ struct Entry {
     queued_at_ms: u64,
     /// Boxed: few messages have one, and the queue of an idle connection should stay small.
     expiry: Option<Box<Expiry>>,
+    /// Its place among the records of all lanes.
+    serial: u64,
+}
+
+impl Entry {
+    fn is_expired(&self, now_ms: u64) -> bool {
+        self.expiry.as_ref().is_some_and(|expiry| expiry.at_ms <= now_ms)
+    }
+}
+
+/// An entry of which pieces have left.
+#[derive(Debug)]
+struct Begun {
+    entry: Entry,
+    cut: Cut,
+}
+
+/// What waits of one lane.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Entry>,
+    /// Of which the rest leaves before the others. Boxed, as the expiry is.
+    begun: Option<Box<Begun>>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push_back(&mut self, entry: Entry) {
+        self.bytes += entry.record.len();
+        self.waiting.push_back(entry);
+    }
+
+    fn push_front(&mut self, entry: Entry) {
+        self.bytes += entry.record.len();
+        self.waiting.push_front(entry);
+    }
+
+    fn pop_front(&mut self) -> Option<Entry> {
+        let entry = self.waiting.pop_front()?;
+        if self.waiting.is_empty() && self.waiting.capacity() > 4 {
+            // An idle connection keeps no room for the burst that it once had.
+            self.waiting = VecDeque::new();
+        }
+        self.bytes -= entry.record.len();
+        Some(entry)
+    }
+
+    /// Gives up what was begun; `instead`, if it is anything, takes its place.
+    fn abort(&mut self, instead: Bytes) {
+        let Some(begun) = self.begun.take() else { return };
+        let Begun { entry: Entry { queued_at_ms, serial, .. }, cut } = *begun;
+        self.bytes -= cut.left();
+        if !instead.is_empty() {
+            self.push_front(Entry { record: instead, queued_at_ms, expiry: None, serial });
+        }
+        self.push_front(Entry { record: cut.abort(), queued_at_ms, expiry: None, serial });
+    }
+
+    /// Puts what stands for expired records in their place; returns how many there were.
+    fn expire(&mut self, now_ms: u64) -> u32 {
+        let mut expired = 0;
+        if let Some(begun) = &mut self.begun
+            && begun.entry.is_expired(now_ms)
+        {
+            expired += 1;
+            let instead = begun.entry.expiry.take().map_or(Bytes::new(), |expiry| expiry.instead);
+            self.abort(instead);
+        }
+        while self.begun.is_none()
+            && self.waiting.front().is_some_and(|front| front.is_expired(now_ms))
+            && let Some(mut entry) = self.pop_front()
+        {
+            expired += 1;
+            let instead = entry.expiry.take().map_or(Bytes::new(), |expiry| expiry.instead);
+            if !instead.is_empty() {
+                self.push_front(Entry { record: instead, ..entry });
+            }
+        }
+        expired
+    }
+
+    /// Bytes of the next record to leave; 0: nothing waits.
+    fn head(&self, fragment_above: usize) -> usize {
+        match (&self.begun, self.waiting.front()) {
+            (Some(begun), _) => begun.cut.head(),
+            (None, Some(front)) => front.record.len().min(fragment_above),
+            (None, None) => 0,
+        }
+    }
+
+    fn serial(&self) -> Option<u64> {
+        let begun = self.begun.as_ref().map(|begun| begun.entry.serial);
+        begun.or_else(|| self.waiting.front().map(|entry| entry.serial))
+    }
+
+    /// Begins to cut the first record, if it is longer than may leave in one. `transfers` counts those of the connection.
+    fn begin(&mut self, lane: Lane, fragment_above: usize, transfers: &mut u64) {
+        if self.begun.is_some() || self.waiting.front().is_none_or(|front| front.record.len() <= fragment_above) {
+            return;
+        }
+        let Some(entry) = self.pop_front() else { return };
+        match Cut::new(*transfers + 1, lane, &entry.record, fragment_above) {
+            Some(cut) => {
+                *transfers += 1;
+                self.bytes += cut.left();
+                self.begun = Some(Box::new(Begun { entry, cut }));
+            }
+            None => self.push_front(entry),
+        }
+    }
+
+    /// The next record to leave, and since when it waited.
+    fn leave(&mut self) -> Option<(Bytes, u64)> {
+        let Some(begun) = &mut self.begun else {
+            return self.pop_front().map(|entry| (entry.record, entry.queued_at_ms));
+        };
+        let before = begun.cut.left();
+        let piece = begun.cut.next();
+        self.bytes -= before - begun.cut.left();
+        let since = begun.entry.queued_at_ms;
+        if begun.cut.left() == 0 {
+            self.begun = None;
+        }
+        Some((piece, since))
+    }
+
+    fn revise(&mut self, revise: &mut impl FnMut(&Bytes) -> Option<Bytes>) {
+        if let Some(begun) = &self.begun {
+            let revised = revise(&begun.entry.record).unwrap_or_default();
+            if revised != begun.entry.record {
+                let waiting = std::mem::take(&mut self.waiting);
+                self.revise_all(waiting, revise);
+                return self.abort(revised);
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.revise_all(waiting, revise);
+    }
+
+    fn revise_all(&mut self, waiting: VecDeque<Entry>, revise: &mut impl FnMut(&Bytes) -> Option<Bytes>) {
+        self.bytes = self.begun.as_ref().map_or(0, |begun| begun.cut.left());
+        for mut entry in waiting {
+            if let Some(record) = revise(&entry.record) {
+                entry.record = record;
+                self.push_back(entry);
+            }
+        }
+    }
 }
 
 /// The outbox of one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    lanes: [VecDeque<Entry>; 5],
-    bytes: [usize; 5],
+    lanes: [Queue; 5],
+    scheduler: Scheduler,
+    /// All lanes leave as one FIFO, and whole.
+    one_queue: bool,
+    /// Longer records leave in pieces.
+    fragment_above: Option<usize>,
+    /// Records that were cut on this connection.
+    transfers: u64,
+    /// Records that were queued.
+    serial: u64,
     /// Node's clock, ms, when it was told last.
     now_ms: u64,
     /// What expired here since it was asked last, by lane.
@@ -91,8 +248,9 @@ impl Outbox {
     }
 
     fn push_entry(&mut self, lane: Lane, record: Bytes, expiry: Option<Box<Expiry>>) {
-        self.bytes[lane.index()] += record.len();
-        self.lanes[lane.index()].push_back(Entry { record, queued_at_ms: self.now_ms, expiry });
+        self.serial += 1;
+        let entry = Entry { record, queued_at_ms: self.now_ms, expiry, serial: self.serial };
+        self.lanes[lane.index()].push_back(entry);
     }
 
     /// Tells the time, node's clock, for what is queued from now on.
@@ -100,108 +258,86 @@ impl Outbox {
         self.now_ms = now_ms;
     }
 
+    /// Cuts records that are longer, but those of lane control, into pieces no longer than this: for a transport that folds
+    /// all lanes into one pipe, and a peer that takes fragments (LC-FRM-030). `None` cuts nothing.
+    pub fn set_fragment_above(&mut self, bytes: Option<usize>) {
+        self.fragment_above = bytes;
+    }
+
+    /// Lets all lanes leave as one FIFO, and whole, as if there were none: to measure what lanes are worth. Of a lane that
+    /// may not leave everything waits that came after it.
+    pub fn set_one_queue(&mut self, one_queue: bool) {
+        self.one_queue = one_queue;
+    }
+
     /// How much expired here, by lane as in [`Lane::ALL`], since this was called last.
     pub fn take_expired(&mut self) -> [u32; 5] {
         std::mem::take(&mut self.expired)
     }
 
-    /// Goes over what waits in a lane: `revise` says what becomes of each record.
+    /// Goes over what waits in a lane: `revise` says what becomes of each record. One of which pieces have left is given up
+    /// if it changes.
     pub fn revise(&mut self, lane: Lane, mut revise: impl FnMut(&Bytes) -> Option<Bytes>) {
-        self.bytes[lane.index()] = 0;
-        for mut entry in std::mem::take(&mut self.lanes[lane.index()]) {
-            if let Some(record) = revise(&entry.record) {
-                self.bytes[lane.index()] += record.len();
-                entry.record = record;
-                self.lanes[lane.index()].push_back(entry);
-            }
-        }
+        self.lanes[lane.index()].revise(&mut revise);
     }
 
     /// The next record to send at this time of the node's clock, of one of these lanes: a transport with streams may
-    /// have room for some lanes only.
+    /// have room for some lanes only. What has expired is not sent, nor any further piece of it.
     pub fn pop(&mut self, now_ms: u64, lanes: Lanes) -> Option<Output> {
-        loop {
-            let mut waiting = Lane::ALL.into_iter().filter(|lane| !self.lanes[lane.index()].is_empty());
-            let lane = waiting.find(|lane| lanes.contains(*lane))?;
-            let queue = &mut self.lanes[lane.index()];
-            let entry = queue.pop_front()?;
-            if queue.is_empty() && queue.capacity() > 4 {
-                // An idle connection keeps no room for the burst that it once had.
-                *queue = VecDeque::new();
-            }
-            self.bytes[lane.index()] -= entry.record.len();
-            let record = match entry.expiry {
-                Some(expiry) if expiry.at_ms <= now_ms => {
-                    self.expired[lane.index()] += 1;
-                    expiry.instead
-                }
-                _ => entry.record,
-            };
-            if !record.is_empty() {
-                let waited_ms = now_ms.saturating_sub(entry.queued_at_ms);
-                return Some(Output { route: Route::of(lane), lane, record, waited_ms });
-            }
+        let mut heads: Heads = [0; 5];
+        for lane in Lane::ALL {
+            let at = lane.index();
+            self.expired[at] += self.lanes[at].expire(now_ms);
+            heads[at] = self.lanes[at].head(self.longest(lane));
         }
+        let lane = if self.one_queue {
+            self.oldest().filter(|lane| lanes.contains(*lane))?
+        } else {
+            self.scheduler.pick(&heads, lanes)?
+        };
+        let longest = self.longest(lane);
+        let queue = &mut self.lanes[lane.index()];
+        queue.begin(lane, longest, &mut self.transfers);
+        let (record, since_ms) = queue.leave()?;
+        Some(Output { route: Route::of(lane), lane, record, waited_ms: now_ms.saturating_sub(since_ms) })
+    }
+
+    /// The longest record that leaves whole. Nothing passes control, so pieces of it would be of no use; and Hello is
+    /// sent before it is known what the peer takes.
+    fn longest(&self, lane: Lane) -> usize {
+        match self.fragment_above {
+            Some(bytes) if lane != Lane::Control && !self.one_queue => bytes,
+            _ => usize::MAX,
+        }
+    }
+
+    /// The lane whose next record was queued first.
+    fn oldest(&self) -> Option<Lane> {
+        let serials = Lane::ALL.into_iter().filter_map(|lane| Some((self.lanes[lane.index()].serial()?, lane)));
+        serials.min_by_key(|(serial, _)| *serial).map(|(_, lane)| lane)
     }
 
     /// Unsent bytes of a lane.
     pub fn bytes(&self, lane: Lane) -> usize {
-        self.bytes[lane.index()]
+        self.lanes[lane.index()].bytes
     }
 
-    /// Unsent records of a lane.
+    /// Unsent records of a lane; one of which pieces have left is one.
     pub fn records(&self, lane: Lane) -> usize {
-        self.lanes[lane.index()].len()
+        let queue = &self.lanes[lane.index()];
+        queue.waiting.len() + usize::from(queue.begun.is_some())
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.lanes.iter().all(VecDeque::is_empty)
+        self.lanes.iter().all(|queue| queue.waiting.is_empty() && queue.begun.is_none())
     }
 
-    /// Forgets everything: the connection is gone.
+    /// Forgets everything but whether it is one queue: the connection is gone.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { one_queue: self.one_queue, ..Self::default() };
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strict_between_lanes_and_fifo_inside() {
-        // LC-LANE-003
-        let mut outbox = Outbox::default();
-        for (lane, text) in [
-            (Lane::Bulk, "b1"),
-            (Lane::Normal, "n1"),
-            (Lane::Urgent, "u1"),
-            (Lane::Normal, "n2"),
-            (Lane::Control, "c1"),
-        ] {
-            outbox.push(lane, Bytes::from(text));
-        }
-        assert_eq!(outbox.bytes(Lane::Normal), 4);
-        assert_eq!(outbox.pop(0, Lanes::NONE.with(Lane::Signal)), None);
-        outbox.push(Lane::Bulk, Bytes::from("b2"));
-        assert_eq!(outbox.pop(0, Lanes::NONE.with(Lane::Bulk)).unwrap().record, "b1");
-        outbox.push(Lane::Urgent, Bytes::from("u2"));
-        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(0, Lanes::ALL)).map(|output| output.record).collect();
-        assert_eq!(order, ["c1", "u1", "u2", "n1", "n2", "b2"]);
-        assert!(outbox.is_empty());
-        assert_eq!(Lane::ALL.map(|lane| outbox.bytes(lane)), [0; 5]);
-    }
-
-    #[test]
-    fn what_is_late_is_not_sent() {
-        // LC-PUB-014
-        let mut outbox = Outbox::default();
-        let expiry = |at_ms, instead: &'static str| Expiry { at_ms, instead: Bytes::from(instead) };
-        outbox.push_expiring(Lane::Normal, Bytes::from("late"), expiry(10, "gap"));
-        outbox.push_expiring(Lane::Signal, Bytes::from("late"), expiry(10, ""));
-        outbox.push_expiring(Lane::Bulk, Bytes::from("in time"), expiry(11, "gap"));
-        let order: Vec<_> = std::iter::from_fn(|| outbox.pop(10, Lanes::ALL)).map(|output| output.record).collect();
-        assert_eq!(order, ["gap", "in time"]);
-    }
-}
+mod tests;
