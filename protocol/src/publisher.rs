@@ -9,6 +9,7 @@
 //! process that dies in between finds in its outbox what the node may have seen, and nothing that contradicts it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -161,6 +162,8 @@ pub struct Publisher {
     bounds: Bounds,
     rooms: BTreeMap<String, PerLane<Queue>>,
     in_flight: BTreeMap<u32, (String, DurableLane)>,
+    /// The room that sent last in each lane.
+    turns: PerLane<String>,
     settled: VecDeque<(Ticket, Settled)>,
     items: usize,
     bytes: usize,
@@ -177,6 +180,7 @@ impl Publisher {
             bounds,
             rooms: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            turns: PerLane::default(),
             settled: VecDeque::new(),
             items: 0,
             bytes: 0,
@@ -287,20 +291,21 @@ impl Publisher {
         });
     }
 
-    /// The next publish to send, under a request id that `next_id` makes: urgent rooms first, each room in its
-    /// order. `in_flight_max` is the node's limit.
+    /// The next publish to send, under a request id that `next_id` makes: of lanes that have room, urgent first; inside a
+    /// lane rooms take turns, each in its order. `in_flight_max` is the node's limit, of which each lane leaves a quarter
+    /// to those above it, or a bulk import would make urgent ones wait for its answers.
     pub fn poll(
         &mut self,
         now_ms: u64,
         in_flight_max: usize,
+        has_room: impl Fn(DurableLane) -> bool,
         next_id: impl FnOnce() -> u32,
     ) -> Option<(u32, v1::Publish)> {
-        if self.in_flight.len() >= in_flight_max {
-            return None;
-        }
-        let (room, lane, at) = DurableLane::ALL.into_iter().find_map(|lane| {
-            self.rooms.iter().find_map(|(room, lanes)| Some((room.clone(), lane, lanes[lane].due(now_ms)?)))
-        })?;
+        let in_flight = self.in_flight.len();
+        let may = |lane: DurableLane| in_flight + lane.index() * (in_flight_max / 4) < in_flight_max && has_room(lane);
+        let mut lanes = DurableLane::ALL.into_iter().filter(|lane| may(*lane));
+        let (room, lane, at) = lanes.find_map(|lane| self.next_due(now_ms, lane))?;
+        self.turns[lane].clone_from(&room);
         let queue = &mut self.rooms.get_mut(&room)?[lane];
         let id = next_id();
         let (entry, after) = queue.send(at, id);
@@ -316,6 +321,15 @@ impl Publisher {
         };
         self.in_flight.insert(id, (room, lane));
         Some((id, publish))
+    }
+
+    /// The room whose turn it is in a lane, and its next publish.
+    fn next_due(&self, now_ms: u64, lane: DurableLane) -> Option<(String, DurableLane, usize)> {
+        let last = self.turns[lane].as_str();
+        let after = self.rooms.range::<str, _>((Bound::Excluded(last), Bound::Unbounded));
+        let rooms = after.chain(self.rooms.range::<str, _>((Bound::Unbounded, Bound::Included(last))));
+        let mut due = rooms.filter_map(|(room, lanes)| Some((room, lanes[lane].due(now_ms)?)));
+        due.next().map(|(room, at)| (room.clone(), lane, at))
     }
 
     /// Takes an answer. Returns false if the id is not one of a publish.

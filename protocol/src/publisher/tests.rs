@@ -24,7 +24,7 @@ impl Fixture {
     fn sent(&mut self, now_ms: u64) -> Vec<(u32, u64, u64)> {
         std::iter::from_fn(|| {
             let id = self.id + 1;
-            let (id, publish) = self.publisher.poll(now_ms, 4, || id)?;
+            let (id, publish) = self.publisher.poll(now_ms, 4, |_| true, || id)?;
             self.id = id;
             Some((id, publish.number, publish.after))
         })
@@ -84,7 +84,7 @@ fn a_refusal_for_now_waits_as_long_as_it_says() {
 #[test]
 fn urgent_overtakes_and_the_window_holds() {
     let mut fixture = Fixture::new(&[Normal, Normal, Urgent, Normal, Normal]);
-    assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 1, 0), (3, 2, 1), (4, 3, 2)]);
+    assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 1, 0), (3, 2, 1)]);
 }
 
 #[test]
@@ -181,4 +181,39 @@ fn forgotten_rooms_never_count_anew() {
     assert_eq!(push(&mut publisher, "new"), Ok(4));
     assert_eq!(push(&mut publisher, "busy"), Err(OutboxFull), "every other room has a publish");
     assert_eq!(push(&mut publisher, "kept"), Ok(4));
+}
+
+#[test]
+fn lanes_leave_answers_to_those_above_them() {
+    // LC-LANE-009
+    let mut publisher = Publisher::new(Bounds { items_max: 1_000, bytes_max: 100_000 });
+    for lane in DurableLane::ALL {
+        for _ in 0..100 {
+            publisher.push(Ticket(0), "r", lane, Bytes::from("x"), until(1000)).unwrap();
+        }
+    }
+    let mut id = 0;
+    let mut sent = |publisher: &mut Publisher, lane: DurableLane| {
+        let polls = std::iter::from_fn(|| {
+            id += 1;
+            publisher.poll(0, 40, |of| of == lane, || id)
+        });
+        polls.count()
+    };
+    let counts = DurableLane::ALL.map(|lane| sent(&mut publisher, lane));
+    assert_eq!(counts, [40, 0, 0], "urgent needs leave nothing");
+    publisher.disconnected();
+    let counts = [DurableLane::Bulk, Normal, Urgent].map(|lane| sent(&mut publisher, lane));
+    assert_eq!(counts, [20, 10, 10], "a bulk import leaves half, and all others a quarter");
+}
+
+#[test]
+fn rooms_of_a_lane_take_turns() {
+    let mut publisher = Publisher::new(Bounds { items_max: 1_000, bytes_max: 100_000 });
+    for room in ["a", "a", "a", "b", "c", "c"] {
+        publisher.push(Ticket(0), room, Normal, Bytes::from("x"), until(1000)).unwrap();
+    }
+    let rooms: Vec<String> =
+        std::iter::from_fn(|| publisher.poll(0, 100, |_| true, || 1)).map(|(_, publish)| publish.room).collect();
+    assert_eq!(rooms, ["a", "b", "c", "a", "c", "a"]);
 }

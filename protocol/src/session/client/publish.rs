@@ -190,17 +190,21 @@ impl Client {
         true
     }
 
-    /// Moves publishes into the outbox while it has room.
+    /// Moves publishes into the outbox while their lanes have room.
     pub(super) fn fill_publishes(&mut self, now: Now) {
         let Link::Open(open) = &self.link else { return };
         let (in_flight_max, replicates) = (open.in_flight_max, open.replicates);
-        while DurableLane::ALL.into_iter().map(|lane| self.outbox.bytes(lane.into())).sum::<usize>() < UPLOAD_BYTES {
+        loop {
+            let outbox = &self.outbox;
+            let has_room = |lane: DurableLane| outbox.bytes(lane.into()) < UPLOAD_BYTES;
             let mut id = self.next_id;
             let next = || {
                 id = id.wrapping_add(1).max(1);
                 id
             };
-            let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, next) else { break };
+            let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, has_room, next) else {
+                break;
+            };
             self.next_id = id;
             let is_served = replicates || publish.ack() != v1::AckLevel::Replicated;
             let body = Body::Publish(publish);

@@ -50,10 +50,15 @@ impl World {
             connection.link.control_up.push_back(state.subscribe(self.planted));
         }
         let (next_id, instance) = (&mut state.next_id, state.instance);
-        let polled = state.publisher.poll(self.now_ms, 8, || {
-            *next_id += 1;
-            *next_id
-        });
+        let polled = state.publisher.poll(
+            self.now_ms,
+            16,
+            |_| true,
+            || {
+                *next_id += 1;
+                *next_id
+            },
+        );
         if let Some((id, publish)) = polled {
             let lane = DurableLane::from_wire(publish.lane).unwrap();
             connection.link.lanes_up[lane].push_back(Up::Publish { id, publish, instance });
