@@ -86,7 +86,7 @@ fn now(ms: u64) -> Now {
 fn config() -> Config {
     Config {
         node: "fuzz".into(),
-        capabilities: vec![v1::Capability::History],
+        capabilities: vec![v1::Capability::History, v1::Capability::Fragments],
         limits: v1::Limits {
             record_bytes: 64 * 1024,
             message_bytes: 16 * 1024,

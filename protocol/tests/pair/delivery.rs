@@ -112,8 +112,8 @@ fn an_application_that_does_not_read_costs_no_memory_and_delays_no_other_room() 
 }
 
 #[test]
-fn rooms_of_a_lane_take_turns_and_lanes_are_strict() {
-    // LC-LANE-003, LC-LANE-004, LC-LANE-005
+fn rooms_of_a_lane_take_turns_urgent_passes_and_bulk_has_its_share() {
+    // LC-LANE-003, LC-LANE-004, LC-LANE-005, LC-LANE-007
     let mut pair = Pair::new(5, Kind::Pipe);
     pair.net.capacity = 2_000;
     pair.net.rate = 10;
@@ -121,7 +121,7 @@ fn rooms_of_a_lane_take_turns_and_lanes_are_strict() {
     pair.subscribe(at, "short", beginning());
     pair.settle();
     publish(&mut pair, "long", Normal, 2_000, 200);
-    publish(&mut pair, "long", Bulk, 50, 200);
+    publish(&mut pair, "long", Bulk, 500, 200);
     pair.advance(500);
     publish(&mut pair, "short", Normal, 1, 1);
     publish(&mut pair, "short", Urgent, 1, 1);
@@ -132,10 +132,11 @@ fn rooms_of_a_lane_take_turns_and_lanes_are_strict() {
     let normal = pair.now.monotonic_ms - since;
     let long = pair.peers[at].ledger("long");
     assert!(long.lanes[Normal].delivered() < 2_000, "the long replay still goes on");
-    assert_eq!(long.lanes[Bulk].delivered(), 0, "bulk waits for normal");
-    // 2,000 bytes are with the transport, 16 KiB in the lane's queue, 10 bytes leave per ms.
+    let (shared, bulk) = (long.lanes[Normal].delivered(), long.lanes[Bulk].delivered());
+    assert!((3 * bulk..=5 * bulk + 10).contains(&shared), "{shared} normal and {bulk} bulk events came");
+    // 2,000 bytes are with the transport, 16 KiB in the lane's queue, of 10 bytes that leave per ms normal has 8.
     assert!(urgent <= 500, "urgent took {urgent} ms");
-    assert!(normal <= 2 * 16_384 / 10 + 500, "normal took {normal} ms");
+    assert!(normal <= 2 * 16_384 / 8 + 500, "normal took {normal} ms");
     pair.settle();
     pair.check(at, "long");
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod delivery;
 mod forks;
+mod fragments;
 mod handshake;
 mod life;
 mod lossy;

@@ -2,6 +2,7 @@
 
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lanes;
+use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::session::Now;
 use lanecast_protocol::session::server::{Accepted, Opened, Request, Session};
 use lanecast_protocol::v1::frame::Body;
@@ -30,12 +31,29 @@ impl Raw {
 
     /// One that was welcomed.
     pub fn open() -> Self {
-        let mut raw = Self::new();
-        let hello =
-            v1::Hello { version_min: 1, version_max: 1, token: "t".into(), instance: "i".into(), ..Default::default() };
-        raw.send(1, Body::Hello(hello));
-        assert!(matches!(&raw.received()[..], [v1::Frame { id: 1, body: Some(Body::Welcome(_)) }]));
-        raw
+        Self::new().welcomed(&[])
+    }
+
+    /// Sends Hello with these capabilities, and takes Welcome.
+    pub fn welcomed(mut self, capabilities: &[v1::Capability]) -> Self {
+        let hello = v1::Hello {
+            version_min: 1,
+            version_max: 1,
+            token: "t".into(),
+            instance: "i".into(),
+            capabilities: capabilities.iter().map(|&capability| capability.into()).collect(),
+            ..Default::default()
+        };
+        self.send(1, Body::Hello(hello));
+        assert!(matches!(&self.received()[..], [v1::Frame { id: 1, body: Some(Body::Welcome(_)) }]));
+        self
+    }
+
+    /// Queues a large event.
+    pub fn deliver_large(&mut self, lane: DurableLane) {
+        let event =
+            v1::Event { lane: v1::Lane::from(lane).into(), envelope: vec![0; 50_000].into(), ..Default::default() };
+        self.session.send(lane.into(), codec::encode_body(0, Body::Event(event)), None);
     }
 
     pub fn send(&mut self, id: u32, body: Body) {

@@ -1,11 +1,28 @@
-//! Numbers of 2^53 and more are malformed, wherever they stand in a frame of the node (LC-FRM-020).
+//! What a frame of the node must keep to before anything looks into it: its lane, and numbers below 2^53, wherever they
+//! stand (LC-FRM-020).
 
+use crate::binding;
+use crate::codec::CodecError;
+use crate::codes::Code;
+use crate::lane::Lane;
 use crate::position::NUMBER_LIMIT;
 use crate::v1;
 use crate::v1::frame::Body;
 
+/// The frame, if it may have come on that lane and holds no number above the limit.
+///
+/// # Errors
+/// PROTOCOL if not.
+pub(super) fn checked(stream: Option<Lane>, frame: v1::Frame) -> Result<v1::Frame, CodecError> {
+    binding::check_lane(stream, frame.body.as_ref().map(Lane::of))?;
+    if frame.body.as_ref().is_none_or(in_bounds) {
+        return Ok(frame);
+    }
+    Err(CodecError { code: Code::Protocol, detail: "a number of 2^53 or more" })
+}
+
 /// Whether every number of a frame that this client reads is below the limit.
-pub(super) fn in_bounds(body: &Body) -> bool {
+fn in_bounds(body: &Body) -> bool {
     match body {
         Body::Welcome(welcome) => all([welcome.server_time_ms, welcome.token_expires_at_ms]),
         Body::Ping(ping) => all([ping.stamp]),
@@ -23,6 +40,8 @@ pub(super) fn in_bounds(body: &Body) -> bool {
                 && all([page.head_order])
         }
         Body::TokenRefreshed(refreshed) => all([refreshed.expires_at_ms]),
+        Body::Fragment(fragment) => all([fragment.transfer, fragment.total]),
+        Body::FragmentAbort(abort) => all([abort.transfer]),
         _ => true,
     }
 }

@@ -43,9 +43,9 @@ pub use self::signals::Outgoing;
 use self::signals::Signals;
 use super::Now;
 use super::server::VERSION;
-use crate::binding;
-use crate::codec;
+use crate::codec::{self, CodecError};
 use crate::codes::{Action as Advice, Code, action_of};
+use crate::fragment::{self, Assembler, PIECE_BYTES_MAX};
 use crate::inbox::{Item, Placed};
 use crate::lane::{Lane, Lanes};
 use crate::outbox::{Outbox, Output, Route};
@@ -55,8 +55,13 @@ use crate::v1;
 use crate::v1::frame::Body;
 
 /// Optional parts that the client can use.
-const CAPABILITIES: [v1::Capability; 4] =
-    [v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh, v1::Capability::Replicated];
+const CAPABILITIES: [v1::Capability; 5] = [
+    v1::Capability::History,
+    v1::Capability::Signals,
+    v1::Capability::Refresh,
+    v1::Capability::Replicated,
+    v1::Capability::Fragments,
+];
 /// How long opening a transport, and then the answer to Hello, may take.
 const CONNECT_WITHIN_MS: u64 = 10_000;
 /// Heartbeat and reconnect window until a Welcome says otherwise.
@@ -66,8 +71,9 @@ const RECONNECT: v1::ReconnectWindow = v1::ReconnectWindow { min_ms: 500, max_ms
 const TOKENS_REFUSED_MAX: u32 = 3;
 /// Requests other than durable publishes that wait for their answer; beyond it they are refused to the application.
 const PENDING_MAX: usize = 1024;
-/// Upload bytes handed to the outbox at a time; the rest stays where it can still be given up or overtaken.
-const UPLOAD_BYTES: usize = 64 * 1024;
+/// Upload bytes of a lane that are handed to the outbox at a time; the rest stays where rooms take turns and what waits can
+/// still be given up.
+const UPLOAD_BYTES: usize = 8 * 1024;
 /// Frames under an unknown handle are kept this long and this many bytes, since on QUIC they may overtake the
 /// Subscribed that names it (LC-QUIC-010).
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -133,9 +139,11 @@ enum Link {
 pub struct Client {
     options: Options,
     link: Link,
-    /// Whether the transport keeps the order of lane urgent.
+    /// Whether the transport keeps the order of lane urgent: it folds all lanes into one pipe.
     ordered: bool,
     outbox: Outbox,
+    /// Frames of the node that came in part.
+    assembler: Assembler,
     rooms: BTreeMap<String, Room>,
     publisher: Publisher,
     /// Whose publishes the outbox holds that outlives the process; `None`: there is no such outbox.
@@ -164,6 +172,7 @@ impl Client {
             link: Link::Idle,
             ordered: true,
             outbox: Outbox::default(),
+            assembler: Assembler::default(),
             rooms: BTreeMap::new(),
             publisher: Publisher::new(options.outbox),
             outbox_user: None,
@@ -186,13 +195,15 @@ impl Client {
 
     // Inputs.
 
-    /// A transport is open; `ordered` says whether it keeps the order inside lane urgent.
+    /// A transport is open; `ordered` says whether it folds all lanes into one pipe, and so keeps the order inside lane
+    /// urgent. On such a one large records leave in pieces, if the node takes them (LC-FRM-030).
     pub fn opened(&mut self, now: Now, token: String, ordered: bool) {
         if !matches!(self.link, Link::Connecting { .. }) {
             return;
         }
         self.ordered = ordered;
         self.outbox.clear();
+        self.assembler = Assembler::default();
         self.closing = None;
         let id = self.id();
         let wanted = self.rooms.iter_mut().filter(|(_, room)| room.wanted());
@@ -251,11 +262,20 @@ impl Client {
     /// came; `None` on a transport that folds all lanes into one pipe.
     pub fn handle_record(&mut self, now: Now, stream: Option<Lane>, record: Bytes) {
         let bytes = record.len();
-        let Ok(frame) = codec::decode(record) else { return self.give_up(now, Code::Protocol) };
-        let Some(body) = frame.body else { return };
-        if !bounds::in_bounds(&body) || binding::check_lane(stream, Some(Lane::of(&body))).is_err() {
-            return self.give_up(now, Code::Protocol);
+        let whole = match codec::decode(record).and_then(|frame| bounds::checked(stream, frame)) {
+            Ok(v1::Frame { body: Some(Body::Fragment(fragment)), .. }) => self.assemble(now, fragment),
+            Ok(v1::Frame { body: Some(Body::FragmentAbort(abort)), .. }) => return self.assembler.abort(&abort),
+            Ok(frame) => Ok(Some((frame, bytes))),
+            Err(fault) => Err(fault),
+        };
+        match whole {
+            Ok(Some((v1::Frame { id, body: Some(body) }, bytes))) => self.handle_frame(now, id, body, bytes),
+            Ok(_) => {}
+            Err(fault) => self.give_up(now, fault.code),
         }
+    }
+
+    fn handle_frame(&mut self, now: Now, id: u32, body: Body, bytes: usize) {
         match &mut self.link {
             Link::Handshake { held, .. } => match body {
                 Body::Welcome(welcome) => self.welcomed(now, welcome),
@@ -266,9 +286,18 @@ impl Client {
                 }
                 _ => self.give_up(now, Code::Protocol),
             },
-            Link::Open(_) => self.handle_body(now, frame.id, body, bytes),
+            Link::Open(_) => self.handle_body(now, id, body, bytes),
             _ => {}
         }
+    }
+
+    /// Takes a piece of a frame; returns the frame and its bytes once it is whole (LC-FRM-030, LC-FRM-031).
+    fn assemble(&mut self, now: Now, fragment: v1::Fragment) -> Result<Option<(v1::Frame, usize)>, CodecError> {
+        let bytes_max = self.record_bytes_max().unwrap_or(RECORD_BYTES_MAX);
+        let Some((lane, frame)) = self.assembler.take(now.monotonic_ms, fragment, bytes_max)? else { return Ok(None) };
+        let bytes = frame.len();
+        let frame = bounds::checked(Some(lane), fragment::decode(frame)?)?;
+        Ok(Some((frame, bytes)))
     }
 
     /// The network changed (another Wi-Fi, a new address): waiting is pointless, and the connection may be dead.
@@ -318,6 +347,7 @@ impl Client {
             open.pong_by_ms = Some(now.monotonic_ms + u64::from(self.heartbeat.pong_within_ms));
             self.ping(now);
         }
+        self.assembler.forget_silent(now.monotonic_ms);
         self.expire_held(now);
         self.refresh_timeout(now);
         let again: Vec<String> = self
@@ -373,6 +403,11 @@ impl Client {
             self.leave(name);
         }
         self.events.push_back(Event::Room(name.to_owned(), RoomState::Ended { code: None }));
+    }
+
+    /// Lets all lanes leave as one queue, on this connection and later ones: to measure what lanes are worth.
+    pub fn set_one_queue(&mut self, one_queue: bool) {
+        self.outbox.set_one_queue(one_queue);
     }
 
     /// Queues a signal; a newer one of the same room, type and key takes its place.
@@ -462,7 +497,9 @@ impl Client {
                 // While one waits for the transport, the next is made by its progress and not by time.
                 let signals = self.signals.poll_timeout().filter(|_| self.outbox.bytes(Lane::Signal) == 0);
                 let refresh = open.refresh.poll_timeout();
-                [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals, refresh].into_iter().flatten().min()
+                let silent = self.assembler.poll_timeout();
+                let all = [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals, refresh, silent];
+                all.into_iter().flatten().min()
             }
         };
         [link, self.publisher.poll_timeout(now.monotonic_ms)].into_iter().flatten().min()
@@ -509,6 +546,11 @@ impl Client {
         }
     }
 
+    /// Bytes of frames that came in part.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.assembler.bytes()
+    }
+
     /// The id of the present or last connection; empty before the first.
     pub fn connection_id(&self) -> &str {
         &self.connection_id
@@ -525,6 +567,7 @@ impl Client {
     /// Drops what belongs to the connection; rooms, publishes and signals stay.
     fn detach(&mut self) {
         self.outbox.clear();
+        self.assembler = Assembler::default();
         self.publisher.disconnected();
         let before = std::mem::replace(&mut self.link, Link::Idle);
         if let Link::Open(open) = before {
@@ -647,6 +690,9 @@ impl Client {
             pending: BTreeMap::new(),
             held,
         }));
+        if self.ordered && welcome.capabilities.contains(&v1::Capability::Fragments.into()) {
+            self.outbox.set_fragment_above(Some(PIECE_BYTES_MAX));
+        }
         let refreshes = welcome.capabilities.contains(&v1::Capability::Refresh.into());
         self.begin_refresh(now, refreshes, welcome.token_expires_at_ms);
         self.events.push_back(Event::State(ClientState::Connected));

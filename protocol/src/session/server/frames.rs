@@ -4,8 +4,10 @@ use super::check::{
     TOKEN_BYTES_MAX, check_hello, check_history, check_publish, check_room, check_signal, check_subscribe,
 };
 use super::{Asked, REQUESTS_MAX, Request, Session, State, Waiting};
+use crate::binding;
 use crate::codec;
 use crate::codes::Code;
+use crate::fragment::{self, PIECE_BYTES_MAX};
 use crate::lane::Lane;
 use crate::outbox::CONTROL_BYTES_MAX;
 use crate::session::{Now, Refusal};
@@ -16,6 +18,9 @@ impl Session {
     pub(super) fn handle_hello(&mut self, id: u32, mut hello: v1::Hello) {
         if let Err(refusal) = check_hello(&hello) {
             return self.close(refusal);
+        }
+        if self.is_pipe && self.serves_fragments() && hello.capabilities.contains(&v1::Capability::Fragments.into()) {
+            self.outbox.set_fragment_above(Some(PIECE_BYTES_MAX));
         }
         let subscriptions = std::mem::take(&mut hello.subscriptions);
         let instance = hello.instance.clone();
@@ -57,6 +62,8 @@ impl Session {
                 self.request(Request::RefreshToken { id, token });
             }
             Body::RefreshToken(_) => self.refuse(id, Refusal::new(Code::BadToken, "the token is larger than 8 KiB")),
+            Body::Fragment(fragment) if self.serves_fragments() => self.handle_fragment(now, fragment),
+            Body::FragmentAbort(abort) if self.serves_fragments() => self.assembler.abort(&abort),
             Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
                 self.unimplemented(id, "");
             }
@@ -87,6 +94,25 @@ impl Session {
             | Body::Marked(_)
             | Body::UnreadCounts(_)
             | Body::MarkersPage(_) => self.close(Refusal::new(Code::Protocol, "only nodes send this frame")),
+        }
+    }
+
+    fn serves_fragments(&self) -> bool {
+        self.config.capabilities.contains(&v1::Capability::Fragments)
+    }
+
+    /// Takes a piece of a frame, and the frame once it is whole (LC-FRM-030, LC-FRM-031).
+    fn handle_fragment(&mut self, now: Now, fragment: v1::Fragment) {
+        let bytes_max = self.config.limits.record_bytes as usize;
+        let whole = match self.assembler.take(now.monotonic_ms, fragment, bytes_max) {
+            Ok(Some((lane, frame))) => fragment::decode(frame)
+                .and_then(|frame| binding::check_lane(Some(lane), frame.body.as_ref().map(Lane::of)).map(|()| frame)),
+            Ok(None) => return,
+            Err(fault) => Err(fault),
+        };
+        match whole {
+            Ok(frame) => self.handle_open(now, frame),
+            Err(fault) => self.handle_fault(fault),
         }
     }
 

@@ -42,6 +42,7 @@ use super::{Now, Refusal};
 use crate::binding;
 use crate::codec::{self, CodecError};
 use crate::codes::Code;
+use crate::fragment::Assembler;
 use crate::lane::{Lane, Lanes};
 use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output};
 use crate::place::Place;
@@ -211,6 +212,10 @@ pub struct Session {
     heard_at_ms: u64,
     /// Since when bytes wait without any being taken; `None`: nothing waits.
     stuck_since_ms: Option<u64>,
+    /// Frames of the client that came in part.
+    assembler: Assembler,
+    /// The transport folds all lanes into one pipe.
+    is_pipe: bool,
 }
 
 impl Session {
@@ -225,7 +230,20 @@ impl Session {
             histories: VecDeque::new(),
             heard_at_ms: now.monotonic_ms,
             stuck_since_ms: None,
+            assembler: Assembler::default(),
+            is_pipe: false,
         }
+    }
+
+    /// Says before Hello whether the transport folds all lanes into one pipe: there large records leave in pieces, if the
+    /// client takes them (LC-FRM-030).
+    pub fn set_pipe(&mut self, is_pipe: bool) {
+        self.is_pipe = is_pipe;
+    }
+
+    /// Lets all lanes leave as one queue, to measure what lanes are worth.
+    pub fn set_one_queue(&mut self, one_queue: bool) {
+        self.outbox.set_one_queue(one_queue);
     }
 
     // Inputs.
@@ -279,6 +297,7 @@ impl Session {
 
     /// Checks the deadlines.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.assembler.forget_silent(now.monotonic_ms);
         if self.poll_timeout().is_none_or(|deadline| now.monotonic_ms < deadline) {
             return;
         }
@@ -428,6 +447,7 @@ impl Session {
         self.state = State::Closing(refusal.code);
         self.requests.clear();
         self.histories.clear();
+        self.assembler = Assembler::default();
         self.outbox.clear();
         self.outbox.push(Lane::Control, codec::encode_body(0, Body::Error(error(refusal, true))));
     }
@@ -551,7 +571,8 @@ impl Session {
             State::Authenticating { .. } => Some(idle),
             State::Open(open) => {
                 let expiry = open.expiry.map(|expiry| expiry.monotonic_ms);
-                [Some(idle), stuck, open.leaves_at_ms, expiry].into_iter().flatten().min()
+                let silent = self.assembler.poll_timeout();
+                [Some(idle), stuck, open.leaves_at_ms, expiry, silent].into_iter().flatten().min()
             }
             State::Closing(_) | State::Closed(_) => None,
         }

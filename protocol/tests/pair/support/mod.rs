@@ -361,7 +361,7 @@ impl Pair {
         if !self.reachable {
             return peer.client.failed(self.now);
         }
-        let conn = self.node.connect(self.now);
+        let conn = self.node.connect(self.now, self.net.kind == Kind::Pipe);
         let (up, down) = (Way::new(self.net), Way::new(self.net));
         peer.link = Some(Link { conn, up, down, closes: None, waiting: false });
         peer.client.opened(self.now, peer.token.clone(), self.net.kind == Kind::Pipe);

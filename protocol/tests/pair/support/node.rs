@@ -82,7 +82,7 @@ pub struct Node {
 pub fn config() -> Config {
     Config {
         node: "sim".into(),
-        capabilities: vec![v1::Capability::History, v1::Capability::Signals],
+        capabilities: vec![v1::Capability::History, v1::Capability::Signals, v1::Capability::Fragments],
         limits: v1::Limits {
             record_bytes: 256 * 1024,
             message_bytes: 64 * 1024,
@@ -123,9 +123,10 @@ impl Node {
         change(Arc::make_mut(&mut self.config));
     }
 
-    pub fn connect(&mut self, now: Now) -> u64 {
+    pub fn connect(&mut self, now: Now, is_pipe: bool) -> u64 {
         self.next_conn += 1;
-        let session = Session::new(self.config.clone(), now);
+        let mut session = Session::new(self.config.clone(), now);
+        session.set_pipe(is_pipe);
         let conn = Conn {
             session,
             user: String::new(),
