@@ -7,9 +7,15 @@
 # builds (`cargo build --release -p lanecast-server -p lanecast-conform`, and `-p lanecast --example lane_sender` for
 # uploads), which BIN names if they are not in target/release. Rows are named
 #
-#   DIRECTION/TRANSPORT/LOSS%/BULK/QUEUE       download/quic/1%/bulk/lanes, upload/websocket/0%/quiet/fifo
+#   DIRECTION/TRANSPORT/LOSS%/LOAD/QUEUE       download/quic/1%/bulk/lanes, upload/websocket/0%/quiet/fifo
 #
-# and `--rows` chooses among them. EXTRA is added to the options of the subscriber (EXTRA='--without credit'), CONFIG is a
+# and `--rows` chooses among them. Those of the direction `overload` are downloads of another mix:
+#
+#   urgent      urgent events of twice the link beside as many normal and bulk ones
+#   pps         a link of 30 packets per second for 150 s, 100 MB of bulk, 10 urgent events per second
+#   signals     signals of ten times the link over 100 keys, that live 1 s
+#   replay      100,000 events of another room on the connection, to be compared with download/…/quiet/lanes
+#   focus       a room that fills the link in lane normal, and one like the measured one; unfocus lowers the focus of that EXTRA is added to the options of the subscriber (EXTRA='--without credit'), CONFIG is a
 # file that is added to the configuration of every node, TLS=1 puts WebSocket under TLS. One run at a time: two would
 # measure each other.
 set -euo pipefail
@@ -54,6 +60,9 @@ all_rows() {
             done
         done
     done
+    for transport in websocket webtransport quic; do
+        for load in urgent pps signals replay focus unfocus; do echo "overload/$transport/0%/$load/lanes"; done
+    done
     for queue in lanes fifo; do echo "two-nodes/websocket/0%/import/$queue"; done
     for loss in 0 1; do
         for queue in lanes fifo; do echo "proxy/websocket/$loss%/bulk/$queue"; done
@@ -75,6 +84,11 @@ hs256_secret = "$secret"
 [limits]
 signals_per_second = 1000
 signals_burst = 1000
+[[policies]]
+rooms = "**"
+retention_events = 200_000
+user_signals_per_second = 100_000
+user_signals_burst = 100_000
 END
     [ "$1" = lanes ] || printf '[lanes]\none_queue = true\n'
     [ -z "${CONFIG:-}" ] || cat "$CONFIG"
@@ -103,17 +117,34 @@ measure() {
     IFS=/ read -r direction transport loss bulk queue <<<"$row"
     file="$out/$(tr '/%' '--' <<<"$row").$seed.json"
     [ -s "$file" ] && return
-    local scheme=${schemes% *} common node="$bin/lanecast serve --config $work/node.toml" port=8080
-    common="--transport $transport --jwt-secret $secret --insecure --seconds $seconds --room conform.lanes"
-    [ "$bulk" = quiet ] && common="$common --no-bulk"
+    local also=() client limits=$link seconds=$seconds mix=''
+    if [ "$direction" = overload ]; then
+        direction=download
+        case $bulk in
+        urgent) mix='--urgent-rate 2500 --urgent-bytes 1000 --normal-rate 2500 --normal-bytes 1000 --grace 0' ;;
+        pps)
+            limits='--pps 30 --delay 30ms --queue 125kb' seconds=150
+            mix='--urgent-rate 10 --normal-rate 0 --signal-rate 0 --bulk-kbit 6000'
+            ;;
+        signals)
+            limits='--rate 1mbit --delay 30ms --queue 125kb'
+            mix='--no-bulk --signal-rate 8000 --signal-connections 10 --signal-keys 100 --ttl-ms 1000'
+            ;;
+        replay) mix='--no-bulk --replay 100000' ;;
+        focus) mix='--no-bulk --focus default' ;;
+        unfocus) mix='--no-bulk --focus background' ;;
+        esac
+    fi
+    [ "$bulk" = quiet ] && mix=--no-bulk
+    local scheme=${schemes% *} node="$bin/lanecast serve --config $work/node.toml" port=8080
+    local common="--transport $transport --jwt-secret $secret --insecure --seconds $seconds --room conform.lanes $mix"
     local subscriber="load lanes --role subscriber $common --json ${EXTRA:-}" publisher="load lanes --role publisher $common"
     local near="$scheme://127.0.0.1:8080" far="$scheme://10.77.0.1:8080"
     config "$queue" >"$work/node.toml"
-    local also=() client
     case $direction in
     download)
         near "$bin/lanecast-conform $publisher --url $near >&2"
-        client="$bin/lanecast-conform $subscriber --url $far >$file"
+        client="$bin/lanecast-conform $subscriber --url $far --pid \$(cat $work/node.pid) >$file"
         ;;
     upload)
         local token sender
@@ -149,10 +180,10 @@ END
         port=8090
         ;;
     esac
-    script node "exec $node >$work/node.log 2>&1"
+    script node "echo \$\$ >$work/node.pid; exec $node >$work/node.log 2>&1"
     script far "$client"
     # What one run leaves behind is gone with its namespaces' processes.
-    "$netlab" $link --loss "$loss" --seed "$seed" --ready "$port" --timeout $((seconds + 90)) \
+    "$netlab" $limits --loss "$loss" --seed "$seed" --ready "$port" --timeout $((seconds + 90)) \
         "${also[@]}" --also-server "$work/near.sh" --server "$work/node.sh" --client "$work/far.sh" >"$work/netlab.log" 2>&1 ||
         { echo "$row seed $seed failed:" >&2; tail -5 "$work/netlab.log" "$work/node.log" >&2; rm -f "$file"; }
 }
@@ -162,13 +193,25 @@ line() {
     local files=("$out/$(tr '/%' '--' <<<"$1")".*.json)
     [ -s "${files[0]}" ] || { echo "| $1 | failed |"; return; }
     jq -rs --arg row "$1" '
-        def median: sort | .[(length - 1) / 2 | floor];
-        def round1: . * 10 | round / 10;
-        def of(name; field): [.[] | .lanes[] | select(.lane == name) | .[field]] | if length == 0 then "" else median | round1 end;
-        [$row, of("urgent"; "p50_ms"), of("urgent"; "p95_ms"), of("urgent"; "p99_ms"), of("urgent"; "max_ms"), of("urgent"; "delivered_percent"),
-         of("signal"; "p99_ms"), of("signal"; "delivered_percent"), of("normal"; "p99_ms"), of("normal"; "delivered_percent"),
-         (of("bulk"; "kbit_per_s") | if . == "" then . else round end), ([.[] | .ping.p99_ms] | median | round1),
-         ([.[] | select(.closed)] | length)] | "| " + (map(tostring) | join(" | ")) + " |"' "${files[@]}"
+        def median: sort | if length == 0 then "" else .[(length - 1) / 2 | floor] * 10 | round / 10 end;
+        def of(name; field): [.[] | .lanes[] | select(.lane == name) | .[field]] | median;
+        def kbit(name): of(name; "kbit_per_s") | if . == "" then . else round end;
+        [$row, of("urgent"; "p50_ms"), of("urgent"; "p95_ms"), of("urgent"; "p99_ms"), of("urgent"; "max_ms"),
+         of("urgent"; "delivered_percent"), of("signal"; "p99_ms"), of("signal"; "delivered_percent"),
+         of("normal"; "p99_ms"), of("normal"; "delivered_percent"), kbit("bulk"), ([.[] | .ping.p99_ms] | median),
+         ([.[] | select(.closed)] | length),
+         if ($row | startswith("overload")) then
+             ([kbit("urgent"), kbit("signal"), kbit("normal"), kbit("bulk")] | map(tostring) | join("/")),
+             of("background"; "p99_ms"), of("heavy"; "p99_ms"), ([.[] | .signal_age.max_ms // empty] | median),
+             ([.[] | .replayed // empty] | median), ([.[] | .memory_kib // empty | .[1] - .[0]] | median)
+         else empty end]
+        | "| " + (map(tostring) | join(" | ")) + " |"' "${files[@]}"
+}
+
+# head COLUMNS...: the head of a table.
+head_of() {
+    printf '| %s ' "$@"; echo '|'
+    printf '| --- %.0s' "$@"; echo '|'
 }
 
 chosen=$(all_rows | grep -E "$rows") || { echo "no row is named like $rows" >&2; exit 2; }
@@ -180,6 +223,13 @@ for row in $chosen; do
         measure "$row" "$seed"
     done
 done
-echo '| row | urgent p50 | p95 | p99 | max | delivered % | signal p99 | delivered % | normal p99 | delivered % | bulk kbit/s | ping p99 | closed |'
-echo '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |'
-for row in $chosen; do line "$row"; done
+columns=(row 'urgent p50 ms' p95 p99 max 'delivered %' 'signal p99' 'delivered %' 'normal p99' 'delivered %' 'bulk kbit/s'
+    'ping p99' closed)
+for table in '^[^o]' '^overload'; do
+    rows=$(grep -E "$table" <<<"$chosen") || continue
+    [ "$table" = ^overload ] && columns+=('kbit/s urgent/signal/normal/bulk' 'background p99' 'heavy p99' 'age of signals max'
+        replayed 'memory KiB')
+    head_of "${columns[@]}"
+    for row in $rows; do line "$row"; done
+    echo
+done

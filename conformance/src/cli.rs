@@ -112,6 +112,13 @@ enum LoadCommand {
         #[command(flatten)]
         plan: load::Siege,
     },
+    /// What others notice of one subscriber that stops reading.
+    Stall {
+        #[command(flatten)]
+        target: TargetArguments,
+        #[command(flatten)]
+        plan: load::Stall,
+    },
     /// Latency of every lane beside saturating bulk, over a link.
     Lanes {
         #[command(flatten)]
@@ -226,6 +233,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
                 LoadCommand::Storm { target, plan } => (target, load::Load::Storm(plan)),
                 LoadCommand::Mixed { target, plan } => (target, load::Load::Mixed(plan)),
                 LoadCommand::Siege { target, plan } => (target, load::Load::Siege(plan)),
+                LoadCommand::Stall { target, plan } => (target, load::Load::Stall(plan)),
                 LoadCommand::Lanes { target, plan } => (target, load::Load::Lanes(plan)),
             };
             let transport = one_transport(&target)?;

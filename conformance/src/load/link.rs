@@ -35,6 +35,20 @@ impl Link {
         Ok(link)
     }
 
+    /// As [`join`](Self::join), with a transport that takes only so many bytes before they are read.
+    pub(super) async fn join_slow(
+        target: &Target,
+        transport: Transport,
+        name: &str,
+        room: &str,
+        receive_buffer: u32,
+    ) -> Outcome<Self> {
+        let open = Open { receive_buffer: Some(receive_buffer), ..Open::plain(name, transport) };
+        let subscription = v1::Subscribe { room: room.to_owned(), ..v1::Subscribe::default() };
+        let (link, _) = Self::begin(target, open, vec![subscription], &[]).await?;
+        Ok(link)
+    }
+
     /// As [`join`](Self::join), with any subscriptions and capabilities. Returns the frames that came until all were
     /// answered.
     pub(super) async fn join_with(
@@ -44,16 +58,25 @@ impl Link {
         subscriptions: Vec<v1::Subscribe>,
         capabilities: &[v1::Capability],
     ) -> Outcome<(Self, Vec<v1::Frame>)> {
-        let wish = TokenWish { user: name.to_owned(), ..TokenWish::default() };
+        Self::begin(target, Open::plain(name, transport), subscriptions, capabilities).await
+    }
+
+    async fn begin(
+        target: &Target,
+        open: Open,
+        subscriptions: Vec<v1::Subscribe>,
+        capabilities: &[v1::Capability],
+    ) -> Outcome<(Self, Vec<v1::Frame>)> {
+        let wish = TokenWish { user: open.name.clone(), ..TokenWish::default() };
         let token = target.token(&wish).await?;
-        let opened = client::Link::open(target, &Open::plain(name, transport), &WireLog::default()).await?;
+        let opened = client::Link::open(target, &open, &WireLog::default()).await?;
         let (link, _) = opened.map_err(|refused| Stop::fail(format!("refused with {}", refused.status)))?;
         let mut waiting = subscriptions.len() + 1;
         let hello = v1::Hello {
             version_min: 1,
             version_max: 1,
             token,
-            instance: name.to_owned(),
+            instance: open.name,
             subscriptions,
             capabilities: capabilities.iter().map(|capability| *capability as i32).collect(),
             ..Default::default()

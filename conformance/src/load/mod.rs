@@ -1,4 +1,4 @@
-//! The raw client as a load generator. Its figures are for people; only `mixed` and `siege` judge.
+//! The raw client as a load generator. Its figures are for people; only `mixed`, `siege` and `stall` judge.
 
 mod consumer;
 mod fanout;
@@ -8,6 +8,7 @@ pub(crate) mod link;
 mod mixed;
 mod process;
 mod siege;
+mod stall;
 mod storm;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 pub use lanes::Lanes;
+pub use stall::Stall;
 
 use crate::client::Transport;
 use crate::target::Target;
@@ -119,6 +121,8 @@ pub enum Load {
     Siege(Siege),
     /// All lanes at once, by latency.
     Lanes(Lanes),
+    /// One subscriber that stops reading.
+    Stall(Stall),
 }
 
 /// Runs a load and returns its table. `pid` is the server that the suite started.
@@ -131,6 +135,7 @@ pub async fn run(target: Arc<Target>, transport: Transport, load: Load, pid: Opt
             siege::run(target, transport, siege::Plan { handshakes, idle, turns, seconds }).await
         }
         Load::Lanes(plan) => lanes::run(target, transport, Lanes { pid: plan.pid.or(pid), ..plan }).await,
+        Load::Stall(plan) => stall::run(target, transport, Stall { pid: plan.pid.or(pid), ..plan }).await,
         Load::Storm(plan) => storm::run(target, transport, plan.connections, plan.at_once).await,
     }
 }

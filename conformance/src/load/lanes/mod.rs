@@ -49,6 +49,15 @@ pub enum Part {
     Fragments,
 }
 
+/// What the subscriber says of one of its rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Focus {
+    /// Nothing.
+    Default,
+    /// It is in the background.
+    Background,
+}
+
 /// Publishes urgent, signal, normal and bulk messages at their times, and measures by lane how late they arrive.
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
@@ -104,6 +113,16 @@ pub struct Lanes {
     /// Bulk goes to a room that the subscriber does not have: an import through the same node.
     #[arg(long)]
     pub import: bool,
+    /// Events of another room that are replayed while it is measured: the publisher stores them first.
+    #[arg(long, default_value_t = 0)]
+    pub replay: u64,
+    /// Two rooms more in lane normal: one with as many events as the first, whose focus is then this, and one that fills
+    /// the link.
+    #[arg(long, value_enum)]
+    pub focus: Option<Focus>,
+    /// Normal events of the room that fills the link, as kbit/s.
+    #[arg(long, default_value_t = 20_000)]
+    pub heavy_kbit: u64,
     /// Urgent and normal events are transient.
     #[arg(long)]
     pub transient: bool,
@@ -121,17 +140,37 @@ pub struct Lanes {
     pub json: bool,
 }
 
-/// What is published in one lane.
+/// What is published by one source.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
+    /// Name in reports.
+    name: &'static str,
+    place: Place,
     lane: Lane,
     /// Messages per second; 0: as many as the server takes.
     rate: f64,
     bytes: usize,
 }
 
-/// The lanes that are measured, in the order in which they are printed.
-const LANES: [Lane; 4] = [Lane::Urgent, Lane::Signal, Lane::Normal, Lane::Bulk];
+/// Which room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The one in which urgent, signal and normal messages are measured.
+    Main,
+    Bulk,
+    /// The one whose focus is lowered.
+    Background,
+    /// The one that fills the link in lane normal.
+    Heavy,
+    /// The one that is replayed.
+    Replay,
+    /// Where subscriber and publisher meet.
+    Meeting,
+}
+
+/// Bytes of an event that is replayed, and of one of the room that fills the link.
+const REPLAYED_BYTES: usize = 100;
+const HEAVY_BYTES: usize = 1_000;
 
 impl Flow {
     /// When a message is due, µs after the first.
@@ -141,44 +180,62 @@ impl Flow {
 
     /// Messages that are due in that time.
     fn count(&self, seconds: u64) -> u64 {
-        (self.rate * seconds as f64).round() as u64
+        (self.rate * seconds as f64) as u64
     }
 }
 
+/// Messages per second that make so many kbit/s.
+fn per_second(kbit: u64, bytes: usize) -> f64 {
+    kbit as f64 * 1e3 / 8.0 / bytes as f64
+}
+
 impl Lanes {
+    /// What is published, in the order in which it is printed.
     fn flows(&self) -> Vec<Flow> {
-        let bulk = self.bulk_kbit as f64 * 1e3 / 8.0 / self.bulk_bytes as f64;
-        LANES
-            .into_iter()
-            .filter_map(|lane| match lane {
-                Lane::Urgent => Some(Flow { lane, rate: self.urgent_rate, bytes: self.urgent_bytes }),
-                Lane::Signal => Some(Flow { lane, rate: self.signal_rate, bytes: self.signal_bytes }),
-                Lane::Normal => Some(Flow { lane, rate: self.normal_rate, bytes: self.normal_bytes }),
-                _ if self.no_bulk => None,
-                _ => Some(Flow { lane, rate: bulk, bytes: self.bulk_bytes }),
-            })
-            .filter(|flow| flow.rate > 0.0 || flow.lane == Lane::Bulk)
-            .collect()
+        let flow = |name, place, lane, rate, bytes| Flow { name, place, lane, rate, bytes };
+        let mut flows = vec![
+            flow("urgent", Place::Main, Lane::Urgent, self.urgent_rate, self.urgent_bytes),
+            flow("signal", Place::Main, Lane::Signal, self.signal_rate, self.signal_bytes),
+            flow("normal", Place::Main, Lane::Normal, self.normal_rate, self.normal_bytes),
+        ];
+        flows.retain(|flow| flow.rate > 0.0);
+        if self.focus.is_some() {
+            let heavy = per_second(self.heavy_kbit, HEAVY_BYTES);
+            flows.push(flow("background", Place::Background, Lane::Normal, self.normal_rate, self.normal_bytes));
+            flows.push(flow("heavy", Place::Heavy, Lane::Normal, heavy, HEAVY_BYTES));
+        }
+        if !self.no_bulk {
+            let rate = per_second(self.bulk_kbit, self.bulk_bytes);
+            flows.push(flow("bulk", Place::Bulk, Lane::Bulk, rate, self.bulk_bytes));
+        }
+        flows
     }
 
-    /// The rooms of a run.
     fn rooms(&self) -> Rooms {
-        let name = self.room.clone().unwrap_or_else(|| format!("conform.load.{}", crate::target::now_ms()));
-        Rooms { bulk: format!("{name}.bulk"), meeting: format!("{name}.meeting"), name }
+        Rooms(self.room.clone().unwrap_or_else(|| format!("conform.load.{}", crate::target::now_ms())))
     }
 }
 
 /// The rooms of a run.
 #[derive(Clone, Debug)]
-struct Rooms {
-    name: String,
-    bulk: String,
-    meeting: String,
-}
+struct Rooms(String);
 
 impl Rooms {
-    fn of(&self, lane: Lane) -> &str {
-        if lane == Lane::Bulk { &self.bulk } else { &self.name }
+    fn at(&self, place: Place) -> String {
+        let part = match place {
+            Place::Main => return self.0.clone(),
+            Place::Bulk => "bulk",
+            Place::Background => "background",
+            Place::Heavy => "heavy",
+            Place::Replay => "replay",
+            Place::Meeting => "meeting",
+        };
+        format!("{}.{part}", self.0)
+    }
+
+    /// The name of a client of the run, user and instance.
+    fn client(&self, part: &str) -> String {
+        format!("{part}-{}", self.0.replace('.', "-"))
     }
 }
 
@@ -233,10 +290,10 @@ fn stamp(envelope: Bytes) -> Outcome<(String, Stamp)> {
 
 /// Publishes a word to the publisher, on a connection of its own.
 async fn tell(target: &Target, transport: Transport, rooms: &Rooms, word: &str) -> Outcome {
-    let mut link = Link::join(target, transport, &format!("{word}-{}", rooms.name.replace('.', "-")), &[]).await?;
+    let mut link = Link::join(target, transport, &rooms.client(word), &[]).await?;
     let envelope = v1::Envelope { r#type: word.into(), ..v1::Envelope::default() }.encode_to_vec();
     let publish =
-        v1::Publish { room: rooms.meeting.clone(), number: 1, envelope: envelope.into(), ..v1::Publish::default() };
+        v1::Publish { room: rooms.at(Place::Meeting), number: 1, envelope: envelope.into(), ..v1::Publish::default() };
     link.send(Lane::Normal, record(2, Body::Publish(publish))).await;
     let answer = link.next().await?;
     match answer.into_iter().find_map(|frame| frame.body) {
@@ -260,7 +317,7 @@ mod tests {
 
     #[test]
     fn messages_are_due_at_their_rate() {
-        let flow = Flow { lane: Lane::Signal, rate: 62.5, bytes: 100 };
+        let flow = Flow { name: "signal", place: Place::Main, lane: Lane::Signal, rate: 62.5, bytes: 100 };
         assert_eq!((flow.due_us(0), flow.due_us(1), flow.due_us(125), flow.count(20)), (0, 16_000, 2_000_000, 1_250));
     }
 }

@@ -11,11 +11,11 @@ use v1::frame::Body;
 
 use super::super::link::{Link, record};
 use super::super::{now_us, table};
-use super::{DONE, Flow, GO, Lanes, Rooms, payload};
+use super::{DONE, Flow, GO, Lanes, Place, REPLAYED_BYTES, Rooms, payload};
 use crate::client::{Lane, Transport};
 use crate::schema::v1;
 use crate::target::Target;
-use crate::verdict::{Outcome, Stop};
+use crate::verdict::{Outcome, Stop, check};
 
 /// Publishes of a connection that wait for their answer, below the 256 that a server lets wait by default.
 const IN_FLIGHT: u64 = 128;
@@ -27,12 +27,15 @@ const AHEAD: Duration = Duration::from_millis(200);
 const BETWEEN_PINGS: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(target: &Target, transport: Transport, plan: &Lanes, rooms: &Rooms) -> Outcome<String> {
-    let (mut meeting, came) =
-        Link::join_with(target, transport, &name(rooms, "meeting"), vec![whole(&rooms.meeting)], &[]).await?;
+    let everything = vec![whole(&rooms.at(Place::Meeting))];
+    let (mut meeting, came) = Link::join_with(target, transport, &rooms.client("meeting"), everything, &[]).await?;
+    if plan.replay > 0 {
+        store(target, transport, plan, rooms).await?;
+    }
     let mut sources = Vec::new();
     for flow in plan.flows() {
         for number in 0..connections(plan, flow) {
-            let name = name(rooms, &format!("{}-{number}", flow.lane.name()));
+            let name = rooms.client(&format!("{}-{number}", flow.name));
             let link = Link::join(target, transport, &name, &[]).await?;
             sources.push(Source::new(link, flow, plan, rooms, number));
         }
@@ -52,8 +55,7 @@ pub(super) async fn run(target: &Target, transport: Transport, plan: &Lanes, roo
         rows.push(task.map_err(Stop::harness)??);
     }
     heard?;
-    rows.sort_by_key(|(lane, _)| super::LANES.iter().position(|known| known == lane));
-    let rows: Vec<_> = rows.into_iter().map(|(lane, text)| (lane.name(), text)).collect();
+    rows.sort_by_key(|(name, _)| plan.flows().iter().position(|flow| flow.name == *name));
     Ok(table(&rows))
 }
 
@@ -61,12 +63,22 @@ fn connections(plan: &Lanes, flow: Flow) -> u32 {
     if flow.lane == Lane::Signal { plan.signal_connections.max(1) } else { 1 }
 }
 
-fn name(rooms: &Rooms, part: &str) -> String {
-    format!("{part}-{}", rooms.name.replace('.', "-"))
+/// Publishes what is to be replayed.
+async fn store(target: &Target, transport: Transport, plan: &Lanes, rooms: &Rooms) -> Outcome {
+    let flow = Flow { name: "replay", place: Place::Replay, lane: Lane::Normal, rate: 0.0, bytes: REPLAYED_BYTES };
+    let link = Link::join(target, transport, &rooms.client(flow.name), &[]).await?;
+    let mut source = Source::new(link, flow, &Lanes { transient: false, ..plan.clone() }, rooms, 0);
+    while source.answered < plan.replay {
+        while source.sent < plan.replay && source.sent - source.answered < IN_FLIGHT {
+            source.publish(now_us()).await;
+        }
+        source.answers(Instant::now() + TICK).await?;
+    }
+    check(source.refused == 0, || format!("{} events were refused", source.refused))
 }
 
 /// A subscription from the beginning: what was said before counts too.
-fn whole(room: &str) -> v1::Subscribe {
+pub(super) fn whole(room: &str) -> v1::Subscribe {
     let start = v1::Start { at: Some(v1::start::At::Beginning(v1::StartBeginning {})) };
     v1::Subscribe { room: room.to_owned(), start: Some(start), ..v1::Subscribe::default() }
 }
@@ -112,7 +124,7 @@ impl Source {
             link,
             flow,
             step: u64::from(connections(plan, flow)),
-            room: rooms.of(flow.lane).to_owned(),
+            room: rooms.at(flow.place),
             transient: plan.transient && flow.lane != Lane::Bulk,
             ttl_ms: if flow.lane == Lane::Bulk { 0 } else { plan.ttl_ms },
             signal_keys: plan.signal_keys,
@@ -123,8 +135,8 @@ impl Source {
         }
     }
 
-    /// Publishes until it is over. Returns the lane and what became of its messages.
-    async fn run(mut self, begin_us: u64, over: Arc<AtomicBool>) -> Outcome<(Lane, String)> {
+    /// Publishes until it is over. Returns its name and what became of its messages.
+    async fn run(mut self, begin_us: u64, over: Arc<AtomicBool>) -> Outcome<(&'static str, String)> {
         let mut ticks = tokio::time::interval(TICK);
         while !over.load(Ordering::Relaxed) {
             ticks.tick().await;
@@ -139,7 +151,7 @@ impl Source {
                 }
             }
         }
-        Ok((self.flow.lane, format!("{} published, {} refused", self.sent, self.refused)))
+        Ok((self.flow.name, format!("{} published, {} refused", self.sent, self.refused)))
     }
 
     /// When the next message was due, if that time has come.

@@ -57,6 +57,9 @@ pub(super) struct Report {
     /// How old the newest value of a key became before the next replaced it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal_age: Option<Latency>,
+    /// Events that were replayed meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<u64>,
     /// How the connection ended, if it was not the subscriber that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
@@ -96,6 +99,9 @@ impl Report {
         lines.push(format!("{:<12} {:>9} {:>11} {}", "ping, both ways", "", "", self.ping.text()));
         if let Some(age) = &self.signal_age {
             lines.push(format!("{:<12} {:>9} {:>11} {}", "age of values", "", "", age.text()));
+        }
+        if let Some(replayed) = self.replayed {
+            lines.push(format!("{replayed} events replayed meanwhile"));
         }
         if let Some((before, most)) = self.memory_kib {
             lines.push(format!("memory of the server {before} KiB, at most {most} KiB"));

@@ -9,13 +9,17 @@ use v1::frame::Body;
 use super::super::consumer::{CAPABILITIES, Consumer, Taken};
 use super::super::now_us;
 use super::super::process::anonymous_kib;
+use super::publisher::whole;
 use super::report::{LaneReport, Latency, Report};
-use super::{DONE, Flow, GO, Lanes, Part, Rooms, Stamp, stamp, tell};
+use super::{DONE, Flow, Focus, GO, Lanes, Part, Place, Rooms, Stamp, stamp, tell};
 use crate::client::{Lane, Transport};
 use crate::schema::v1;
 use crate::target::Target;
 use crate::verdict::{Outcome, Stop};
 
+/// Ids of requests; those of pings follow.
+const FOCUS_ID: u32 = 2;
+const REPLAY_ID: u32 = 3;
 /// Between two pings.
 const BETWEEN_PINGS: Duration = Duration::from_millis(100);
 /// Nothing was measured for this long: there is no publisher.
@@ -26,10 +30,11 @@ const LAST: Duration = Duration::from_secs(1);
 const ROUND_TRIP_US: u64 = 60_000;
 
 pub(super) async fn run(target: &Target, transport: Transport, plan: &Lanes, rooms: &Rooms) -> Outcome<Report> {
-    let mut subscriptions = vec![v1::Subscribe { room: rooms.name.clone(), signals: true, ..v1::Subscribe::default() }];
-    if !plan.import && !plan.no_bulk {
-        subscriptions.push(v1::Subscribe { room: rooms.bulk.clone(), ..v1::Subscribe::default() });
-    }
+    let subscriptions = plan.places().into_iter().map(|place| v1::Subscribe {
+        room: rooms.at(place),
+        signals: place == Place::Main,
+        ..v1::Subscribe::default()
+    });
     let capabilities: Vec<v1::Capability> = CAPABILITIES
         .into_iter()
         .filter(|capability| match capability {
@@ -37,10 +42,14 @@ pub(super) async fn run(target: &Target, transport: Transport, plan: &Lanes, roo
             _ => !plan.without.contains(&Part::Fragments),
         })
         .collect();
-    let name = format!("subscriber-{}", rooms.name.replace('.', "-"));
-    let mut consumer = Consumer::join(target, transport, &name, subscriptions, &capabilities).await?;
+    let name = rooms.client("subscriber");
+    let mut consumer = Consumer::join(target, transport, &name, subscriptions.collect(), &capabilities).await?;
+    if plan.focus == Some(Focus::Background) {
+        let focus = v1::Focus { room: rooms.at(Place::Background), level: v1::FocusLevel::Background as i32 };
+        consumer.send(FOCUS_ID, Body::Focus(focus)).await;
+    }
     tell(target, transport, rooms, GO).await?;
-    let mut measured = Measured::new(plan);
+    let mut measured = Measured::new(plan, rooms);
     let closed = match measured.watch(&mut consumer).await {
         Ok(()) => None,
         Err(Stop::Fail(text, _)) => Some(text),
@@ -48,6 +57,16 @@ pub(super) async fn run(target: &Target, transport: Transport, plan: &Lanes, roo
     };
     tell(target, transport, rooms, DONE).await?;
     Ok(measured.report(transport, closed))
+}
+
+impl Lanes {
+    /// The rooms that the subscriber has from the beginning.
+    fn places(&self) -> Vec<Place> {
+        let mut places: Vec<Place> = self.flows().iter().map(|flow| flow.place).collect();
+        places.dedup();
+        places.retain(|place| *place != Place::Bulk || !self.import);
+        places
+    }
 }
 
 /// What came in one lane.
@@ -63,7 +82,12 @@ struct Came {
 
 struct Measured<'a> {
     plan: &'a Lanes,
+    rooms: &'a Rooms,
     lanes: Vec<Came>,
+    /// By handle which room it is.
+    handles: HashMap<u64, Place>,
+    /// Events that were replayed; `None`: the room is not subscribed yet.
+    replayed: Option<u64>,
     /// When the publisher began, µs since the Unix epoch.
     begin_us: Option<u64>,
     pings: Vec<u64>,
@@ -74,7 +98,7 @@ struct Measured<'a> {
 }
 
 impl<'a> Measured<'a> {
-    fn new(plan: &'a Lanes) -> Self {
+    fn new(plan: &'a Lanes, rooms: &'a Rooms) -> Self {
         let came = |flow| Came {
             flow,
             micros: Vec::new(),
@@ -84,10 +108,13 @@ impl<'a> Measured<'a> {
             expired: 0,
             bytes: 0,
         };
-        let is_measured = |flow: &Flow| flow.lane != Lane::Bulk || !plan.import;
+        let places = plan.places();
         Self {
             plan,
-            lanes: plan.flows().into_iter().filter(is_measured).map(came).collect(),
+            rooms,
+            lanes: plan.flows().into_iter().filter(|flow| places.contains(&flow.place)).map(came).collect(),
+            handles: HashMap::new(),
+            replayed: None,
             begin_us: None,
             pings: Vec::new(),
             ages: Vec::new(),
@@ -109,7 +136,7 @@ impl<'a> Measured<'a> {
     /// Reads until everything came, or time is over.
     async fn watch(&mut self, consumer: &mut Consumer) -> Outcome {
         let silence = Instant::now() + SILENCE;
-        let (mut next_ping, mut pings) = (Instant::now(), 1);
+        let (mut next_ping, mut pings) = (Instant::now(), REPLAY_ID);
         while !self.is_over() {
             if self.begin_us.is_none() && Instant::now() > silence {
                 return Err(Stop::harness("no publisher came"));
@@ -119,6 +146,10 @@ impl<'a> Measured<'a> {
                 consumer.send(pings, Body::Ping(v1::Ping { stamp: now_us() })).await;
                 next_ping = Instant::now() + BETWEEN_PINGS;
                 self.look_at_memory();
+            }
+            if self.plan.replay > 0 && self.replayed.is_none() && self.is_within(now_us()) {
+                self.replayed = Some(0);
+                consumer.send(REPLAY_ID, Body::Subscribe(whole(&self.rooms.at(Place::Replay)))).await;
             }
             if let Some(taken) = consumer.next(next_ping).await? {
                 self.take(taken)?;
@@ -131,7 +162,7 @@ impl<'a> Measured<'a> {
         let Some((_, to)) = self.span() else { return false };
         let now = now_us();
         let is_complete = |came: &Came| {
-            let awaited = matches!(came.flow.lane, Lane::Urgent | Lane::Normal);
+            let awaited = came.flow.place == Place::Main && came.flow.lane != Lane::Signal;
             !awaited || came.numbers.len() as u64 + came.gaps >= came.flow.count(self.plan.seconds)
         };
         let late = now > to + self.plan.grace * 1_000_000;
@@ -150,9 +181,13 @@ impl<'a> Measured<'a> {
     fn take(&mut self, Taken { frame, at_us }: Taken) -> Outcome {
         match frame.body {
             Some(Body::Event(event)) => {
-                let lane = Lane::from_wire(event.lane);
                 let (_, stamp) = stamp(event.envelope)?;
-                self.message(lane, stamp, at_us);
+                match self.handles.get(&event.handle) {
+                    Some(Place::Replay) => self.replayed = self.replayed.map(|before| before + 1),
+                    Some(place) => self.message(*place, Lane::from_wire(event.lane), stamp, at_us),
+                    // It overtook its Subscribed, long before anything is measured.
+                    None => {}
+                }
             }
             Some(Body::Signal(signal)) => {
                 let (key, stamp) = stamp(signal.envelope)?;
@@ -161,13 +196,20 @@ impl<'a> Measured<'a> {
                 {
                     self.ages.push(at_us.saturating_sub(former));
                 }
-                self.message(Some(Lane::Signal), stamp, at_us);
+                self.message(Place::Main, Some(Lane::Signal), stamp, at_us);
             }
             Some(Body::Gap(gap)) => {
                 let missing = if gap.from == 0 { gap.count } else { gap.to.saturating_sub(gap.from) + 1 };
-                if let Some(came) = self.lane(Lane::from_wire(gap.lane)) {
+                if let Some(place) = self.handles.get(&gap.handle).copied()
+                    && let Some(came) = self.came(place, Lane::from_wire(gap.lane))
+                {
                     came.gaps += missing;
                 }
+            }
+            Some(Body::Subscribed(subscribed)) => {
+                let places = self.plan.places().into_iter().chain([Place::Replay]);
+                let place = places.into_iter().find(|place| self.rooms.at(*place) == subscribed.room);
+                self.handles.extend(place.map(|place| (subscribed.handle, place)));
             }
             Some(Body::Pong(pong)) if self.is_within(pong.stamp) => self.pings.push(at_us.saturating_sub(pong.stamp)),
             Some(Body::Error(error)) => return Err(Stop::fail(format!("the server said {error:?}"))),
@@ -176,14 +218,14 @@ impl<'a> Measured<'a> {
         Ok(())
     }
 
-    fn lane(&mut self, lane: Option<Lane>) -> Option<&mut Came> {
-        self.lanes.iter_mut().find(|came| Some(came.flow.lane) == lane)
+    fn came(&mut self, place: Place, lane: Option<Lane>) -> Option<&mut Came> {
+        self.lanes.iter_mut().find(|came| came.flow.place == place && Some(came.flow.lane) == lane)
     }
 
-    fn message(&mut self, lane: Option<Lane>, stamp: Stamp, at_us: u64) {
+    fn message(&mut self, place: Place, lane: Option<Lane>, stamp: Stamp, at_us: u64) {
         let (now_within, due_within) = (self.is_within(at_us), self.is_within(stamp.due_us));
         let ttl_us = u64::from(self.plan.ttl_ms) * 1_000;
-        let Some(came) = self.lane(lane) else { return };
+        let Some(came) = self.came(place, lane) else { return };
         let begin_us = stamp.due_us - came.flow.due_us(stamp.number).min(stamp.due_us);
         if now_within {
             came.bytes += stamp.bytes as u64;
@@ -204,7 +246,7 @@ impl<'a> Measured<'a> {
         let lanes = self.lanes.into_iter().map(|came| {
             let (published, delivered) = (came.flow.count(seconds), came.numbers.len() as u64);
             LaneReport {
-                lane: came.flow.lane.name(),
+                lane: came.flow.name,
                 published,
                 delivered,
                 delivered_percent: delivered as f64 * 100.0 / published.max(delivered).max(1) as f64,
@@ -221,6 +263,7 @@ impl<'a> Measured<'a> {
             lanes: lanes.collect(),
             ping: Latency::of(self.pings),
             signal_age: (self.plan.signal_keys > 0).then(|| Latency::of(self.ages)),
+            replayed: self.replayed,
             closed,
             memory_kib: self.memory_kib,
         }
