@@ -8,9 +8,14 @@ use super::Lane;
 use crate::schema::v1;
 
 /// The lanes under credit.
-pub(crate) const CREDIT_LANES: [Lane; 2] = [Lane::Normal, Lane::Bulk];
-/// Credit is due this long after bytes arrived, if no quarter of the window came before.
-pub(crate) const CREDIT_AFTER: Duration = Duration::from_millis(50);
+const CREDIT_LANES: [Lane; 2] = [Lane::Normal, Lane::Bulk];
+/// Bytes that may stay uncounted.
+const UNCOUNTED: u64 = 4 * 1024;
+/// More of them are counted after this at the latest.
+const WITHIN: Duration = Duration::from_millis(50);
+/// So many are worth a Credit, but none sooner than this after the one before.
+const WORTH: u64 = 16 * 1024;
+const APART: Duration = Duration::from_millis(10);
 
 /// One lane.
 #[derive(Debug, Default)]
@@ -19,6 +24,19 @@ struct Account {
     said: u64,
     /// When the first bytes came of which nothing was said.
     since: Option<Instant>,
+    said_at: Option<Instant>,
+}
+
+impl Account {
+    fn due(&self, window: u64) -> Option<Instant> {
+        let since = self.since?;
+        match self.consumed - self.said {
+            unsaid if unsaid >= window / 4 => Some(since),
+            unsaid if unsaid >= WORTH => Some(self.said_at.map_or(since, |at| since.max(at + APART))),
+            unsaid if unsaid >= UNCOUNTED => Some(since + WITHIN),
+            _ => None,
+        }
+    }
 }
 
 /// Counts what was consumed and says when it is to be told.
@@ -43,23 +61,21 @@ impl Meter {
         }
     }
 
-    /// When credit is due at the latest; `None`: everything was told.
+    /// When credit is due; `None`: nothing that must be told.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.accounts.iter().filter_map(|account| account.since).min().map(|since| since + CREDIT_AFTER)
+        self.accounts.iter().filter_map(|account| account.due(self.window)).min()
     }
 
     /// The credit that is due now.
     pub(crate) fn credits(&mut self, now: Instant) -> Vec<v1::Credit> {
-        let mut credits = Vec::new();
-        for (lane, account) in CREDIT_LANES.into_iter().zip(&mut self.accounts) {
-            let Some(since) = account.since else { continue };
-            if account.consumed - account.said >= self.window / 4 || now >= since + CREDIT_AFTER {
-                account.said = account.consumed;
-                account.since = None;
-                credits.push(v1::Credit { lane: lane.to_wire(), consumed: account.consumed, window: self.window });
-            }
-        }
-        credits
+        let window = self.window;
+        let due = CREDIT_LANES.into_iter().zip(&mut self.accounts);
+        due.filter(|(_, account)| account.due(window).is_some_and(|due| due <= now))
+            .map(|(lane, account)| {
+                (account.said, account.said_at, account.since) = (account.consumed, Some(now), None);
+                v1::Credit { lane: lane.to_wire(), consumed: account.consumed, window }
+            })
+            .collect()
     }
 }
 
@@ -67,20 +83,38 @@ impl Meter {
 mod tests {
     use super::*;
 
+    fn told(meter: &mut Meter, now: Instant) -> Vec<(Lane, u64)> {
+        let credits = meter.credits(now);
+        credits.iter().map(|credit| (Lane::from_wire(credit.lane).unwrap(), credit.consumed)).collect()
+    }
+
     #[test]
-    fn credit_is_due_at_a_quarter_of_the_window_or_after_a_while() {
-        let (mut meter, start) = (Meter::new(400), Instant::now());
-        meter.consumed(Lane::Urgent, 1_000, start);
-        meter.consumed(Lane::Bulk, 99, start);
-        assert!(meter.credits(start).is_empty());
-        assert_eq!(meter.due(), Some(start + CREDIT_AFTER));
+    fn credit_is_due_at_a_quarter_of_the_window() {
+        let (mut meter, start) = (Meter::new(40_000), Instant::now());
+        meter.consumed(Lane::Urgent, 100_000, start);
+        meter.consumed(Lane::Bulk, 9_999, start);
+        assert_eq!(told(&mut meter, start), []);
         meter.consumed(Lane::Bulk, 1, start);
-        meter.consumed(Lane::Normal, 5, start);
-        let told: Vec<_> = meter.credits(start).iter().map(|credit| (credit.lane, credit.consumed)).collect();
-        assert_eq!(told, [(Lane::Bulk.to_wire(), 100)]);
-        let told: Vec<_> =
-            meter.credits(start + CREDIT_AFTER).iter().map(|credit| (credit.lane, credit.consumed)).collect();
-        assert_eq!(told, [(Lane::Normal.to_wire(), 5)]);
+        assert_eq!(told(&mut meter, start), [(Lane::Bulk, 10_000)]);
         assert_eq!(meter.due(), None);
+    }
+
+    #[test]
+    fn credit_is_due_after_a_while_unless_it_is_little() {
+        let (mut meter, start) = (Meter::new(1 << 20), Instant::now());
+        meter.consumed(Lane::Normal, UNCOUNTED as usize - 1, start);
+        assert_eq!(meter.due(), None);
+        meter.consumed(Lane::Normal, 1, start);
+        assert_eq!(meter.due(), Some(start + WITHIN));
+        assert_eq!(told(&mut meter, start + WITHIN), [(Lane::Normal, UNCOUNTED)]);
+    }
+
+    #[test]
+    fn much_is_told_soon_and_not_at_once() {
+        let (mut meter, start) = (Meter::new(1 << 20), Instant::now());
+        meter.consumed(Lane::Bulk, WORTH as usize, start);
+        assert_eq!(told(&mut meter, start), [(Lane::Bulk, WORTH)]);
+        meter.consumed(Lane::Bulk, WORTH as usize, start);
+        assert_eq!(meter.due(), Some(start + APART));
     }
 }
