@@ -13,8 +13,9 @@ const ROOM = 'demo';
 const USER_KEY = 'lanecast.user';
 /** Messages from before that a new tab shows. */
 const BEFORE = 50;
-const BURST_BLOCKS = 60;
-const BLOCK_BYTES = 4096;
+/** Blocks are short, so that a call on a bad network waits for one only briefly. */
+const BURST_BLOCKS = 200;
+const BLOCK_BYTES = 1024;
 
 interface Description {
   development: boolean;

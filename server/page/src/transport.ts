@@ -7,7 +7,7 @@ const CHOICE_KEY = 'lanecast.transport';
 const NAMES: Record<TransportName, string> = { webtransport: 'WebTransport', websocket: 'WebSocket' };
 const SENTENCES: Record<TransportName, string> = {
   webtransport: 'A stream for each lane, datagrams for cursors.',
-  websocket: 'One pipe for all lanes, the higher first.',
+  websocket: 'One pipe that the lanes share, the higher first.',
 };
 
 /** Why this page cannot choose WebTransport; undefined: it can. */

@@ -2,12 +2,18 @@
 import { type Client, type GapItem, LANES, positionText, type Subscription } from '@lanecast/client';
 import type { Cable } from './cable.js';
 import { byId, clock, duration, make, plural, setText } from './dom.js';
+import { Queues } from './queues.js';
 import type { Transports } from './transport.js';
 
 /** How long a cut lasts at most, so that something can be missed. */
 const CUT_MS = 8_000;
 /** Bytes per second of the bad network. */
-const BAD_RATE = 4_000;
+const BAD_RATE = 8_000;
+/** What the second switch says of what it does. */
+const QUEUE_HINTS = {
+  lanes: 'Off: lanes. A call overtakes the burst.',
+  one: 'Everything towards this tab in one order, as without lanes: a call waits for the burst.',
+};
 const STORY_MAX = 6;
 const GAPS_MAX = 50;
 
@@ -53,9 +59,10 @@ export class Wire {
   /** Follows the client and its subscription until `signal` aborts. */
   run(subscription: Subscription, development: boolean, signal: AbortSignal): void {
     const options = { signal };
-    byId('bad-row').hidden = !development;
+    for (const id of ['bad-row', 'queues-card']) byId(id).hidden = !development;
+    if (development) new Queues(byId('queues')).run(() => this.connection, signal);
     byId('cut').addEventListener('click', () => this.cut(), options);
-    byId('bad').addEventListener('change', () => void this.rate(), options);
+    for (const id of ['bad', 'queue']) byId(id).addEventListener('change', () => void this.rate(), options);
     const draw = () => this.draw(subscription);
     const timer = setInterval(draw, 250);
     const off = [this.client.onState(() => this.changed()), subscription.onState(() => this.roomChanged(subscription))];
@@ -137,20 +144,28 @@ export class Wire {
     while (story.childElementCount > STORY_MAX) story.lastElementChild?.remove();
   }
 
-  /** Sets the rate of the present connection to what the switch says. */
-  private async rate(): Promise<void> {
+  /** Id of the present connection. */
+  private get connection(): string | undefined {
     const { state } = this.client;
-    const bad = byId<HTMLInputElement>('bad').checked;
+    return state.name === 'connected' ? state.connectionId : undefined;
+  }
+
+  /** Makes the network of the present connection what the switches say. */
+  private async rate(): Promise<void> {
+    const [bad, oneQueue] = ['bad', 'queue'].map((id) => byId<HTMLInputElement>(id).checked);
     document.body.classList.toggle('bad-network', bad);
-    if (state.name !== 'connected') return;
-    const wanted = `${state.connectionId} ${bad}`;
-    // A new connection begins without a limit.
-    if (wanted === this.rated || (!bad && !this.rated.startsWith(`${state.connectionId} `))) return;
+    setText(byId('queue-hint'), oneQueue ? QUEUE_HINTS.one : QUEUE_HINTS.lanes);
+    const { connection } = this;
+    if (!connection) return;
+    const wanted = `${connection} ${bad} ${oneQueue}`;
+    // A new connection begins without a limit, and with lanes.
+    const begun = this.rated.startsWith(`${connection} `) || bad || oneQueue;
+    if (wanted === this.rated || !begun) return;
     this.rated = wanted;
-    const body = JSON.stringify({ bytes_per_second: bad ? BAD_RATE : null });
-    const path = `/v1/dev/connections/${encodeURIComponent(state.connectionId)}/rate`;
+    const body = JSON.stringify({ bytes_per_second: bad ? BAD_RATE : null, oneQueue });
+    const path = `/v1/dev/connections/${encodeURIComponent(connection)}/rate`;
     const answer = await fetch(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
-    if (!answer.ok) this.tell(`The node did not set the rate: ${answer.status}.`);
+    if (!answer.ok) this.tell(`The node did not change the network: ${answer.status}.`);
   }
 
   private drawState(subscription?: Subscription): void {

@@ -108,13 +108,14 @@ test('on a bad network a call overtakes the bulk burst', async () => {
   assert.equal((await limited).status(), 204);
   await ben.at('bulk').click();
   await ann.at('bulk-line').waitFor();
+  await ann.until(async () => / KB$/.test(await ann.at('queued-bulk').textContent()), 'what waits at the node');
   await ben.at('call').click();
   await ann.until(async () => (await ann.at('call-line').count()) === calls + 1, 'the call', 8000);
   const share = Number(await ann.page.locator('[role=progressbar]').getAttribute('aria-valuenow'));
   assert.ok(share < 100, `the call came when the burst stood at ${share} %`);
   await ann.page.getByTestId('bad').uncheck();
-  await ann.until(async () => (await ann.at('bulk-line').textContent()).includes('60 of 60'), 'the whole burst', 20_000);
-  await ann.until(async () => (await ann.at('position').getAttribute('data-position')).endsWith('-60'), 'the position');
+  await ann.until(async () => (await ann.at('bulk-line').textContent()).includes('200 of 200'), 'the whole burst', 20_000);
+  await ann.until(async () => (await ann.at('position').getAttribute('data-position')).endsWith('-200'), 'the position');
   assert.equal(await ann.number('gaps'), 0);
 });
 
