@@ -35,14 +35,16 @@ pub trait Transport: Send {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received>;
 
     /// The lanes of which it takes outputs now. What is handed over can no longer be reordered, so a lane whose last
-    /// output is not written takes no further one; a pipe is one lane in this.
+    /// output is not written takes no further one; a pipe is one lane in this. Control and urgent are taken whenever
+    /// something can be written at all, the other lanes only while they would not wait in a queue beyond this one.
     fn takes(&self) -> Lanes;
 
     /// Takes outputs of the lanes that it [`takes`](Self::takes) while they fit into one write of about `bytes_max`, in
     /// the order given; returns their bytes, 0 if there was nothing to send.
     fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize;
 
-    /// Whether something was handed over that is not written, or whose end has to be waited for.
+    /// Whether something was handed over that is not written, or whose end has to be waited for, or lanes that were asked
+    /// for could not be taken.
     fn is_busy(&self) -> bool;
 
     /// Drives what was handed over: `Ready(Ok)` each time some of it got through, so that it may take more. To be called
@@ -51,6 +53,15 @@ pub trait Transport: Send {
     /// # Errors
     /// If the peer is gone.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>>;
+
+    /// Bytes that the path to the client carries, as far as this transport sees it; `None`: it does not, or what it sees
+    /// ends at a proxy.
+    fn window(&self) -> Option<u64> {
+        None
+    }
+
+    /// Switches off, and on again, what keeps the queues beyond this one short: for comparison.
+    fn set_paced(&mut self, _is_paced: bool) {}
 
     /// Begins to close with a code of the table; flush as after [`Self::send`], then wait for [`Received::Closed`].
     /// Dropping it closes at once.

@@ -16,6 +16,8 @@ use super::web::{self, Web};
 pub(super) struct Link {
     kind: Kind,
     datagrams: BoxFuture<'static, Option<Bytes>>,
+    /// Whether QUIC is told which lanes go first.
+    pub(super) is_prioritized: bool,
 }
 
 enum Kind {
@@ -27,11 +29,11 @@ enum Kind {
 impl Link {
     pub(super) fn quic(connection: Connection) -> Self {
         let (accept, datagrams) = (accept_uni(&connection), read_datagram(&connection));
-        Self { kind: Kind::Quic(connection, accept), datagrams }
+        Self { kind: Kind::Quic(connection, accept), datagrams, is_prioritized: true }
     }
 
     pub(super) fn web(web: Web) -> Self {
-        Self { datagrams: read_datagram(web.connection()), kind: Kind::Web(Box::new(web)) }
+        Self { datagrams: read_datagram(web.connection()), kind: Kind::Web(Box::new(web)), is_prioritized: true }
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -11,6 +11,7 @@
 
 mod link;
 mod outgoing;
+mod share;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lanecast_pacing::quic::Pacing;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::session::Now;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
@@ -30,7 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::link::Link;
-use self::streams::StreamsTransport;
+use self::streams::{SEND_WINDOW_BYTES, StreamsTransport};
 use crate::admission::AddressSlot;
 use crate::node::Node;
 use crate::session::{self, Connection};
@@ -54,17 +56,14 @@ const CLIENT_BIDI_STREAMS_MAX: u32 = 2;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes of all streams together.
 const RECEIVE_WINDOW_BYTES: u32 = 512 * 1024;
-/// Bytes that were sent and are not acknowledged, of all streams together: the memory that a slow client holds, and the
-/// most that is under way, 40 Mbit/s at 50 ms.
-const SEND_WINDOW_BYTES: u64 = 256 * 1024;
 /// By how many later packets one may be overtaken before it counts as lost. Three, the usual number, takes every path that
 /// reorders for one that loses: with 2 % loss and 20 ms of jitter 10,000 events took 37 s instead of 23 s. What really
 /// was lost still shows by its time.
 const REORDERED_PACKETS: u32 = 64;
 /// After how many round trips a packet that was overtaken counts as lost.
 const LOST_AFTER_ROUND_TRIPS: f32 = 1.5;
-/// Bytes of datagrams that wait to be sent: a few, since only our own queues can conflate and expire signals.
-const DATAGRAM_SEND_BYTES: usize = 16 * 1024;
+/// Bytes of datagrams that wait to be sent: four of full size, since only our own queues can conflate and expire signals.
+const DATAGRAM_SEND_BYTES: usize = 4 * 1_200;
 /// Bytes of datagrams that came and were not read; beyond it the oldest is lost, as a datagram may be.
 const DATAGRAM_RECEIVE_BYTES: usize = 64 * 1024;
 /// By how much QUIC's own idle time-out is longer than the session's, which says why it closes.
@@ -99,11 +98,7 @@ impl QuicListener {
     /// # Errors
     /// If the address cannot be had, or the node has no certificate.
     pub fn bind(node: Arc<Node>, address: SocketAddr, http_port: u16) -> io::Result<Self> {
-        let tls = node.tls.as_ref().ok_or_else(|| io::Error::other("QUIC needs a certificate"))?;
-        let crypto = QuicServerConfig::try_from(tls.server_config(&[RAW, HTTP_3])).map_err(io::Error::other)?;
-        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport(&node)));
-        let endpoint = Endpoint::server(config, address)?;
+        let endpoint = Endpoint::server(server_config(&node)?, address)?;
         let address = endpoint.local_addr()?;
         let slots = Arc::new(Semaphore::new(node.config.listen.connections_max));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -165,6 +160,14 @@ impl QuicListener {
     }
 }
 
+fn server_config(node: &Node) -> io::Result<ServerConfig> {
+    let tls = node.tls.as_ref().ok_or_else(|| io::Error::other("QUIC needs a certificate"))?;
+    let crypto = QuicServerConfig::try_from(tls.server_config(&[RAW, HTTP_3])).map_err(io::Error::other)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(node)));
+    Ok(config)
+}
+
 fn transport(node: &Node) -> TransportConfig {
     let idle = Duration::from_millis(node.config.heartbeat.idle_close_ms.into()) + IDLE_MARGIN;
     let mut transport = TransportConfig::default();
@@ -178,7 +181,9 @@ fn transport(node: &Node) -> TransportConfig {
         .time_threshold(LOST_AFTER_ROUND_TRIPS)
         .datagram_send_buffer_size(DATAGRAM_SEND_BYTES)
         .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BYTES))
+        // Else what is written last would be sent first.
         .send_fairness(true)
+        .congestion_controller_factory(Arc::new(Pacing::default()))
         // Bounds of the option keep it below what QUIC can say.
         .max_idle_timeout(idle.try_into().ok());
     transport

@@ -32,6 +32,22 @@ pub(super) struct Outgoing {
     ends: bool,
     /// Its end is on the way.
     ended: bool,
+    is_prioritized: bool,
+}
+
+/// What the connection took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Something got through, if only an end.
+    pub(super) is_some: bool,
+    pub(super) bytes: usize,
+}
+
+impl Progress {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.is_some = true;
+        self.bytes += bytes;
+    }
 }
 
 /// How much of a stream got through.
@@ -46,7 +62,7 @@ pub(super) enum Written {
 impl Outgoing {
     /// The node's half of the bidirectional stream.
     pub(super) fn control(stream: SendStream) -> Self {
-        Self::begin(Stream::Open(stream), Purpose::Control, Bytes::new())
+        Self::begin(Stream::Open(stream), Purpose::Control, Bytes::new(), true)
     }
 
     /// A new unidirectional stream, opened as soon as the peer allows one.
@@ -54,23 +70,38 @@ impl Outgoing {
         Self::open_now(link, purpose).unwrap_or_else(|| {
             let connection = link.connection().clone();
             let opening = async move { connection.open_uni().await }.boxed();
-            Self::begin(Stream::Opening(opening), purpose, link.preamble())
+            Self::begin(Stream::Opening(opening), purpose, link.preamble(), link.is_prioritized)
         })
     }
 
     /// A new unidirectional stream, if the peer allows one now.
     pub(super) fn open_now(link: &Link, purpose: Purpose) -> Option<Self> {
         let stream = link.connection().open_uni().now_or_never()?.ok()?;
-        Some(Self::begin(Stream::Open(stream), purpose, link.preamble()))
+        Some(Self::begin(Stream::Open(stream), purpose, link.preamble(), link.is_prioritized))
     }
 
-    fn begin(mut stream: Stream, purpose: Purpose, preamble: Bytes) -> Self {
-        if let Stream::Open(stream) = &mut stream {
-            // Fails on streams that are closed, which this one is not.
-            let _ = stream.set_priority(priority(purpose.lane()));
-        }
+    fn begin(stream: Stream, purpose: Purpose, preamble: Bytes, is_prioritized: bool) -> Self {
         let pending = [preamble, purpose.header()].into_iter().filter(|part| !part.is_empty()).collect();
-        Self { stream, purpose, pending, ends: false, ended: false }
+        let outgoing = Self { stream, purpose, pending, ends: false, ended: false, is_prioritized };
+        outgoing.prioritize();
+        outgoing
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.purpose.lane()
+    }
+
+    /// Says whether QUIC is told that its lane goes before others.
+    pub(super) fn set_prioritized(&mut self, is_prioritized: bool) {
+        self.is_prioritized = is_prioritized;
+        self.prioritize();
+    }
+
+    fn prioritize(&self) {
+        if let Stream::Open(stream) = &self.stream {
+            // Fails on streams that have ended, whose order does not matter.
+            let _ = stream.set_priority(if self.is_prioritized { priority(self.lane()) } else { 0 });
+        }
     }
 
     pub(super) fn push(&mut self, record: Bytes) {
@@ -104,23 +135,18 @@ impl Outgoing {
         Some(async move { stopped.await.map(drop) }.boxed())
     }
 
-    /// Writes what waits, and the end. `progress` is set if the connection took something.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Poll<Result<Written, Gone>> {
-        let stream = loop {
-            match &mut self.stream {
-                Stream::Open(stream) => break stream,
-                Stream::Opening(opening) => {
-                    let stream = ready!(opening.poll_unpin(cx)).map_err(|_| Gone)?;
-                    let _ = stream.set_priority(priority(self.purpose.lane()));
-                    self.stream = Stream::Open(stream);
-                }
-            }
-        };
+    /// Writes what waits, and the end.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, progress: &mut Progress) -> Poll<Result<Written, Gone>> {
+        if let Stream::Opening(opening) = &mut self.stream {
+            self.stream = Stream::Open(ready!(opening.poll_unpin(cx)).map_err(|_| Gone)?);
+            self.prioritize();
+        }
+        let Stream::Open(stream) = &mut self.stream else { return Poll::Pending };
         while !self.pending.is_empty() {
             let taken = ready!(pin!(stream.write_chunks(self.pending.make_contiguous())).poll(cx));
             match taken {
                 Ok(written) => {
-                    *progress = true;
+                    progress.add(written.bytes);
                     self.pending.drain(..written.chunks);
                 }
                 Err(WriteError::Stopped(_)) => {
@@ -134,7 +160,7 @@ impl Outgoing {
         self.pending.shrink_to(4);
         if self.ends && !self.ended {
             self.ended = true;
-            *progress = true;
+            progress.add(0);
             // Fails if the peer stopped the stream, which its acknowledgement shows.
             let _ = stream.finish();
         }
@@ -142,7 +168,12 @@ impl Outgoing {
     }
 }
 
-/// quinn sends strictly by priority; between lanes this is the order of the outbox.
+/// quinn sends strictly by priority, and streams of one priority in turns. Control and urgent go before all others, which
+/// share the path by what is written of them: a strict order would starve the last.
 fn priority(lane: Lane) -> i32 {
-    4 - lane.index() as i32
+    match lane {
+        Lane::Control => 2,
+        Lane::Urgent => 1,
+        Lane::Normal | Lane::Signal | Lane::Bulk => 0,
+    }
 }

@@ -1,11 +1,14 @@
 //! A connection with streams and datagrams as the node's sessions see it.
 
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use lanecast_pacing::quic::{Figures, Meter};
 use lanecast_protocol::binding::{Piece, Purpose, Sender, StreamId, StreamReader, Target};
 use lanecast_protocol::codec::{self, CodecError};
 use lanecast_protocol::codes::Code;
@@ -13,8 +16,11 @@ use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::Output;
 use quinn::{ReadError, RecvStream, SendDatagramError, SendStream};
 
+use tokio::time::{Sleep, sleep};
+
 use super::link::{Link, poll_chunk};
-use super::outgoing::{Outgoing, Written};
+use super::outgoing::{Outgoing, Progress, Written};
+use super::share::Share;
 use crate::transport::{Gone, Received, Source, Transport};
 
 /// Bytes that are taken of the session at once, unless a single record is longer: what is handed over can no longer be
@@ -22,6 +28,27 @@ use crate::transport::{Gone, Received, Source, Transport};
 const WRITE_BYTES: usize = 16 * 1024;
 /// Bytes of a stream that are read at once.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes of all streams that were written and are not acknowledged: the memory that a slow client holds.
+pub(super) const SEND_WINDOW_BYTES: u64 = SHARED_WINDOW_BYTES_MAX + 64 * 1024;
+/// How much of it lanes other than control and urgent may use, so that those always find room: at most, the most that is
+/// under way, 40 Mbit/s at 50 ms, and at least.
+const SHARED_WINDOW_BYTES_MAX: u64 = 256 * 1024;
+const SHARED_WINDOW_BYTES_MIN: u64 = 16 * 1024;
+/// How much of it they use, in congestion windows. One is under way. While a lost packet is repeated, quinn keeps what came
+/// behind it on its stream, one and a half round trips until the loss shows and one until its end.
+const SHARED_WINDOWS: u64 = 3;
+/// Steps in which quinn is told, since each takes its lock.
+const SHARED_WINDOW_STEP: u64 = 4 * 1024;
+/// What fits into a packet: with less room than that the path is full.
+const PACKET_BYTES: u64 = 1_500;
+/// Parts of a full path: urgent before all others (LC-LANE-006), signals, whose datagrams go before all streams, and normal
+/// before bulk. By the weights of the outbox.
+const URGENT_SHARE: Share = Share::new(50, 64 * 1024);
+const SIGNAL_SHARE: Share = Share::new(28, 8 * 1024);
+const NORMAL_SHARE: Share = Share::new(80, 16 * 1024);
+/// How soon a lane that has used up its share looks again whether the path is still full.
+const SHARE_AGAIN: Duration = Duration::from_millis(5);
 
 type Sending = BoxFuture<'static, Result<(), SendDatagramError>>;
 type Ended = BoxFuture<'static, StreamId>;
@@ -37,7 +64,7 @@ pub(super) struct StreamsTransport {
     control_reader: StreamReader,
     incoming: Vec<(RecvStream, StreamReader)>,
     sender: Sender,
-    /// Control, and the ordered streams of lanes once something went there.
+    /// Control, and the ordered streams of lanes once something went there, in the order of the lanes.
     lanes: Vec<(Lane, Outgoing)>,
     /// The ordered stream of lane urgent.
     urgent: Option<(StreamId, Outgoing)>,
@@ -46,6 +73,15 @@ pub(super) struct StreamsTransport {
     ends: FuturesUnordered<Ended>,
     /// A datagram for which there was no room.
     datagram: Option<Sending>,
+    /// The congestion controller; `None`: another than ours.
+    meter: Option<Meter>,
+    is_paced: bool,
+    /// What quinn takes now.
+    send_window: u64,
+    urgent_share: Share,
+    signal_share: Share,
+    normal_share: Share,
+    again: Option<Pin<Box<Sleep>>>,
     code: Option<Code>,
 }
 
@@ -65,6 +101,13 @@ impl StreamsTransport {
             ending: Vec::new(),
             ends: FuturesUnordered::new(),
             datagram: None,
+            meter: Meter::of(link.connection()),
+            is_paced: true,
+            send_window: SEND_WINDOW_BYTES,
+            urgent_share: URGENT_SHARE,
+            signal_share: SIGNAL_SHARE,
+            normal_share: NORMAL_SHARE,
+            again: None,
             code: None,
             link,
         }
@@ -186,6 +229,7 @@ impl StreamsTransport {
             Target::Datagram => {
                 let connection = self.link.connection().clone();
                 let datagram = self.link.datagram(record);
+                self.earn(datagram.len());
                 if connection.datagram_send_buffer_space() >= datagram.len() {
                     // What the path does not take any more is lost, as datagrams may be.
                     let _ = connection.send_datagram(datagram);
@@ -197,10 +241,10 @@ impl StreamsTransport {
     }
 
     fn lane(&mut self, lane: Lane) -> &mut Outgoing {
-        let at = self.lanes.iter().position(|(known, _)| *known == lane).unwrap_or_else(|| {
-            self.lanes.push((lane, Outgoing::open(&self.link, Purpose::Lane(lane))));
-            self.lanes.len() - 1
-        });
+        let at = self.lanes.partition_point(|(known, _)| known.index() < lane.index());
+        if self.lanes.get(at).is_none_or(|(known, _)| *known != lane) {
+            self.lanes.insert(at, (lane, Outgoing::open(&self.link, Purpose::Lane(lane))));
+        }
         &mut self.lanes[at].1
     }
 
@@ -227,11 +271,45 @@ impl StreamsTransport {
         }
     }
 
-    /// Writes all streams as far as the connection takes it.
-    fn write_all(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Result<(), Gone> {
+    /// Writes all streams as far as the connection takes it: control and urgent first, and into room that the others may
+    /// not use.
+    fn write_all(&mut self, cx: &mut Context<'_>, progress: &mut Progress) -> Result<(), Gone> {
+        let first = [Lane::Control, Lane::Urgent];
+        self.write_lanes(&first, cx, progress)?;
+        if self.outgoing().any(|outgoing| first.contains(&outgoing.lane()) && outgoing.is_pending()) {
+            self.set_send_window(SEND_WINDOW_BYTES);
+            self.write_lanes(&first, cx, progress)?;
+        }
+        if self.is_holding() {
+            self.set_send_window(self.shared_window());
+            let is_bulk_waiting = self.is_waiting(Lane::Bulk);
+            if is_bulk_waiting && self.normal_share.is_spent() && self.is_paced {
+                self.write_lanes(&[Lane::Bulk], cx, progress)?;
+            }
+            let mut normal = Progress::default();
+            self.write_lanes(&[Lane::Normal], cx, &mut normal)?;
+            if is_bulk_waiting {
+                self.normal_share.spend(normal.bytes);
+            }
+            progress.is_some |= normal.is_some;
+            progress.bytes += normal.bytes;
+            self.write_lanes(&[Lane::Signal, Lane::Bulk], cx, progress)?;
+        }
+        if let Some(sending) = &mut self.datagram
+            && sending.poll_unpin(cx).is_ready()
+        {
+            progress.add(0);
+            self.datagram = None;
+        }
+        self.earn(progress.bytes);
+        Ok(())
+    }
+
+    fn write_lanes(&mut self, lanes: &[Lane], cx: &mut Context<'_>, progress: &mut Progress) -> Result<(), Gone> {
+        let is_due = |outgoing: &Outgoing| lanes.contains(&outgoing.lane()) && outgoing.is_pending();
         let ordered = self.urgent.as_mut().map(|(_, outgoing)| outgoing);
         for outgoing in self.lanes.iter_mut().map(|(_, outgoing)| outgoing).chain(ordered) {
-            if outgoing.is_pending()
+            if is_due(outgoing)
                 && let Poll::Ready(Written::Stopped) = outgoing.poll_write(cx, progress)?
             {
                 // Lanes are not a client's to refuse.
@@ -239,10 +317,7 @@ impl StreamsTransport {
             }
         }
         for (stream, outgoing) in &mut self.ending {
-            if !outgoing.is_pending() {
-                continue;
-            }
-            if outgoing.poll_write(cx, progress)?.is_ready() {
+            if is_due(outgoing) && outgoing.poll_write(cx, progress)?.is_ready() {
                 let stream = *stream;
                 let end = outgoing.acknowledged();
                 self.ends.push(
@@ -257,19 +332,99 @@ impl StreamsTransport {
                 );
             }
         }
-        if let Some(sending) = &mut self.datagram
-            && sending.poll_unpin(cx).is_ready()
-        {
-            *progress = true;
-            self.datagram = None;
-        }
         Ok(())
     }
 
+    // Pacing.
+
+    fn outgoing(&self) -> impl Iterator<Item = &Outgoing> {
+        let ordered = self.urgent.iter().chain(&self.ending).map(|(_, outgoing)| outgoing);
+        self.lanes.iter().map(|(_, outgoing)| outgoing).chain(ordered)
+    }
+
+    fn is_waiting(&self, lane: Lane) -> bool {
+        self.outgoing().any(|outgoing| outgoing.lane() == lane && outgoing.is_pending())
+    }
+
+    /// Whether a lane that shares the path waits for room on it.
+    fn is_holding(&self) -> bool {
+        [Lane::Normal, Lane::Signal, Lane::Bulk].into_iter().any(|lane| self.is_waiting(lane))
+    }
+
+    fn figures(&self) -> Option<Figures> {
+        self.meter.as_ref().map(|meter| meter.clone().read(self.link.connection()))
+    }
+
+    /// What lanes other than control and urgent may have in QUIC, bytes.
+    fn shared_window(&self) -> u64 {
+        match self.figures() {
+            Some(figures) if self.is_paced => {
+                let bytes = figures.window.saturating_mul(SHARED_WINDOWS);
+                bytes.clamp(SHARED_WINDOW_BYTES_MIN, SHARED_WINDOW_BYTES_MAX).next_multiple_of(SHARED_WINDOW_STEP)
+            }
+            _ => SHARED_WINDOW_BYTES_MAX,
+        }
+    }
+
+    fn set_send_window(&mut self, bytes: u64) {
+        if self.send_window != bytes {
+            self.send_window = bytes;
+            self.link.connection().set_send_window(bytes);
+        }
+    }
+
+    fn earn(&mut self, bytes: usize) {
+        for share in [&mut self.urgent_share, &mut self.signal_share, &mut self.normal_share] {
+            share.earn(bytes);
+        }
+    }
+
+    /// Lanes that go first take no more than their share while others wait for a path that is full.
+    fn charge(&mut self, output: &Output) {
+        let is_holding = self.is_holding();
+        let share = match output.lane {
+            Lane::Urgent => &mut self.urgent_share,
+            Lane::Signal => &mut self.signal_share,
+            _ => return,
+        };
+        if is_holding {
+            share.spend(output.record.len());
+        }
+    }
+
+    /// The lanes but those that have used up their share.
+    fn without_spent(&self, mut lanes: Lanes) -> Lanes {
+        let shares = [(Lane::Urgent, &self.urgent_share), (Lane::Signal, &self.signal_share)];
+        let is_full = |figures: Figures| figures.in_flight + PACKET_BYTES > figures.window;
+        if shares.iter().any(|(_, share)| share.is_spent())
+            && self.is_paced
+            && self.is_holding()
+            && self.figures().is_some_and(is_full)
+        {
+            for (lane, _) in shares.into_iter().filter(|(_, share)| share.is_spent()) {
+                lanes = lanes.without(lane);
+            }
+        }
+        lanes
+    }
+
+    /// Resolves from time to time while a lane has used up its share, since the path may be full no more: a stream that
+    /// waits for the client, and not for the path, tells nothing.
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.without_spent(Lanes::ALL) == Lanes::ALL {
+            self.again = None;
+            return Poll::Pending;
+        }
+        let again = self.again.get_or_insert_with(|| Box::pin(sleep(SHARE_AGAIN)));
+        std::task::ready!(again.as_mut().poll(cx));
+        self.again = None;
+        Poll::Ready(())
+    }
+
     /// Takes the ends that were acknowledged.
-    fn take_ends(&mut self, cx: &mut Context<'_>, progress: &mut bool) {
+    fn take_ends(&mut self, cx: &mut Context<'_>, progress: &mut Progress) {
         while let Poll::Ready(Some(stream)) = self.ends.poll_next_unpin(cx) {
-            *progress = true;
+            progress.add(0);
             self.ending.retain(|(id, _)| *id != stream);
             self.sender.acknowledged(stream);
             while let Some((output, target)) = self.sender.release() {
@@ -300,15 +455,17 @@ impl Transport for StreamsTransport {
         for (lane, _) in self.lanes.iter().filter(|(_, outgoing)| outgoing.is_pending()) {
             lanes = lanes.without(*lane);
         }
+        if self.urgent.as_ref().is_some_and(|(_, outgoing)| outgoing.is_pending()) {
+            lanes = lanes.without(Lane::Urgent);
+        }
         // Signals that wait for a stream conflate where they are now; so do those that wait for a datagram.
-        let waits = self.ending.iter().any(|(_, outgoing)| outgoing.is_pending());
-        if waits || self.urgent.as_ref().is_some_and(|(_, outgoing)| outgoing.is_pending()) {
-            lanes = lanes.without(Lane::Urgent).without(Lane::Signal);
+        for (_, outgoing) in self.ending.iter().filter(|(_, outgoing)| outgoing.is_pending()) {
+            lanes = lanes.without(outgoing.lane());
         }
         if self.datagram.is_some() {
             lanes = lanes.without(Lane::Signal);
         }
-        lanes
+        self.without_spent(lanes)
     }
 
     fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize {
@@ -328,6 +485,7 @@ impl Transport for StreamsTransport {
                 break;
             };
             bytes += output.record.len();
+            self.charge(&output);
             if let Some((output, target)) = self.sender.offer(output, datagram_bytes) {
                 self.put(output, target);
             }
@@ -342,10 +500,26 @@ impl Transport for StreamsTransport {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        let mut progress = false;
+        let mut progress = Progress::default();
         self.write_all(cx, &mut progress)?;
         self.take_ends(cx, &mut progress);
-        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if progress.is_some || self.poll_again(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn window(&self) -> Option<u64> {
+        self.figures().map(|figures| figures.window)
+    }
+
+    fn set_paced(&mut self, is_paced: bool) {
+        self.is_paced = is_paced;
+        self.link.is_prioritized = is_paced;
+        if let Some(meter) = &mut self.meter {
+            meter.set_paced(is_paced);
+        }
+        let ordered = self.urgent.iter_mut().chain(&mut self.ending).map(|(_, outgoing)| outgoing);
+        for outgoing in self.lanes.iter_mut().map(|(_, outgoing)| outgoing).chain(ordered) {
+            outgoing.set_prioritized(is_paced);
+        }
     }
 
     fn start_close(&mut self, code: Code) {

@@ -1,6 +1,8 @@
 //! The endpoint over real sockets, met by a client that holds streams in its hands.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use lanecast_protocol::binding::{Piece, Purpose, StreamReader};
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lane;
+use lanecast_protocol::outbox::{Output, Route};
 use lanecast_protocol::v1::frame::Body;
 use lanecast_protocol::v1::{self, start};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -16,11 +19,14 @@ use tokio::sync::mpsc;
 use wtransport::endpoint::ConnectOptions;
 use wtransport::tls::Sha256Digest;
 
+use super::link::Link;
+use super::streams::StreamsTransport;
 use super::web;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::testing::Running;
 use crate::tls::testing::client;
+use crate::transport::Transport;
 
 const LIMIT: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
@@ -114,12 +120,15 @@ fn web_client(running: &Running) -> wtransport::Endpoint<wtransport::endpoint::e
 }
 
 async fn dial(running: &Running, alpn: &[u8]) -> quinn::Connection {
-    let address = running.node.quic_address.get().unwrap();
+    dial_at(running, *running.node.quic_address.get().unwrap(), alpn).await
+}
+
+async fn dial_at(running: &Running, address: SocketAddr, alpn: &[u8]) -> quinn::Connection {
     let certificate = running.node.tls.as_ref().unwrap().certificate();
     let crypto = QuicClientConfig::try_from(client(&certificate, &[alpn])).unwrap();
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-    endpoint.connect(*address, "localhost").unwrap().await.unwrap()
+    endpoint.connect(address, "localhost").unwrap().await.unwrap()
 }
 
 async fn connect(running: &Running, kind: Kind) -> Peer {
@@ -587,4 +596,43 @@ async fn requests_are_answered_by_what_they_ask() {
             assert_eq!(closed_by_http(&connection).await, 0x100, "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_full_lane_leaves_room_for_those_above() {
+    // LC-LANE-005
+    let running = start(|_| {}).await;
+    let endpoint =
+        quinn::Endpoint::server(super::server_config(&running.node).unwrap(), "127.0.0.1:0".parse().unwrap()).unwrap();
+    let (connection, accepted) = tokio::join!(dial_at(&running, endpoint.local_addr().unwrap(), super::RAW), async {
+        endpoint.accept().await.unwrap().await.unwrap()
+    });
+    let (mut control, _reads) = connection.open_bi().await.unwrap();
+    control.write_chunk(Purpose::Control.header()).await.unwrap();
+    let mut link = Link::quic(accepted);
+    let control = link.accept_control().await.unwrap();
+    let mut transport = StreamsTransport::new(link, control, LIMIT);
+    // From here on the connection has no turn, so that nothing is sent and nothing acknowledged.
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut fill = |transport: &mut StreamsTransport, lane: Lane, route: Route| {
+        let (mut bytes, record) = (0, codec::encode_body(1, publish("r", v1::Lane::Bulk, 1, &"x".repeat(4_000))));
+        while transport.takes().contains(lane) && bytes < 1_000_000 {
+            bytes += transport.send(4_096, &mut |lanes| {
+                lanes.contains(lane).then(|| Output { route, lane, record: record.clone(), waited_ms: 0 })
+            });
+            let _ = transport.poll_flush(&mut cx);
+        }
+        bytes as u64
+    };
+    let window = transport.window().unwrap();
+    let bulk = fill(&mut transport, Lane::Bulk, Route::Stream(Lane::Bulk));
+    assert!((2 * window..4 * window).contains(&bulk), "{bulk} of {window}");
+    assert!(transport.is_busy() && transport.poll_flush(&mut Context::from_waker(Waker::noop())).is_pending());
+    let normal = fill(&mut transport, Lane::Normal, Route::Stream(Lane::Normal));
+    assert!(normal < 10_000, "{normal}");
+    let urgent = fill(&mut transport, Lane::Urgent, Route::Stream(Lane::Urgent));
+    assert!(urgent > 64 * 1024, "{urgent}");
+    assert!(transport.takes().contains(Lane::Control));
+    transport.set_paced(false);
+    assert!(matches!(transport.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Pending), "all room is used");
 }
