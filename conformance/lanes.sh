@@ -185,7 +185,7 @@ END
     # What one run leaves behind is gone with its namespaces' processes.
     "$netlab" $limits --loss "$loss" --seed "$seed" --ready "$port" --timeout $((seconds + 90)) \
         "${also[@]}" --also-server "$work/near.sh" --server "$work/node.sh" --client "$work/far.sh" >"$work/netlab.log" 2>&1 ||
-        { echo "$row seed $seed failed:" >&2; tail -5 "$work/netlab.log" "$work/node.log" >&2; rm -f "$file"; }
+        { echo "$row seed $seed failed:" >&2; tail -n 5 "$work/netlab.log" "$work/node.log" >&2; rm -f "$file"; }
 }
 
 # line ROW: the median of what was measured, as a row of the table.
