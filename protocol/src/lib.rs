@@ -6,6 +6,7 @@
 //! - [`log`]: what a room stores, numbers and forgets; [`place`] reads it for one subscriber, every seq once;
 //! - [`outbox`], [`schedule`], [`fragment`], [`lossy`]: what waits for a transport, which lane leaves next, how large frames
 //!   leave in pieces, and what may be lost on the way to a slow one;
+//! - [`credit`]: how much of a lane may be under way, so that what waits can still be overtaken;
 //! - [`binding`]: how lanes become streams and datagrams on a transport that has them;
 //! - [`tracker`], [`inbox`], [`publisher`]: what a client received, what its application took, what it still has to send;
 //! - [`session`]: the state machines of both roles, which put all of this together.
@@ -16,6 +17,7 @@
 pub mod binding;
 pub mod codec;
 pub mod codes;
+pub mod credit;
 pub mod fragment;
 pub mod inbox;
 #[cfg(feature = "json")]
