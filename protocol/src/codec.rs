@@ -40,11 +40,16 @@ const fn malformed(detail: &'static str) -> CodecError {
 /// Encodes a frame as one record of a packet.
 pub fn encode(frame: &v1::Frame) -> Bytes {
     let len = frame.encoded_len();
-    let mut out = BytesMut::with_capacity(1 + encoded_len_varint(len as u64) + len);
+    let mut out = BytesMut::with_capacity(record_len(len));
     encode_key(FRAMES, WireType::LengthDelimited, &mut out);
     encode_varint(len as u64, &mut out);
     frame.encode_raw(&mut out);
     out.freeze()
+}
+
+/// Bytes of the record of a frame whose encoding has so many: what [`encode`] makes of it.
+pub fn record_len(frame_len: usize) -> usize {
+    1 + encoded_len_varint(frame_len as u64) + frame_len
 }
 
 /// Encodes a body under a request id (0: none) as one record.
@@ -117,7 +122,7 @@ pub fn signal_record(handle: u64, tail: &[u8]) -> Bytes {
 fn spliced_record(field: u32, front: &impl Message, tail: &[u8]) -> Bytes {
     let body_len = front.encoded_len() + tail.len();
     let frame_len = 1 + encoded_len_varint(body_len as u64) + body_len;
-    let mut out = BytesMut::with_capacity(1 + encoded_len_varint(frame_len as u64) + frame_len);
+    let mut out = BytesMut::with_capacity(record_len(frame_len));
     encode_key(FRAMES, WireType::LengthDelimited, &mut out);
     encode_varint(frame_len as u64, &mut out);
     // Both fields are below 16, so their key is one byte.
@@ -206,6 +211,7 @@ mod tests {
         // LC-FRM-001
         let packet = v1::Packet { frames: vec![ping(1), ping(2)], stream_header: None }.encode_to_vec();
         assert_eq!(packet, [encode(&ping(1)), encode(&ping(2))].concat());
+        assert_eq!(encode(&ping(1)).len(), record_len(ping(1).encoded_len()));
         assert_eq!(all(&packet).unwrap(), [ping(1), ping(2)]);
     }
 

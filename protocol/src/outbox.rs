@@ -281,6 +281,11 @@ impl Outbox {
         self.lanes[lane.index()].revise(&mut revise);
     }
 
+    /// Bytes of the next record of a lane, or of the piece of it that leaves next; 0: none waits.
+    pub fn next_bytes(&self, lane: Lane) -> usize {
+        self.lanes[lane.index()].head(self.longest(lane))
+    }
+
     /// The next record to send at this time of the node's clock, of one of these lanes: a transport with streams may
     /// have room for some lanes only. What has expired is not sent, nor any further piece of it.
     pub fn pop(&mut self, now_ms: u64, lanes: Lanes) -> Option<Output> {

@@ -42,6 +42,7 @@ fn in_bounds(body: &Body) -> bool {
         Body::TokenRefreshed(refreshed) => all([refreshed.expires_at_ms]),
         Body::Fragment(fragment) => all([fragment.transfer, fragment.total]),
         Body::FragmentAbort(abort) => all([abort.transfer]),
+        Body::Credit(credit) => all([credit.consumed, credit.window]),
         _ => true,
     }
 }

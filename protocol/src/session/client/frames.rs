@@ -59,6 +59,11 @@ impl Client {
                 }
                 self.signals.limit(now, limits.signals_per_second);
             }
+            Body::Credit(credit) => {
+                if self.gate.credit(now.monotonic_ms, &credit).is_err() {
+                    self.give_up(now, Code::Protocol);
+                }
+            }
             Body::TokenRefreshed(refreshed) => {
                 if let Some(Pending::Refresh(token)) = self.answered(id) {
                     self.token_refreshed(now, token, refreshed.expires_at_ms);

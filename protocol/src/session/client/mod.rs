@@ -45,6 +45,7 @@ use super::Now;
 use super::server::VERSION;
 use crate::codec::{self, CodecError};
 use crate::codes::{Action as Advice, Code, action_of};
+use crate::credit::{Gate, Meter, WINDOW_BYTES};
 use crate::fragment::{self, Assembler, PIECE_BYTES_MAX};
 use crate::inbox::{Item, Placed};
 use crate::lane::{Lane, Lanes};
@@ -55,12 +56,13 @@ use crate::v1;
 use crate::v1::frame::Body;
 
 /// Optional parts that the client can use.
-const CAPABILITIES: [v1::Capability; 5] = [
+const CAPABILITIES: [v1::Capability; 6] = [
     v1::Capability::History,
     v1::Capability::Signals,
     v1::Capability::Refresh,
     v1::Capability::Replicated,
     v1::Capability::Fragments,
+    v1::Capability::Credit,
 ];
 /// How long opening a transport, and then the answer to Hello, may take.
 const CONNECT_WITHIN_MS: u64 = 10_000;
@@ -144,6 +146,9 @@ pub struct Client {
     outbox: Outbox,
     /// Frames of the node that came in part.
     assembler: Assembler,
+    /// What of lanes normal and bulk is under way to the node, and what came of them (LC-FLOW-010).
+    gate: Gate,
+    meter: Meter,
     rooms: BTreeMap<String, Room>,
     publisher: Publisher,
     /// Whose publishes the outbox holds that outlives the process; `None`: there is no such outbox.
@@ -173,6 +178,8 @@ impl Client {
             ordered: true,
             outbox: Outbox::default(),
             assembler: Assembler::default(),
+            gate: Gate::default(),
+            meter: Meter::default(),
             rooms: BTreeMap::new(),
             publisher: Publisher::new(options.outbox),
             outbox_user: None,
@@ -204,6 +211,7 @@ impl Client {
         self.ordered = ordered;
         self.outbox.clear();
         self.assembler = Assembler::default();
+        (self.gate, self.meter) = (Gate::default(), Meter::default());
         self.closing = None;
         let id = self.id();
         let wanted = self.rooms.iter_mut().filter(|(_, room)| room.wanted());
@@ -262,7 +270,17 @@ impl Client {
     /// came; `None` on a transport that folds all lanes into one pipe.
     pub fn handle_record(&mut self, now: Now, stream: Option<Lane>, record: Bytes) {
         let bytes = record.len();
-        let whole = match codec::decode(record).and_then(|frame| bounds::checked(stream, frame)) {
+        let whole = match codec::decode(record) {
+            Ok(frame) => {
+                if let Some(lane) = frame.body.as_ref().map(Lane::of).or(stream) {
+                    // Taken, wherever it waits from here on: a room that its application does not read is left, not held up.
+                    self.meter.consumed(now.monotonic_ms, lane, codec::record_len(bytes));
+                }
+                bounds::checked(stream, frame)
+            }
+            Err(fault) => Err(fault),
+        };
+        let whole = match whole {
             Ok(v1::Frame { body: Some(Body::Fragment(fragment)), .. }) => self.assemble(now, fragment),
             Ok(v1::Frame { body: Some(Body::FragmentAbort(abort)), .. }) => return self.assembler.abort(&abort),
             Ok(frame) => Ok(Some((frame, bytes))),
@@ -318,6 +336,7 @@ impl Client {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.publisher.handle_timeout(now.monotonic_ms);
+        self.meter.handle_timeout(now.monotonic_ms);
         let due = |at: u64| at <= now.monotonic_ms;
         match &self.link {
             Link::Waiting { until_ms, new_token, address, .. } if due(*until_ms) => {
@@ -460,10 +479,14 @@ impl Client {
         self.actions.pop_front()
     }
 
-    /// The next record to write, of one of the lanes for which the transport has room.
+    /// The next record to write, of one of the lanes for which the transport has room. Of lanes normal and bulk no more is
+    /// given than may be under way (LC-FLOW-010).
     pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
         self.fill(now);
-        let mut output = self.outbox.pop(now.wall_ms, lanes)?;
+        self.make_credit(now, lanes);
+        let open = self.gate.lanes(|lane| self.outbox.next_bytes(lane));
+        let mut output = self.outbox.pop(now.wall_ms, lanes.and(open))?;
+        self.gate.sent(now.monotonic_ms, output.lane, output.record.len());
         if output.route == Route::Message {
             // Publishes of a room have to be stored in order: streams that overtake one another would only have them
             // refused as out of order and sent again.
@@ -473,6 +496,23 @@ impl Client {
             open.sent_at_ms = now.monotonic_ms;
         }
         Some(output)
+    }
+
+    /// Credit is made as control drains, so that none but the newest waits.
+    fn make_credit(&mut self, now: Now, lanes: Lanes) {
+        if lanes.contains(Lane::Control)
+            && matches!(self.link, Link::Open(_))
+            && self.outbox.bytes(Lane::Control) == 0
+            && let Some(credit) = self.meter.poll(now.monotonic_ms)
+        {
+            self.outbox.push(Lane::Control, codec::encode_body(0, Body::Credit(credit)));
+        }
+    }
+
+    /// Says how many bytes the path to the node carries, as far as the transport sees it; `None`: it does not. To be called
+    /// before records are taken.
+    pub fn set_window(&mut self, path: Option<u64>) {
+        self.gate.set_window(path);
     }
 
     /// The next thing that happened.
@@ -498,7 +538,8 @@ impl Client {
                 let signals = self.signals.poll_timeout().filter(|_| self.outbox.bytes(Lane::Signal) == 0);
                 let refresh = open.refresh.poll_timeout();
                 let silent = self.assembler.poll_timeout();
-                let all = [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals, refresh, silent];
+                let credit = self.meter.poll_timeout();
+                let all = [open.pong_by_ms, open.leave_at_ms, ping, held, again, signals, refresh, silent, credit];
                 all.into_iter().flatten().min()
             }
         };
@@ -549,6 +590,11 @@ impl Client {
     /// Bytes of frames that came in part.
     pub fn unfinished_bytes(&self) -> usize {
         self.assembler.bytes()
+    }
+
+    /// What of lanes normal and bulk is under way.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The id of the present or last connection; empty before the first.
@@ -692,6 +738,10 @@ impl Client {
         }));
         if self.ordered && welcome.capabilities.contains(&v1::Capability::Fragments.into()) {
             self.outbox.set_fragment_above(Some(PIECE_BYTES_MAX));
+        }
+        if welcome.capabilities.contains(&v1::Capability::Credit.into()) {
+            self.gate = Gate::counting();
+            self.meter.tell(WINDOW_BYTES);
         }
         let refreshes = welcome.capabilities.contains(&v1::Capability::Refresh.into());
         self.begin_refresh(now, refreshes, welcome.token_expires_at_ms);

@@ -8,7 +8,7 @@ use crate::binding;
 use crate::codec;
 use crate::codes::Code;
 use crate::fragment::{self, PIECE_BYTES_MAX};
-use crate::lane::Lane;
+use crate::lane::{Lane, Lanes};
 use crate::outbox::CONTROL_BYTES_MAX;
 use crate::session::{Now, Refusal};
 use crate::v1;
@@ -24,7 +24,8 @@ impl Session {
         }
         let subscriptions = std::mem::take(&mut hello.subscriptions);
         let instance = hello.instance.clone();
-        self.state = State::Authenticating { id, early: Vec::new(), early_bytes: 0, instance, subscriptions };
+        let counts = hello.capabilities.contains(&v1::Capability::Credit.into());
+        self.state = State::Authenticating { id, early: Vec::new(), early_bytes: 0, instance, subscriptions, counts };
         self.request(Request::Authenticate(Box::new(hello)));
     }
 
@@ -40,7 +41,8 @@ impl Session {
                     _ => self.control(id, Body::Pong(pong)),
                 }
             }
-            Body::Pong(_) | Body::Credit(_) => {}
+            Body::Pong(_) => {}
+            Body::Credit(credit) => self.handle_credit(now, &credit),
             Body::Subscribe(subscribe) => match check_subscribe(&subscribe) {
                 Ok(()) => self.request(Request::Subscribe { asked: Asked::Frame(id), subscribe }),
                 Err(refusal) => self.refuse(id, refusal.in_room(subscribe.room)),
@@ -94,6 +96,14 @@ impl Session {
             | Body::Marked(_)
             | Body::UnreadCounts(_)
             | Body::MarkersPage(_) => self.close(Refusal::new(Code::Protocol, "only nodes send this frame")),
+        }
+    }
+
+    fn handle_credit(&mut self, now: Now, credit: &v1::Credit) {
+        match self.gate.credit(now.monotonic_ms, credit) {
+            Ok(Some(lane)) => self.progress.moved(now.monotonic_ms, Lanes::NONE.with(lane)),
+            Ok(None) => {}
+            Err(fault) => self.handle_fault(fault),
         }
     }
 

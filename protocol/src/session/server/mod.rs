@@ -25,6 +25,7 @@
 mod check;
 mod delivery;
 mod frames;
+mod progress;
 mod request;
 mod rooms;
 
@@ -36,12 +37,14 @@ use prost::Message;
 
 pub use self::check::{TOKEN_BYTES_MAX, body_len, check_envelope, check_numbers, check_subscribe};
 pub use self::delivery::gap_record;
+use self::progress::Progress;
 pub use self::request::{Accepted, Asked, Config, Opened, Read, Request};
 pub use self::rooms::filtered;
 use super::{Now, Refusal};
 use crate::binding;
 use crate::codec::{self, CodecError};
 use crate::codes::Code;
+use crate::credit::{Gate, Meter, WINDOW_BYTES};
 use crate::fragment::Assembler;
 use crate::lane::{Lane, Lanes};
 use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output};
@@ -112,6 +115,8 @@ enum State {
         early_bytes: usize,
         instance: String,
         subscriptions: Vec<v1::Subscribe>,
+        /// The client named the capability CREDIT.
+        counts: bool,
     },
     Open(Open),
     Closing(Code),
@@ -210,8 +215,10 @@ pub struct Session {
     /// Apart from the others, so that a client that does not take its pages delays none of its publishes.
     histories: VecDeque<(u32, v1::History)>,
     heard_at_ms: u64,
-    /// Since when bytes wait without any being taken; `None`: nothing waits.
-    stuck_since_ms: Option<u64>,
+    progress: Progress,
+    /// What of lanes normal and bulk is under way to the client, and what came of them (LC-FLOW-010).
+    gate: Gate,
+    meter: Meter,
     /// Frames of the client that came in part.
     assembler: Assembler,
     /// The transport folds all lanes into one pipe.
@@ -229,7 +236,9 @@ impl Session {
             requests: VecDeque::new(),
             histories: VecDeque::new(),
             heard_at_ms: now.monotonic_ms,
-            stuck_since_ms: None,
+            progress: Progress::default(),
+            gate: Gate::default(),
+            meter: Meter::default(),
             assembler: Assembler::default(),
             is_pipe: false,
         }
@@ -251,9 +260,13 @@ impl Session {
     /// Takes one encoded frame: an item of [`codec::records`]. Returns its lane, if it is known. `stream` is the lane of
     /// the stream or datagram on which it came; `None` on a transport that folds all lanes into one pipe.
     pub fn handle_record(&mut self, now: Now, stream: Option<Lane>, record: Bytes) -> Option<Lane> {
+        let bytes = codec::record_len(record.len());
         match codec::decode(record) {
             Ok(frame) => {
                 let lane = frame.body.as_ref().map(Lane::of);
+                if let Some(lane) = lane.or(stream) {
+                    self.meter.consumed(now.monotonic_ms, lane, bytes);
+                }
                 match binding::check_lane(stream, lane) {
                     Ok(()) => self.handle_frame(now, frame),
                     Err(fault) => self.handle_fault(fault),
@@ -298,40 +311,45 @@ impl Session {
     /// Checks the deadlines.
     pub fn handle_timeout(&mut self, now: Now) {
         self.assembler.forget_silent(now.monotonic_ms);
-        if self.poll_timeout().is_none_or(|deadline| now.monotonic_ms < deadline) {
-            return;
-        }
+        self.meter.handle_timeout(now.monotonic_ms);
+        let due = |at_ms: u64| at_ms <= now.monotonic_ms;
         match &self.state {
-            State::AwaitHello { .. } => self.close(Refusal::new(Code::HandshakeTimeout, "no Hello in time")),
-            State::Open(open) if open.leaves_at_ms.is_some_and(|at| at <= now.monotonic_ms) => {
+            State::AwaitHello { deadline_ms } if due(*deadline_ms) => self.close(Refusal::new(Code::HandshakeTimeout, "no Hello in time")),
+            State::Open(open) if open.leaves_at_ms.is_some_and(due) => {
                 self.close(Refusal::new(Code::GoingAway, "the time that GoAway named is over"));
             }
             State::Open(open) if open.expiry.is_some_and(|expiry| expiry.has_passed(now)) => self.close(expired()),
-            State::Authenticating { .. } | State::Open(_) => {
-                let stuck =
-                    self.stuck_since_ms.is_some_and(|since| since + self.config.no_progress_ms <= now.monotonic_ms);
-                if stuck {
-                    self.close(Refusal::new(Code::NoProgress, "nothing was taken for too long"));
-                } else {
-                    self.close(Refusal::new(Code::IdleTimeout, "nothing was received for too long"));
-                }
+            State::Open(_) if self.stuck_at_ms().is_some_and(due) => {
+                self.close(Refusal::new(Code::NoProgress, "nothing was taken for too long"));
             }
-            State::Closing(_) | State::Closed(_) => {}
+            State::Authenticating { .. } | State::Open(_) if due(self.idle_at_ms()) => {
+                self.close(Refusal::new(Code::IdleTimeout, "nothing was received for too long"));
+            }
+            _ => {}
         }
     }
 
-    /// Says that the transport took bytes; `waiting` whether it holds more.
-    pub fn progress(&mut self, now: Now, waiting: bool) {
+    /// Says how the transport gets on: of which lanes something got through, and whether it holds more. To be called after
+    /// each write, and each time that something got through.
+    pub fn progress(&mut self, now: Now, through: Lanes, is_busy: bool) {
         self.outbox.set_now(now.wall_ms);
-        self.stuck_since_ms = waiting.then_some(now.monotonic_ms);
+        self.progress.moved(now.monotonic_ms, through);
+        let waiting = is_busy || self.has_output();
+        self.progress.look(now.monotonic_ms, waiting, !through.is_empty() && self.outbox.is_empty());
+    }
+
+    /// Says how many bytes the path carries, as far as the transport sees it; `None`: it does not. To be called before
+    /// records are taken.
+    pub fn set_window(&mut self, path: Option<u64>) {
+        self.gate.set_window(path);
     }
 
     // Commands.
 
     /// Welcomes the client.
     pub fn accept(&mut self, now: Now, accepted: Accepted) {
-        let State::Authenticating { id, early, instance, subscriptions, .. } = &mut self.state else { return };
-        let (id, early, instance) = (*id, std::mem::take(early), std::mem::take(instance));
+        let State::Authenticating { id, early, instance, subscriptions, counts, .. } = &mut self.state else { return };
+        let (id, early, instance, counts) = (*id, std::mem::take(early), std::mem::take(instance), *counts);
         let hello_left = subscriptions.len();
         let subscribes =
             subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
@@ -353,6 +371,10 @@ impl Session {
             token_expires_at_ms: accepted.token_expires_at_ms,
         };
         self.control(id, Body::Welcome(welcome));
+        if counts && self.config.capabilities.contains(&v1::Capability::Credit) {
+            self.gate = Gate::counting();
+            self.meter.tell(WINDOW_BYTES);
+        }
         for frame in early {
             self.handle_frame(now, frame);
         }
@@ -553,8 +575,26 @@ impl Session {
 
     /// The next record to write, of one of the lanes for which the transport has room. When it is `None` for all lanes
     /// and [`Self::closing`] says a code, close the transport with it and call [`Self::transport_closed`].
+    ///
+    /// Of lanes normal and bulk no more is given than may be under way (LC-FLOW-010).
     pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
-        self.outbox.pop(now.wall_ms, lanes)
+        self.make_credit(now, lanes);
+        let open = self.gate.lanes(|lane| self.outbox.next_bytes(lane));
+        let output = self.outbox.pop(now.wall_ms, lanes.and(open))?;
+        self.gate.sent(now.monotonic_ms, output.lane, output.record.len());
+        self.progress.moved(now.monotonic_ms, Lanes::NONE.with(output.lane));
+        Some(output)
+    }
+
+    /// Credit is made as control drains, so that of those that a client does not take none but the newest waits.
+    fn make_credit(&mut self, now: Now, lanes: Lanes) {
+        if lanes.contains(Lane::Control)
+            && self.is_open()
+            && self.outbox.bytes(Lane::Control) == 0
+            && let Some(credit) = self.meter.poll(now.monotonic_ms)
+        {
+            self.control(0, Body::Credit(credit));
+        }
     }
 
     /// How much expired in the queue, by lane as in [`Lane::ALL`], since this was called last.
@@ -564,18 +604,29 @@ impl Session {
 
     /// When [`Self::handle_timeout`] wants to be called, monotonic ms.
     pub fn poll_timeout(&self) -> Option<u64> {
-        let idle = self.heard_at_ms + u64::from(self.config.heartbeat.idle_close_ms);
-        let stuck = self.stuck_since_ms.map(|since| since + self.config.no_progress_ms);
+        let idle = self.idle_at_ms();
         match &self.state {
             State::AwaitHello { deadline_ms } => Some(*deadline_ms),
             State::Authenticating { .. } => Some(idle),
             State::Open(open) => {
                 let expiry = open.expiry.map(|expiry| expiry.monotonic_ms);
                 let silent = self.assembler.poll_timeout();
-                [Some(idle), stuck, open.leaves_at_ms, expiry, silent].into_iter().flatten().min()
+                let credit = self.meter.poll_timeout();
+                let all = [Some(idle), self.stuck_at_ms(), open.leaves_at_ms, expiry, silent, credit];
+                all.into_iter().flatten().min()
             }
             State::Closing(_) | State::Closed(_) => None,
         }
+    }
+
+    fn idle_at_ms(&self) -> u64 {
+        self.heard_at_ms + u64::from(self.config.heartbeat.idle_close_ms)
+    }
+
+    /// When the client will have taken nothing of what waits for too long (LC-FLOW-005).
+    fn stuck_at_ms(&self) -> Option<u64> {
+        let since = self.progress.stuck_since_ms(|lane| self.outbox.bytes(lane) > 0)?;
+        Some(since + self.config.no_progress_ms)
     }
 
     /// The transport is gone: nothing more will be asked or sent. Returns the handles that were subscribed.
@@ -627,6 +678,11 @@ impl Session {
     /// Unsent records of a lane.
     pub fn queued_records(&self, lane: Lane) -> usize {
         self.outbox.records(lane)
+    }
+
+    /// What of lanes normal and bulk is under way.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Whether anything waits to be written.

@@ -36,6 +36,8 @@ pub struct Net {
     pub capacity: usize,
     /// Bytes per ms that a direction carries.
     pub rate: u64,
+    /// What the transport says that the path carries.
+    pub window: Option<u64>,
     /// Of 100 datagrams so many are lost, and so many doubled.
     pub datagrams_lost: u32,
     pub datagrams_doubled: u32,
@@ -47,7 +49,15 @@ impl Net {
             Kind::Pipe => (5, 30),
             Kind::Streams => (5, 200),
         };
-        Self { kind, latency_ms, capacity: 64 * 1024, rate: 10_000, datagrams_lost: 10, datagrams_doubled: 10 }
+        Self {
+            kind,
+            latency_ms,
+            capacity: 64 * 1024,
+            rate: 10_000,
+            window: None,
+            datagrams_lost: 10,
+            datagrams_doubled: 10,
+        }
     }
 }
 

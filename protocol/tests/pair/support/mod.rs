@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::credit::{Gate, UNCOUNTED_BYTES};
+use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::log::RoomLog;
+use lanecast_protocol::outbox::Output;
 use lanecast_protocol::position::{DurableLane, Position};
 use lanecast_protocol::publisher::{Bounds, Settled, Ticket};
 use lanecast_protocol::session::Now;
@@ -40,8 +43,6 @@ pub struct Link {
     pub down: Way,
     /// The node closed it: the client learns of it then, with that code.
     closes: Option<(u64, Code)>,
-    /// Something waited for the transport when it was last looked at.
-    waiting: bool,
 }
 
 /// A client with its application.
@@ -108,6 +109,23 @@ impl Drop for Pair {
                 }
             }
         }
+    }
+}
+
+fn under_way(gate: &Gate) -> [u64; 2] {
+    [Lane::Normal, Lane::Bulk].map(|lane| gate.under_way(lane))
+}
+
+/// No more of lanes normal and bulk is under way than the receiver wants, but for one record when next to nothing is
+/// (LC-FLOW-010).
+fn check_credit(before: [u64; 2], gate: &Gate, output: Option<&Output>) {
+    let Some(output) = output else { return };
+    for (lane, before) in [Lane::Normal, Lane::Bulk].into_iter().zip(before).filter(|(lane, _)| *lane == output.lane) {
+        let Some((window, own)) = gate.bounds(lane) else { continue };
+        let after = gate.under_way(lane);
+        assert_eq!(after, before + output.record.len() as u64);
+        assert!(before <= UNCOUNTED_BYTES || after <= window, "{lane:?}: {before}, then {after} under way of {window}");
+        assert!(before <= UNCOUNTED_BYTES || before < own, "{lane:?}: {before} under way, of our own {own}");
     }
 }
 
@@ -363,7 +381,7 @@ impl Pair {
         }
         let conn = self.node.connect(self.now, self.net.kind == Kind::Pipe);
         let (up, down) = (Way::new(self.net), Way::new(self.net));
-        peer.link = Some(Link { conn, up, down, closes: None, waiting: false });
+        peer.link = Some(Link { conn, up, down, closes: None });
         peer.client.opened(self.now, peer.token.clone(), self.net.kind == Kind::Pipe);
     }
 
@@ -488,19 +506,28 @@ impl Pair {
     fn write_up(&mut self, at: usize) -> bool {
         let Peer { client, link: Some(link), .. } = &mut self.peers[at] else { return false };
         let now = self.now;
-        link.up.write(now.monotonic_ms, &mut self.rng, |lanes| client.poll_output(now, lanes)) > 0
+        client.set_window(self.net.window);
+        link.up.write(now.monotonic_ms, &mut self.rng, |lanes| {
+            let before = under_way(client.gate());
+            let output = client.poll_output(now, lanes);
+            check_credit(before, client.gate(), output.as_ref());
+            output
+        }) > 0
     }
 
     fn write_down(&mut self, at: usize) -> bool {
         let Some(link) = &mut self.peers[at].link else { return false };
         let Some(conn) = self.node.conns.get_mut(&link.conn) else { return false };
         let now = self.now;
-        let written = link.down.write(now.monotonic_ms, &mut self.rng, |lanes| conn.session.poll_output(now, lanes));
+        conn.session.set_window(self.net.window);
+        let written = link.down.write(now.monotonic_ms, &mut self.rng, |lanes| {
+            let before = under_way(conn.session.gate());
+            let output = conn.session.poll_output(now, lanes);
+            check_credit(before, conn.session.gate(), output.as_ref());
+            output
+        });
+        conn.session.progress(now, Lanes::NONE, false);
         let waiting = conn.session.has_output();
-        if written > 0 || (waiting && !link.waiting) {
-            conn.session.progress(now, waiting);
-        }
-        link.waiting = waiting;
         if let Some(code) = conn.session.closing()
             && (!waiting || link.down.stalled)
         {

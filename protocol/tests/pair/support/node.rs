@@ -82,7 +82,12 @@ pub struct Node {
 pub fn config() -> Config {
     Config {
         node: "sim".into(),
-        capabilities: vec![v1::Capability::History, v1::Capability::Signals, v1::Capability::Fragments],
+        capabilities: vec![
+            v1::Capability::History,
+            v1::Capability::Signals,
+            v1::Capability::Fragments,
+            v1::Capability::Credit,
+        ],
         limits: v1::Limits {
             record_bytes: 256 * 1024,
             message_bytes: 64 * 1024,
