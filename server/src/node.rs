@@ -22,7 +22,8 @@ use crate::tls::Tls;
 
 /// What the node serves beyond the core (LC-HS-014).
 fn capabilities(config: &Config) -> Vec<v1::Capability> {
-    let mut capabilities = vec![v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh];
+    let mut capabilities =
+        vec![v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh, v1::Capability::Credit];
     if config.engine.kind == EngineKind::Redis && config.redis.replicas > 0 {
         capabilities.push(v1::Capability::Replicated);
     }

@@ -187,6 +187,7 @@ impl Ctx {
                 Need::NotReplicated if self.target.advertises("CAPABILITY_REPLICATED") == Some(true) => {
                     return Err(Stop::Skipped("the server replicates".into()));
                 }
+                Need::Credit => self.named("CAPABILITY_CREDIT").await?,
                 Need::Api if self.target.api_keys.is_empty() => {
                     return Err(Stop::Skipped("needs --api-key or --fixture".into()));
                 }
@@ -228,14 +229,7 @@ impl Ctx {
 
     /// A capability that is not advertised must also be answered UNIMPLEMENTED.
     async fn capability(&mut self, name: &str, probe: Value) -> Outcome {
-        if self.target.advertises(name) == Some(true) {
-            return Ok(());
-        }
-        self.join(Join { welcome: Some(json!({"capabilities": "$=capabilities"})), ..Join::named("probe") }).await?;
-        let named =
-            self.vars.find("capabilities").and_then(Value::as_array).is_some_and(|list| list.contains(&json!(name)));
-        if named {
-            self.take("probe")?;
+        if self.advertises(name).await? {
             return Ok(());
         }
         let within = self.patience();
@@ -244,6 +238,28 @@ impl Ctx {
             return Err(Stop::Unsupported(format!("{name} is neither advertised nor served")));
         }
         Err(Stop::Fail(format!("{name} is not advertised but answered with {answer}"), Some("LC-HS-014")))
+    }
+
+    /// A capability without a request that could be tried.
+    async fn named(&mut self, name: &str) -> Outcome {
+        match self.advertises(name).await? {
+            true => Ok(()),
+            false => Err(Stop::Unsupported(format!("{name} is not advertised"))),
+        }
+    }
+
+    /// Whether the server names a capability. If not, the connection that asked stays, as `probe`.
+    async fn advertises(&mut self, name: &str) -> Outcome<bool> {
+        if self.target.advertises(name) == Some(true) {
+            return Ok(true);
+        }
+        self.join(Join { welcome: Some(json!({"capabilities": "$=capabilities"})), ..Join::named("probe") }).await?;
+        let named =
+            self.vars.find("capabilities").and_then(Value::as_array).is_some_and(|list| list.contains(&json!(name)));
+        if named {
+            self.take("probe")?;
+        }
+        Ok(named)
     }
 
     /// Makes the transport's handshake only.

@@ -31,6 +31,8 @@ pub enum Need {
     Replicated,
     /// No capability REPLICATED.
     NotReplicated,
+    /// Capability CREDIT.
+    Credit,
     /// The HTTP API and an API key.
     Api,
     /// The part of the HTTP API with which operators command connections, and an API key with control.

@@ -127,8 +127,7 @@ impl Pace {
         let wanted = self.marks.back().is_none_or(|mark| bytes.end >= mark.end + apart);
         if wanted && self.marks.len() < MARKS_MAX {
             let empty = before <= UNCOUNTED_BYTES || matches!(self.phase, Phase::Empty) && before < self.empty_bytes();
-            let mark =
-                Mark { end: bytes.end, at_ms: now_ms, consumed, heard_at_ms: self.heard_at_ms, filled, empty };
+            let mark = Mark { end: bytes.end, at_ms: now_ms, consumed, heard_at_ms: self.heard_at_ms, filled, empty };
             self.marks.push_back(mark);
         }
     }

@@ -433,6 +433,7 @@ impl Owner {
         let Some(link) = &mut self.link else { return };
         let now = self.clock.now();
         let session = &mut self.session;
+        session.set_window(link.window());
         let message_max = session.record_bytes_max();
         link.write(&mut |lanes| session.poll_output(now, lanes), message_max);
     }

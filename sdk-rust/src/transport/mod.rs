@@ -66,6 +66,12 @@ pub(crate) trait Transport: Send {
     /// Drives reading and writing. Both make progress, whichever is busier.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn>;
 
+    /// Bytes that the path to the node carries, as far as this transport sees it; `None`: it does not, or what it sees ends
+    /// at a proxy.
+    fn window(&self) -> Option<u64> {
+        None
+    }
+
     /// The network may be another one: goes on from a new socket, if it can. Whether the peer still hears, its answers
     /// say.
     fn network_changed(&mut self) {}

@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::lane::Lane;
+use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::log::Start;
 use lanecast_protocol::lossy::Popped;
 use lanecast_protocol::place::Stored;
@@ -144,7 +144,8 @@ impl<T: Transport> Connection<T> {
             }
             match self.wait().await {
                 Wake::Flushed(Ok(())) => {
-                    self.session.progress(self.now(), self.session.has_output() || self.transport.is_busy());
+                    let moved = self.transport.moved();
+                    self.session.progress(self.now(), moved, self.transport.is_busy());
                 }
                 Wake::Flushed(Err(Gone)) | Wake::Received(Received::Closed) => break,
                 Wake::Received(received) => {
@@ -474,6 +475,7 @@ impl<T: Transport> Connection<T> {
         let rate = self.entry.rate();
         let bytes_max = rate.map_or(usize::MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
         let (session, metrics, board) = (&mut self.session, &self.node.metrics, self.entry.mailbox.board());
+        session.set_window(self.transport.window());
         let bytes = self.transport.send(bytes_max, &mut |lanes| {
             let output = session.poll_output(now, lanes)?;
             metrics.frames_out.of(output.lane).inc();
@@ -486,8 +488,8 @@ impl<T: Transport> Connection<T> {
         if bytes > 0 {
             self.write_at_ms = rate.map_or(0, |rate| now.monotonic_ms + bytes as u64 * 1000 / rate);
             self.node.metrics.writes.inc();
-            self.session.progress(now, self.session.has_output() || self.transport.is_busy());
         }
+        self.session.progress(now, Lanes::NONE, self.transport.is_busy());
         self.count_queues();
     }
 

@@ -54,6 +54,11 @@ pub trait Transport: Send {
     /// If the peer is gone.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>>;
 
+    /// The lanes of which something got through since this was asked last, as far as they are told apart (LC-FLOW-005).
+    fn moved(&mut self) -> Lanes {
+        Lanes::ALL
+    }
+
     /// Bytes that the path to the client carries, as far as this transport sees it; `None`: it does not, or what it sees
     /// ends at a proxy.
     fn window(&self) -> Option<u64> {

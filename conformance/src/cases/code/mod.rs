@@ -2,6 +2,7 @@
 
 mod batch;
 mod bytes;
+mod credit;
 mod flow;
 mod life;
 mod limits;
@@ -15,6 +16,7 @@ use crate::case::Case;
 pub(super) fn all() -> Vec<Case> {
     let mut cases = bytes::cases();
     cases.extend(batch::cases());
+    cases.extend(credit::cases());
     cases.extend(life::cases());
     cases.extend(flow::cases());
     cases.extend(operate::cases());

@@ -59,11 +59,7 @@ impl Client {
                 }
                 self.signals.limit(now, limits.signals_per_second);
             }
-            Body::Credit(credit) => {
-                if self.gate.credit(now.monotonic_ms, &credit).is_err() {
-                    self.give_up(now, Code::Protocol);
-                }
-            }
+            Body::Credit(credit) => self.handle_credit(now, &credit),
             Body::TokenRefreshed(refreshed) => {
                 if let Some(Pending::Refresh(token)) = self.answered(id) {
                     self.token_refreshed(now, token, refreshed.expires_at_ms);
@@ -74,6 +70,12 @@ impl Client {
             }
             // Frames of parts that this client does not use, and those that only clients send, say nothing to it.
             _ => {}
+        }
+    }
+
+    fn handle_credit(&mut self, now: Now, credit: &v1::Credit) {
+        if self.gate.credit(now.monotonic_ms, credit).is_err() {
+            self.give_up(now, Code::Protocol);
         }
     }
 

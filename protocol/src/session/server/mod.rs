@@ -314,7 +314,9 @@ impl Session {
         self.meter.handle_timeout(now.monotonic_ms);
         let due = |at_ms: u64| at_ms <= now.monotonic_ms;
         match &self.state {
-            State::AwaitHello { deadline_ms } if due(*deadline_ms) => self.close(Refusal::new(Code::HandshakeTimeout, "no Hello in time")),
+            State::AwaitHello { deadline_ms } if due(*deadline_ms) => {
+                self.close(Refusal::new(Code::HandshakeTimeout, "no Hello in time"))
+            }
             State::Open(open) if open.leaves_at_ms.is_some_and(due) => {
                 self.close(Refusal::new(Code::GoingAway, "the time that GoAway named is over"));
             }
