@@ -116,7 +116,7 @@ impl Lane {
 ///
 /// It also tells apart, among those that may not, which are *held*: they wait for nothing but room in the window that all
 /// lanes share, so lane urgent, which no window holds, must leave them their part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lanes {
     now: u8,
     held: u8,

@@ -7,6 +7,7 @@
 //! - [`outbox`], [`schedule`], [`fragment`], [`lossy`]: what waits for a transport, which lane leaves next, how large frames
 //!   leave in pieces, and what may be lost on the way to a slow one;
 //! - [`credit`]: how much of a lane may be under way, so that what waits can still be overtaken;
+//! - [`focus`]: which rooms go first;
 //! - [`binding`]: how lanes become streams and datagrams on a transport that has them;
 //! - [`tracker`], [`inbox`], [`publisher`]: what a client received, what its application took, what it still has to send;
 //! - [`session`]: the state machines of both roles, which put all of this together.
@@ -18,6 +19,7 @@ pub mod binding;
 pub mod codec;
 pub mod codes;
 pub mod credit;
+pub mod focus;
 pub mod fragment;
 pub mod inbox;
 #[cfg(feature = "json")]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::codec;
+use crate::focus::{Focus, Turns};
 use crate::outbox::Expiry;
 use crate::position::DurableLane;
 use crate::v1;
@@ -63,6 +64,7 @@ pub struct TransientQueue {
     bytes: usize,
     /// Left out and not reported: whose, cause and count (0: unknown). Bounded by the rooms of the connection.
     left_out: VecDeque<(Under, v1::GapCause, u64)>,
+    turns: Turns,
 }
 
 impl TransientQueue {
@@ -109,13 +111,22 @@ impl TransientQueue {
 
     /// The next record to send. What waits under the handles in `withheld` stays: its subscriber does not know them yet.
     pub fn pop(&mut self, lane: DurableLane, withheld: &[u64]) -> Option<Popped> {
+        self.pop_focused(lane, withheld, |_| Focus::Default)
+    }
+
+    /// As [`Self::pop`], the rooms in focus first (LC-FLOW-020); `focus` is asked with the handle. Of one room the order
+    /// stays.
+    pub fn pop_focused(&mut self, lane: DurableLane, withheld: &[u64], focus: impl Fn(u64) -> Focus) -> Option<Popped> {
         let known = |of: &Under| !withheld.contains(&of.handle);
         if let Some(at) = self.left_out.iter().position(|(of, ..)| known(of)) {
             let (of, cause, count) = self.left_out.remove(at)?;
             let record = transient_gap_record(of, lane, count, cause);
             return Some(Popped { record, expiry: None, gap: Some(cause) });
         }
-        let at = self.waiting.iter().position(|transient| known(&transient.of))?;
+        let known = |transient: &&Transient| known(&transient.of);
+        let next = self.turns.next(self.waiting.iter().filter(known).map(|transient| focus(transient.of.handle)))?;
+        let is_next = |transient: &Transient| known(&transient) && focus(transient.of.handle) == next;
+        let at = self.waiting.iter().position(is_next)?;
         let Transient { of, record, expires_at_ms, .. } = self.waiting.remove(at)?;
         self.bytes -= record.len();
         let expiry = (expires_at_ms != 0).then(|| Expiry {
@@ -181,6 +192,7 @@ pub struct SignalQueue {
     waiting: VecDeque<(u64, LiveSignal)>,
     /// What expired here since it was asked last.
     expired: u64,
+    turns: Turns,
 }
 
 impl SignalQueue {
@@ -204,8 +216,21 @@ impl SignalQueue {
     /// The next record to send that is alive at this time of the node's clock, but for those under the handles in
     /// `withheld`.
     pub fn pop(&mut self, now_ms: u64, withheld: &[u64]) -> Option<(Bytes, Expiry)> {
+        self.pop_focused(now_ms, withheld, |_| Focus::Default)
+    }
+
+    /// As [`Self::pop`], the rooms in focus first (LC-FLOW-020); `focus` is asked with the handle.
+    pub fn pop_focused(
+        &mut self,
+        now_ms: u64,
+        withheld: &[u64],
+        focus: impl Fn(u64) -> Focus,
+    ) -> Option<(Bytes, Expiry)> {
         loop {
-            let at = self.waiting.iter().position(|(of, _)| !withheld.contains(of))?;
+            let known = |of: &u64| !withheld.contains(of);
+            let handles = self.waiting.iter().map(|(of, _)| *of).filter(known);
+            let next = self.turns.next(handles.map(&focus))?;
+            let at = self.waiting.iter().position(|(of, _)| known(of) && focus(*of) == next)?;
             let (_, signal) = self.waiting.remove(at)?;
             if signal.expires_at_ms > now_ms {
                 return Some((signal.record, Expiry { at_ms: signal.expires_at_ms, instead: Bytes::new() }));
@@ -264,6 +289,27 @@ mod tests {
         );
         assert_eq!(std::iter::from_fn(|| queue.pop(DurableLane::Normal, &[])).count(), 4);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn rooms_in_focus_go_first_and_keep_their_order() {
+        // LC-FLOW-020
+        let focus = |handle| if handle == 1 { Focus::Background } else { Focus::Default };
+        let (mut transients, mut signals) = (TransientQueue::default(), SignalQueue::default());
+        for count in 1..=40_u8 {
+            let handle = u64::from(count % 2) + 1;
+            let record = Bytes::from(vec![count]);
+            transients.push(Under { handle, epoch: 9 }, count.into(), record.clone(), 0);
+            let key = SignalKey { sender: "u".into(), kind: "t".into(), key: count.to_string().into() };
+            signals.push(handle, LiveSignal { key, age: (0, 1), expires_at_ms: 9, record });
+        }
+        let take = || transients.pop_focused(DurableLane::Normal, &[], focus).map(|popped| popped.record[0]);
+        let events: Vec<_> = std::iter::from_fn(take).collect();
+        let signals: Vec<_> = std::iter::from_fn(|| signals.pop_focused(0, &[], focus).map(|(it, _)| it[0])).collect();
+        // 15 of the room in front, one of the one behind, and then the rest of each.
+        let (front, behind): (Vec<u8>, Vec<u8>) = (1..=40).partition(|count| count % 2 == 1);
+        let expected = [&front[..15], &behind[..1], &front[15..], &behind[1..]].concat();
+        assert_eq!((events, signals), (expected.clone(), expected));
     }
 
     #[test]

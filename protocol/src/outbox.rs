@@ -281,6 +281,19 @@ impl Outbox {
         self.lanes[lane.index()].revise(&mut revise);
     }
 
+    /// Puts what stands for expired records in their place.
+    pub fn expire(&mut self, now_ms: u64) {
+        for lane in Lane::ALL {
+            let at = lane.index();
+            self.expired[at] += self.lanes[at].expire(now_ms);
+        }
+    }
+
+    /// Whether all lanes leave as one.
+    pub fn is_one_queue(&self) -> bool {
+        self.one_queue
+    }
+
     /// Bytes of the next record of a lane, or of the piece of it that leaves next; 0: none waits.
     pub fn next_bytes(&self, lane: Lane) -> usize {
         self.lanes[lane.index()].head(self.longest(lane))
@@ -289,12 +302,8 @@ impl Outbox {
     /// The next record to send at this time of the node's clock, of one of these lanes: a transport with streams may
     /// have room for some lanes only. What has expired is not sent, nor any further piece of it.
     pub fn pop(&mut self, now_ms: u64, lanes: Lanes) -> Option<Output> {
-        let mut heads: Heads = [0; 5];
-        for lane in Lane::ALL {
-            let at = lane.index();
-            self.expired[at] += self.lanes[at].expire(now_ms);
-            heads[at] = self.lanes[at].head(self.longest(lane));
-        }
+        self.expire(now_ms);
+        let heads: Heads = Lane::ALL.map(|lane| self.next_bytes(lane));
         let lane = if self.one_queue {
             self.oldest().filter(|lane| lanes.contains(*lane))?
         } else {

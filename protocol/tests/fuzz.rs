@@ -100,6 +100,7 @@ fn config() -> Config {
         hello_within_ms: 10_000,
         no_progress_ms: 30_000,
         lane_bytes: 4 * 1024,
+        bulk_bytes_per_second: 0,
     }
 }
 
@@ -133,7 +134,7 @@ fn answer(rng: &mut SmallRng, session: &mut Session, at: Now, handle: &mut u64) 
             Request::Authenticate(_) if refuses => session.close(Refusal::new(Code::BadToken, "no")),
             Request::Authenticate(_) => session.accept(at, Accepted::default()),
             Request::RefreshToken { id, .. } if refuses => session.refuse_refresh(id, refusal),
-            Request::RefreshToken { id, .. } => session.refreshed(at, id, at.wall_ms + 60_000),
+            Request::RefreshToken { id, .. } => session.refreshed(at, id, at.wall_ms + 60_000, 0),
             Request::Subscribe { asked, subscribe } if refuses => {
                 session.refuse_subscribe(asked, refusal.in_room(subscribe.room));
             }

@@ -41,6 +41,8 @@ mod transport;
 mod typed;
 
 pub use lanecast_protocol::codes::Code;
+/// How much a room matters to the user now: [`Room::focus`].
+pub use lanecast_protocol::focus::Focus;
 /// A lane that a publisher can choose: urgent overtakes normal, normal overtakes bulk, in every queue up to the
 /// subscriber.
 pub use lanecast_protocol::position::DurableLane as Lane;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lanecast_protocol::focus::Focus;
 use lanecast_protocol::room::RoomName;
 
 use crate::client::Client;
@@ -10,6 +11,7 @@ use crate::codec::Codec;
 use crate::error::SubscribeError;
 use crate::event::Body;
 use crate::history::History;
+use crate::owner::Command;
 use crate::publish::Publish;
 use crate::signal::{SendSignal, Signals};
 use crate::subscription::Subscribe;
@@ -71,6 +73,18 @@ impl Room {
     /// Of kind `Invalid`, `TooManyRooms` or `Closed`.
     pub async fn signals(&self) -> Result<Signals, SubscribeError> {
         Signals::start(self).await
+    }
+
+    /// Raises or lowers the room among the others of this client, for as long as it is subscribed: what waits of it at the
+    /// node comes before, or after, that of the same lane in other rooms. An application raises the room that its user
+    /// looks at. Kept over reconnects; nothing happens in a room that is not subscribed, or at a node that does not serve it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, nothing was said.
+    pub async fn focus(&self, focus: Focus) {
+        // A closed client has no rooms.
+        let _ = self.client.send(Command::Focus { room: self.name.clone(), focus }).await;
     }
 
     /// Reads the past of the room.

@@ -22,8 +22,13 @@ use crate::tls::Tls;
 
 /// What the node serves beyond the core (LC-HS-014).
 fn capabilities(config: &Config) -> Vec<v1::Capability> {
-    let mut capabilities =
-        vec![v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh, v1::Capability::Credit];
+    let mut capabilities = vec![
+        v1::Capability::History,
+        v1::Capability::Signals,
+        v1::Capability::Refresh,
+        v1::Capability::Credit,
+        v1::Capability::Focus,
+    ];
     if config.engine.kind == EngineKind::Redis && config.redis.replicas > 0 {
         capabilities.push(v1::Capability::Replicated);
     }
@@ -204,5 +209,6 @@ fn session_config(id: &str, config: &Config) -> session::Config {
         hello_within_ms: heartbeat.hello_timeout_ms.into(),
         no_progress_ms: heartbeat.no_progress_ms.into(),
         lane_bytes: LANE_BYTES,
+        bulk_bytes_per_second: limits.bulk_bytes_per_second,
     }
 }

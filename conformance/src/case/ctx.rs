@@ -187,6 +187,10 @@ impl Ctx {
                 Need::NotReplicated if self.target.advertises("CAPABILITY_REPLICATED") == Some(true) => {
                     return Err(Stop::Skipped("the server replicates".into()));
                 }
+                Need::Focus => {
+                    let focus = json!({"focus": {"room": self.room()}});
+                    self.capability("CAPABILITY_FOCUS", focus).await?;
+                }
                 Need::Credit => self.named("CAPABILITY_CREDIT").await?,
                 Need::Api if self.target.api_keys.is_empty() => {
                     return Err(Stop::Skipped("needs --api-key or --fixture".into()));

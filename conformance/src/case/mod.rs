@@ -33,6 +33,8 @@ pub enum Need {
     NotReplicated,
     /// Capability CREDIT.
     Credit,
+    /// Capability FOCUS.
+    Focus,
     /// The HTTP API and an API key.
     Api,
     /// The part of the HTTP API with which operators command connections, and an API key with control.

@@ -136,7 +136,7 @@ fn a_newer_token_moves_the_expiry_and_holds_back_what_follows_it() {
     // LC-AUTH-004, LC-AUTH-020
     let mut raw = Raw::open();
     let refresh = |token: &str| Body::RefreshToken(v1::RefreshToken { token: token.into() });
-    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000);
+    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000, 0);
     raw.received();
     raw.send(2, refresh("newer"));
     raw.send(3, Body::Subscribe(v1::Subscribe { room: "r".into(), ..Default::default() }));
@@ -145,7 +145,7 @@ fn a_newer_token_moves_the_expiry_and_holds_back_what_follows_it() {
     let ids = |raw: &mut Raw| raw.received().iter().map(|frame| frame.id).collect::<Vec<_>>();
     assert_eq!(ids(&mut raw), [5], "what depends on rights waits");
     assert!(matches!(&raw.requests[..], [Request::RefreshToken { id: 2, token }] if token == "newer"));
-    raw.session.refreshed(raw.now, 2, raw.now.wall_ms + 30_000);
+    raw.session.refreshed(raw.now, 2, raw.now.wall_ms + 30_000, 0);
     raw.handle_requests();
     assert_eq!(ids(&mut raw), [2, 3]);
     assert!(matches!(&raw.requests[..], [_, Request::History { id: 4, .. }]));
@@ -161,7 +161,7 @@ fn a_newer_token_moves_the_expiry_and_holds_back_what_follows_it() {
 fn a_refused_token_changes_nothing_and_what_waited_goes_on() {
     // LC-AUTH-021, LC-AUTH-023
     let mut raw = Raw::open();
-    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000);
+    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000, 0);
     raw.send(2, Body::RefreshToken(v1::RefreshToken { token: "bob".into() }));
     raw.send(3, Body::Subscribe(v1::Subscribe { room: "r".into(), ..Default::default() }));
     raw.received();
@@ -177,7 +177,7 @@ fn a_refused_token_changes_nothing_and_what_waited_goes_on() {
 fn a_machine_that_slept_counts_the_time() {
     // LC-AUTH-004
     let mut raw = Raw::open();
-    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000);
+    raw.session.refreshed(raw.now, 9, raw.now.wall_ms + 5_000, 0);
     raw.now.wall_ms += 5_000;
     raw.send(2, Body::Ping(v1::Ping { stamp: 1 }));
     assert_eq!(raw.closed(), Some(Code::TokenExpired));

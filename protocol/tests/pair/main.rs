@@ -5,6 +5,7 @@
 mod support;
 
 mod delivery;
+mod flow;
 mod forks;
 mod fragments;
 mod handshake;

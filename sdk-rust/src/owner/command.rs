@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lanecast_protocol::focus::Focus;
 use lanecast_protocol::session::client::{Outgoing, SubscribeOptions};
 use lanecast_protocol::v1;
 use tokio::sync::{oneshot, watch};
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     History { request: v1::History, reply: oneshot::Sender<Result<Box<v1::HistoryPage>, Unread>> },
     /// Answer when every publish so far is settled.
     Flush { reply: oneshot::Sender<Result<(), FlushError>> },
+    /// Raise or lower a room.
+    Focus { room: Arc<str>, focus: Focus },
     /// The network changed.
     NetworkChanged,
     /// Ask the application for a new token now.

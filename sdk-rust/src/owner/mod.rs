@@ -263,6 +263,7 @@ impl Owner {
                 Err(error) => drop(reply.send(Err(Unread::NotAsked(error)))),
             },
             Command::Flush { reply } => self.publishes.flush(reply),
+            Command::Focus { room, focus } => self.session.focus(&room, focus),
             Command::NetworkChanged => self.network_changed(now),
             Command::RefreshToken => self.session.refresh_token(now),
             Command::Close => self.session.close(now),

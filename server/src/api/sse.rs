@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::focus::Focus;
 use lanecast_protocol::json::message_to_json;
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::log::Start;
@@ -314,6 +315,7 @@ impl Stream {
         let fitting = std::cell::Cell::new(bytes);
         let expired = self.joined.entry.mailbox.take_lossy(
             now_ms,
+            |_| Focus::Default,
             |_| fitting.get() < CHUNK_BYTES,
             |_, Popped { record, expiry, .. }| {
                 bytes += record.len();

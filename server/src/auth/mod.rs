@@ -116,6 +116,7 @@ impl Auth {
             service: Arc::from(""),
             device: verified.device.map(Into::into),
             rights: verified.rights,
+            signals_per_second: verified.signals_per_second,
             expires_at_ms: verified.expires_at_ms,
             mark: TokenMark { issued_at_ms: verified.issued_at_ms, token_id: verified.token_id.map(Into::into) },
         })
@@ -155,6 +156,7 @@ impl Auth {
             rights,
             expires_at_ms: 0,
             mark: TokenMark::default(),
+            signals_per_second: 0,
         })
     }
 }
@@ -176,13 +178,15 @@ pub struct Identity {
     pub expires_at_ms: u64,
     /// What a revocation goes by.
     pub mark: TokenMark,
+    /// Signals that a connection may send in a second; 0: as many as the node's limits say.
+    pub signals_per_second: u32,
     rights: Rights,
 }
 
 impl Identity {
     fn service(name: &str, rights: Rights) -> Self {
         let (user, mark) = (Arc::from(""), TokenMark::default());
-        Self { user, service: name.into(), device: None, rights, expires_at_ms: 0, mark }
+        Self { user, service: name.into(), device: None, rights, expires_at_ms: 0, mark, signals_per_second: 0 }
     }
 
     /// Whether this is a service, not a user.

@@ -25,6 +25,9 @@ pub const TOKEN_ID_BYTES_MAX: usize = 128;
 /// Rights in one token. The size of a token bounds them too; this bounds what one request costs to judge.
 pub const RIGHTS_MAX: usize = 64;
 
+/// Most signals per second that a token may allow, as the node's own limit.
+pub const SIGNALS_PER_SECOND_MAX: u32 = 1_000;
+
 /// Why a token is refused. For the log; the client learns the [`code`](Self::code) only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenError {
@@ -112,6 +115,9 @@ pub struct Claims {
 pub struct LanecastClaim {
     /// The rights.
     pub rights: Vec<RightSpec>,
+    /// Signals that a connection with it may send in a second; `None`: as many as the node's limits say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signals_per_second: Option<u32>,
 }
 
 /// An `aud` claim: one text or a list of them.
@@ -167,6 +173,8 @@ pub struct Verified {
     pub token_id: Option<String>,
     /// What it allows.
     pub rights: Rights,
+    /// Signals that a connection may send in a second; 0: as many as the node's limits say.
+    pub signals_per_second: u32,
 }
 
 /// What a token must say, apart from its signature.
@@ -209,14 +217,29 @@ impl Verifier {
         if claims.jti.as_ref().is_some_and(|id| !is_token_id(id)) {
             return Err(TokenError::Claim("jti: 1 to 128 bytes, no control characters".to_owned()));
         }
-        let specs = claims.lanecast.map(|claim| claim.rights).unwrap_or_default();
+        let (specs, signals) = match claims.lanecast {
+            Some(claim) => (claim.rights, claim.signals_per_second),
+            None => (Vec::new(), None),
+        };
+        if signals.is_some_and(|per_second| !(1..=SIGNALS_PER_SECOND_MAX).contains(&per_second)) {
+            let why = format!("lanecast: signals_per_second: 1 to {SIGNALS_PER_SECOND_MAX}");
+            return Err(TokenError::Claim(why));
+        }
         if specs.len() > RIGHTS_MAX {
             return Err(TokenError::Claim(format!("lanecast: more than {RIGHTS_MAX} rights")));
         }
         let rights = Rights::from_specs(specs).map_err(|why| TokenError::Claim(format!("lanecast: {why}")))?;
         let issued_at_ms = claims.iat.map_or(0, Seconds::ms);
         let (user, device, token_id) = (claims.sub, claims.device, claims.jti);
-        Ok(Verified { user, device, expires_at_ms, issued_at_ms, token_id, rights })
+        Ok(Verified {
+            user,
+            device,
+            expires_at_ms,
+            issued_at_ms,
+            token_id,
+            rights,
+            signals_per_second: signals.unwrap_or(0),
+        })
     }
 
     fn check_address(&self, claims: &Claims) -> Result<(), TokenError> {

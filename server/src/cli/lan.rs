@@ -146,7 +146,7 @@ fn claims(options: &crate::config::TokenOptions, now_ms: u64) -> Claims {
         aud: options.audience.clone().map(crate::auth::token::OneOrMany::One),
         iss: options.issuer.clone(),
         jti: None,
-        lanecast: Some(LanecastClaim { rights: vec![right] }),
+        lanecast: Some(LanecastClaim { rights: vec![right], signals_per_second: None }),
     }
 }
 

@@ -10,7 +10,9 @@ use lanecast_protocol::room::check_user;
 use super::Failure;
 use crate::auth::keys::{Algorithm, Key, SECRET_BYTES_MIN, signing_key};
 use crate::auth::rights::RightSpec;
-use crate::auth::token::{Claims, LanecastClaim, OneOrMany, Seconds, is_device, is_token_id, mint};
+use crate::auth::token::{
+    Claims, LanecastClaim, OneOrMany, SIGNALS_PER_SECOND_MAX, Seconds, is_device, is_token_id, mint,
+};
 use crate::clock::Clock;
 use crate::config::{Config, Secret};
 
@@ -41,6 +43,9 @@ pub(super) struct Token {
     /// Id of the token, by which it can be revoked alone; else one at random.
     #[arg(long)]
     jti: Option<String>,
+    /// Signals that a connection with it may send in a second, instead of what the node's limits say.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SIGNALS_PER_SECOND_MAX.into()))]
+    signals_per_second: Option<u32>,
     /// Configuration of the node: secrets, audience and issuer.
     #[arg(long, value_name = "FILE", env = "LANECAST_CONFIG")]
     config: Option<PathBuf>,
@@ -75,7 +80,10 @@ impl Token {
             aud: config.tokens.audience.map(OneOrMany::One),
             iss: config.tokens.issuer,
             jti: self.jti.or_else(|| Some(format!("{:016x}", rand::random::<u64>()))),
-            lanecast: Some(LanecastClaim { rights: rights(&self.rights)? }),
+            lanecast: Some(LanecastClaim {
+                rights: rights(&self.rights)?,
+                signals_per_second: self.signals_per_second,
+            }),
         };
         Ok(mint(&claims, algorithm, self.kid, &key)?)
     }
@@ -171,6 +179,7 @@ mod tests {
             secret_file: None,
             key_file: None,
             kid: None,
+            signals_per_second: None,
             jti: None,
             config: None,
         };

@@ -224,6 +224,13 @@ impl Config {
             "signals_burst",
             format!("must be at least signals_per_second ({})", self.limits.signals_per_second),
         );
+        let bulk = self.limits.bulk_bytes_per_second;
+        check(
+            bulk == 0 || bulk >= BULK_BYTES_MIN,
+            "limits",
+            "bulk_bytes_per_second",
+            format!("must be 0 or at least {BULK_BYTES_MIN}, or one large event takes longer than clients wait"),
+        );
         let largest = self.policies.message_bytes_max();
         check(
             self.limits.record_bytes >= largest.saturating_add(ENVELOPE_BYTES),
@@ -265,6 +272,9 @@ impl Config {
         }
     }
 }
+
+/// Least cap of lane bulk, bytes per second: the largest record of the defaults takes 16 s, half of what a client may take.
+const BULK_BYTES_MIN: u32 = 16_384;
 
 /// What an envelope and its frame may need beside the body.
 const ENVELOPE_BYTES: u32 = 2_048;

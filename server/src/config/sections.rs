@@ -91,6 +91,10 @@ options! {
         /// Signals that may come at once.
         signals_burst: u32 = "20" in 1..=10_000,
             because "two seconds' worth, for a client that was away";
+        /// Bytes of lane bulk that a connection gets in a second, over a longer time; 0: as many as it takes, else at least
+        /// 16,384.
+        bulk_bytes_per_second: u32 = "0" in 0..=1_000_000_000,
+            because "bulk yields to the other lanes by itself; a cap saves the traffic of those who pay for it by volume";
         /// Events in a page of history.
         history_page: u32 = "200" in 1..=10_000,
             because "a screen or two; pages ride bulk and are made in memory";

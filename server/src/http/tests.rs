@@ -165,7 +165,13 @@ async fn the_routes_answer() {
     assert_eq!(known.json()["websocket"], "/v1/connect");
     assert_eq!(
         known.json()["capabilities"],
-        serde_json::json!(["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS", "CAPABILITY_REFRESH"])
+        serde_json::json!([
+            "CAPABILITY_HISTORY",
+            "CAPABILITY_SIGNALS",
+            "CAPABILITY_REFRESH",
+            "CAPABILITY_CREDIT",
+            "CAPABILITY_FOCUS",
+        ])
     );
     assert!(known.head.contains("access-control-allow-origin: *"), "{}", known.head);
     assert!(known.json().get("quic").is_none() && known.json().get("webtransport").is_none(), "not served");

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use lanecast_protocol::focus::Focus;
 use lanecast_protocol::lane::Lane;
 use lanecast_protocol::lossy::{LiveSignal, Popped, Pushed, SignalQueue, TransientQueue, Under};
 use lanecast_protocol::position::{DurableLane, PerLane};
@@ -189,10 +190,12 @@ impl Mailbox {
         epochs.into_iter().map(|handle| Mark::Epoch { handle }).chain(ready).collect()
     }
 
-    /// Gives `send` what may be lost, while `has_room` for its lane. Returns how many signals had expired here.
+    /// Gives `send` what may be lost, while `has_room` for its lane; rooms in `focus`, which is asked with the handle, go
+    /// first. Returns how many signals had expired here.
     pub fn take_lossy(
         &self,
         now_ms: u64,
+        focus: impl Fn(u64) -> Focus,
         mut has_room: impl FnMut(Lane) -> bool,
         mut send: impl FnMut(Lane, Popped),
     ) -> u64 {
@@ -200,13 +203,13 @@ impl Mailbox {
         let Inner { lossy: Some(lossy), withheld, .. } = &mut *inner else { return 0 };
         for lane in DurableLane::ALL {
             while has_room(lane.into())
-                && let Some(popped) = lossy.transients[lane].pop(lane, withheld)
+                && let Some(popped) = lossy.transients[lane].pop_focused(lane, withheld, &focus)
             {
                 send(lane.into(), popped);
             }
         }
         while has_room(Lane::Signal)
-            && let Some((record, expiry)) = lossy.signals.pop(now_ms, withheld)
+            && let Some((record, expiry)) = lossy.signals.pop_focused(now_ms, withheld, &focus)
         {
             send(Lane::Signal, Popped { record, expiry: Some(expiry), gap: None });
         }
@@ -256,9 +259,9 @@ mod tests {
         let mailbox = Mailbox::default();
         mailbox.transient(Under { handle: 1, epoch: 9 }, DurableLane::Normal, 1, Bytes::from("t"), 0);
         let mut sent = Vec::new();
-        mailbox.take_lossy(0, |lane| lane != Lane::Normal, |_, popped| sent.push(popped.record));
+        mailbox.take_lossy(0, |_| Focus::Default, |lane| lane != Lane::Normal, |_, popped| sent.push(popped.record));
         assert!(sent.is_empty());
-        mailbox.take_lossy(0, |_| true, |_, popped| sent.push(popped.record));
+        mailbox.take_lossy(0, |_| Focus::Default, |_| true, |_, popped| sent.push(popped.record));
         assert_eq!(sent, ["t"]);
         assert!(mailbox.inner.lock().lossy.is_none(), "an empty queue costs nothing");
     }

@@ -348,6 +348,7 @@ impl<T: Transport> Connection<T> {
         let metrics = &self.node.metrics;
         let expired = self.entry.mailbox.take_lossy(
             now.wall_ms,
+            |handle| session.borrow().focus_of(handle),
             |lane| takes.contains(lane) && session.borrow().has_room(lane),
             |lane, Popped { record, expiry, gap }| {
                 if let Some(cause) = gap {

@@ -63,6 +63,7 @@ impl<T: Transport> Connection<T> {
             user: identity.user.to_string(),
             device: self.device.to_string(),
             token_expires_at_ms: identity.expires_at_ms,
+            signals_per_second: identity.signals_per_second,
         };
         let user = Arc::clone(&identity.user);
         let owner = Owner { user, device: self.device.clone(), instance: self.instance.clone() };
@@ -103,7 +104,7 @@ impl<T: Transport> Connection<T> {
         if self.node.auth.is_revoked(&identity.user, &self.device, &identity.mark) {
             return self.session.close(revoked());
         }
-        self.session.refreshed(self.now(), id, identity.expires_at_ms);
+        self.session.refreshed(self.now(), id, identity.expires_at_ms, identity.signals_per_second);
         self.identity = Some(identity);
         self.refreshed = true;
         self.hold_to_rights();
@@ -383,8 +384,10 @@ impl<T: Transport> Connection<T> {
 
     /// A token of this connection for a signal, or how long there will be none, ms.
     fn take_signal(&mut self) -> Result<(), u32> {
-        let (limits, now_ns) = (&self.node.config.limits, self.now().monotonic_ms * 1_000_000);
-        let Some(rate) = Rate::per_second(limits.signals_per_second, limits.signals_burst) else { return Ok(()) };
+        let now = self.now();
+        let (per_second, now_ns) = (self.session.signals_per_second(now), now.monotonic_ms * 1_000_000);
+        let burst = self.node.config.limits.signals_burst.max(per_second);
+        let Some(rate) = Rate::per_second(per_second, burst) else { return Ok(()) };
         match self.signals.wait_ns(rate, now_ns) {
             0 => {
                 self.signals.take(rate, now_ns);

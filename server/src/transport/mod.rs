@@ -54,9 +54,10 @@ pub trait Transport: Send {
     /// If the peer is gone.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>>;
 
-    /// The lanes of which something got through since this was asked last, as far as they are told apart (LC-FLOW-005).
+    /// The lanes of which something got through since this was asked last, be it a part of a record: one that takes long is
+    /// progress too (LC-FLOW-005). None on a transport that does not see parts; what it takes next says the same.
     fn moved(&mut self) -> Lanes {
-        Lanes::ALL
+        Lanes::NONE
     }
 
     /// Bytes that the path to the client carries, as far as this transport sees it; `None`: it does not, or what it sees

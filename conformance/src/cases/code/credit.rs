@@ -1,4 +1,5 @@
-//! Credit: what of lanes normal and bulk is under way, what a receiver says of it, and what it must not say.
+//! Credit: what of lanes normal and bulk is under way, what a receiver says of it, and what it must not say. And focus, which
+//! shows in the order of what waits for credit.
 
 use std::time::Duration;
 
@@ -59,6 +60,14 @@ pub(super) fn cases() -> Vec<Case> {
             &["LC-FLOW-010"],
             &[Need::Credit],
             |ctx| Box::pin(withheld(ctx)),
+        )
+        .within_s(90),
+        Case::code(
+            "LC-FLOW-020/turns",
+            "What waits of a room in the foreground comes before the others, and of one in the background behind them, in order.",
+            &["LC-LANE-003", "LC-LANE-004"],
+            &[Need::Credit, Need::Focus],
+            |ctx| Box::pin(focus(ctx)),
         )
         .within_s(90),
     ]
@@ -187,6 +196,44 @@ async fn not_named(ctx: &mut Ctx) -> Outcome {
     ctx.events("a", &handle, "LANE_BULK", 1, FLOOD as u64).await?;
     for name in ["a", "p"] {
         ctx.none(name, &json!({"credit": {}})).await?;
+    }
+    Ok(())
+}
+
+async fn focus(ctx: &mut Ctx) -> Outcome {
+    const LARGE: usize = 5_000;
+    const MANY: u64 = 100;
+    let room = ctx.room();
+    ctx.join_as("p").await?;
+    let texts: Vec<String> = (0..MANY).map(|_| "x".repeat(LARGE)).collect();
+    join(ctx, "a").await?;
+    let mut handles = Vec::new();
+    for level in ["BACKGROUND", "DEFAULT", "FOREGROUND"] {
+        let name = format!("{room}.{}", level.to_lowercase());
+        ctx.publish("p", &name, "LANE_BULK", &texts).await?;
+        let start = json!({"room": name, "start": {"beginning": {}}});
+        handles.push(ctx.subscribe("a", start).await?["handle"].clone());
+        let level = format!("FOCUS_LEVEL_{level}");
+        ctx.ask("a", json!({"focus": {"room": name, "level": level}}), &json!({"done": {}})).await?;
+    }
+    let (mut consumed, mut order) = (0, Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while order.len() < 3 * MANY as usize && Instant::now() < deadline {
+        let conn = ctx.conn("a")?;
+        conn.settle(QUIET).await?;
+        for received in conn.take_pending().iter().filter(|received| Lane::of(&received.value) == Lane::Bulk) {
+            consumed += record_bytes(received)?;
+            let event = &received.value["event"];
+            order.extend(handles.iter().position(|handle| *handle == event["handle"]));
+        }
+        credit(ctx, "a", consumed, 1 << 20).await?;
+    }
+    check(order.len() == 3 * MANY as usize, || format!("{} of {} events came", order.len(), 3 * MANY))?;
+    for level in [2, 1] {
+        let last = order.iter().rposition(|of| *of == level).unwrap_or(0);
+        let lower = order[..last].iter().filter(|of| **of < level).count() as u64;
+        // What waited in the node before the rooms had their levels, and the turn now and then that keeps a room alive.
+        check(lower < MANY * 2 / 3, || format!("{lower} events of lower rooms came before the last of level {level}"))?;
     }
     Ok(())
 }

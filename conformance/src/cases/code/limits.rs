@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::case::{Case, Ctx, Join, Need};
 use crate::client::{Conn, Encoding, Open, Transport};
+use crate::target::{TokenWish, all_rights};
 use crate::verdict::{Outcome, Stop, check};
 
 /// Connections of a user that the fixture allows.
@@ -51,6 +52,14 @@ pub(super) fn cases() -> Vec<Case> {
         .over(&[Transport::Websocket])
         .only(Encoding::Binary),
         Case::code(
+            "LC-FLOW-007/by-token",
+            "A newer token that changes the rate of signals is followed by Limits; more holds at once, less 10 s later.",
+            &["LC-FLOW-001", "LC-AUTH-020"],
+            &[Need::Jwt, Need::Refresh, Need::Signals],
+            |ctx| Box::pin(by_token(ctx)),
+        )
+        .within_s(90),
+        Case::code(
             "LC-FLOW-001/publish-rate",
             "Publishes beyond the rate are refused with a time; sent again in order, each is stored once and in order.",
             &["LC-ERR-008", "LC-PUB-021", "LC-PUB-023"],
@@ -71,6 +80,52 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn as_user(name: &str, user: &str, refused: Option<u64>) -> Join {
     Join { user: Some(user.to_owned()), refused, ..Join::named(name) }
+}
+
+/// Goes on with a token that lets so many signals a second pass, and expects to be told.
+async fn go_on_with(ctx: &mut Ctx, per_second: u64) -> Outcome {
+    let wish = TokenWish { user: ctx.user("a"), claims: Some(signals_claim(per_second)), ..TokenWish::default() };
+    let token = ctx.target.token(&wish).await?;
+    ctx.ask("a", json!({"refreshToken": {"token": token}}), &json!({"tokenRefreshed": {}})).await?;
+    ctx.expect("a", &json!({"id": 0, "limits": {"signalsPerSecond": per_second, "rooms": "$>0"}})).await.map(drop)
+}
+
+fn signals_claim(per_second: u64) -> Value {
+    json!({"lanecast": {"rights": all_rights(), "signals_per_second": per_second}})
+}
+
+/// How many of these signals, sent at once, are accepted.
+async fn accepted(ctx: &mut Ctx, counters: std::ops::Range<u64>) -> Outcome<usize> {
+    let room = ctx.room();
+    let signal = |counter: u64| json!({"room": room, "counter": counter, "envelope": {"type": "t", "key": "k"}});
+    let frames: Vec<Value> = counters.clone().map(|n| json!({"id": n + 1, "signal": signal(n)})).collect();
+    ctx.conn("a")?.send(&frames).await?;
+    let mut accepted = 0;
+    for n in counters {
+        let answer = ctx.expect("a", &json!({"id": n + 1})).await?.value;
+        accepted += usize::from(answer["done"].is_object());
+    }
+    Ok(accepted)
+}
+
+async fn by_token(ctx: &mut Ctx) -> Outcome {
+    const MANY: u64 = 60;
+    let welcome = Some(json!({"limits": {"signalsPerSecond": "$=rate"}}));
+    ctx.join(Join { claims: Some(signals_claim(MANY)), welcome, ..Join::named("a") }).await?;
+    if ctx.vars.find("rate").and_then(Value::as_u64) != Some(MANY) {
+        return Err(Stop::Unsupported("no limit changes with the token".into()));
+    }
+    go_on_with(ctx, 2).await?;
+    let lowered = Instant::now();
+    let before = accepted(ctx, 1..MANY + 1).await?;
+    check(before == MANY as usize, || format!("{before} of {MANY} signals passed before the lower rate held"))?;
+    tokio::time::sleep_until(lowered + Duration::from_secs(12)).await;
+    let after = accepted(ctx, 1_000..1_000 + MANY).await?;
+    check(after < MANY as usize, || "the lower rate does not hold after 12 s".to_owned())?;
+    go_on_with(ctx, 10 * MANY).await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let raised = accepted(ctx, 2_000..2_000 + MANY).await?;
+    check(raised == MANY as usize, || format!("{raised} of {MANY} signals passed at the higher rate"))
 }
 
 async fn connections_of_a_user(ctx: &mut Ctx) -> Outcome {

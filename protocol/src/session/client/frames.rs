@@ -5,6 +5,7 @@ use super::room::Effect;
 use super::{ASK_AGAIN_MS, Client, Event, Link, Pending, RoomState};
 use crate::codec;
 use crate::codes::{Action as Advice, Code, action_of};
+use crate::focus::Focus;
 use crate::lane::Lane;
 use crate::outbox::CONTROL_BYTES_MAX;
 use crate::publisher::Settled;
@@ -108,10 +109,15 @@ impl Client {
         {
             room.hole_unseen = true;
         }
+        let focused = !unasked && room.focus != Focus::Default;
         match room.subscribed(now.monotonic_ms, frame) {
             Ok(effect) => self.report(&name, effect),
             // Going on would lose events in silence; a new connection starts from what is known.
             Err(_) => return self.give_up(now, Code::Protocol),
+        }
+        if focused {
+            // A node forgets it with the connection, or when the room was left.
+            self.tell_focus(&name);
         }
         self.release_held(now);
     }

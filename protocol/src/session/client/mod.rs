@@ -46,6 +46,7 @@ use super::server::VERSION;
 use crate::codec::{self, CodecError};
 use crate::codes::{Action as Advice, Code, action_of};
 use crate::credit::{Gate, Meter, WINDOW_BYTES};
+use crate::focus::Focus;
 use crate::fragment::{self, Assembler, PIECE_BYTES_MAX};
 use crate::inbox::{Item, Placed};
 use crate::lane::{Lane, Lanes};
@@ -56,13 +57,14 @@ use crate::v1;
 use crate::v1::frame::Body;
 
 /// Optional parts that the client can use.
-const CAPABILITIES: [v1::Capability; 6] = [
+const CAPABILITIES: [v1::Capability; 7] = [
     v1::Capability::History,
     v1::Capability::Signals,
     v1::Capability::Refresh,
     v1::Capability::Replicated,
     v1::Capability::Fragments,
     v1::Capability::Credit,
+    v1::Capability::Focus,
 ];
 /// How long opening a transport, and then the answer to Hello, may take.
 const CONNECT_WITHIN_MS: u64 = 10_000;
@@ -110,6 +112,8 @@ struct Open {
     record_bytes: usize,
     /// Whether the node can answer a publish only once it is replicated.
     replicates: bool,
+    /// Whether the node puts rooms before others.
+    focuses: bool,
     refresh: Refresh,
     pending: BTreeMap<u32, Pending>,
     held: Held,
@@ -415,6 +419,19 @@ impl Client {
         }
     }
 
+    /// Raises or lowers a room that is subscribed, for as long as it is, also over reconnects (LC-FLOW-020).
+    pub fn focus(&mut self, name: &str, focus: Focus) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        if room.focus != focus {
+            room.focus = focus;
+            // What was asked for is answered first, and then told.
+            let stands = room.wanted() && room.asked.is_none();
+            if stands {
+                self.tell_focus(name);
+            }
+        }
+    }
+
     /// Ends a subscription and forgets the room.
     pub fn unsubscribe(&mut self, name: &str) {
         let Some(room) = self.rooms.remove(name) else { return };
@@ -484,7 +501,7 @@ impl Client {
     pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
         self.fill(now);
         self.make_credit(now, lanes);
-        let open = self.gate.lanes(|lane| self.outbox.next_bytes(lane));
+        let open = self.may_leave(now);
         let mut output = self.outbox.pop(now.wall_ms, lanes.and(open))?;
         self.gate.sent(now.monotonic_ms, output.lane, output.record.len());
         if output.route == Route::Message {
@@ -496,6 +513,15 @@ impl Client {
             open.sent_at_ms = now.monotonic_ms;
         }
         Some(output)
+    }
+
+    /// The lanes of which the next record may be under way. In one queue credit would hold up everything.
+    fn may_leave(&mut self, now: Now) -> Lanes {
+        self.outbox.expire(now.wall_ms);
+        match self.outbox.is_one_queue() {
+            true => Lanes::ALL,
+            false => self.gate.lanes(|lane| self.outbox.next_bytes(lane)),
+        }
     }
 
     /// Credit is made as control drains, so that none but the newest waits.
@@ -732,6 +758,7 @@ impl Client {
             in_flight_max: limits.publishes_in_flight.max(1) as usize,
             record_bytes: limits.record_bytes as usize,
             replicates: welcome.capabilities.contains(&v1::Capability::Replicated.into()),
+            focuses: welcome.capabilities.contains(&v1::Capability::Focus.into()),
             refresh: Refresh::default(),
             pending: BTreeMap::new(),
             held,
@@ -806,6 +833,16 @@ impl Client {
             && let Some(room) = self.rooms.get_mut(name)
         {
             room.asked = Some(id);
+        }
+    }
+
+    /// Tells the node how much a room matters. One that does not serve it serves all rooms alike.
+    fn tell_focus(&mut self, name: &str) {
+        let (Some(room), Link::Open(open)) = (self.rooms.get(name), &self.link) else { return };
+        if open.focuses {
+            let focus = v1::Focus { room: name.to_owned(), level: room.focus.to_wire().into() };
+            // Without a connection the next one is told.
+            let _ = self.request(Body::Focus(focus), Pending::Ignored);
         }
     }
 

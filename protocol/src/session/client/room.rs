@@ -1,6 +1,7 @@
 //! A room on the client's side: its subscription, what was received and what waits for the application.
 
 use super::signals::Heard;
+use crate::focus::Focus;
 use crate::inbox::{Delivery, Inbox};
 use crate::position::{DurableLane, Position};
 use crate::tracker::{Misbehaviour, Tracker, Verdict};
@@ -56,6 +57,8 @@ pub(super) struct Room {
     pub(super) inbox: Inbox,
     pub(super) options: SubscribeOptions,
     pub(super) state: RoomState,
+    /// How much it matters to the user.
+    pub(super) focus: Focus,
     /// The id of the Subscribe that is not answered; 0 for one in Hello.
     pub(super) asked: Option<u32>,
     /// Left because the application does not read.
@@ -97,6 +100,7 @@ impl Room {
             inbox,
             options,
             state: RoomState::Subscribing,
+            focus: Focus::Default,
             asked: None,
             paused: false,
             muted: false,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Read, Ready, Session, State};
+use super::{Read, Ready, Session, State, Subscription};
 use crate::codec;
 use crate::lane::Lane;
 use crate::outbox::Expiry;
@@ -102,14 +102,13 @@ impl Session {
                 ready.for_each(|known| known.held_back[lane] = true);
                 continue;
             }
-            let turn = open.turn[lane] as usize;
-            let Some(at) = (0..count)
-                .map(|step| (turn + step) % count)
-                .find(|&at| open.subscriptions[at].ready[lane] == Ready::Yes)
-            else {
-                continue;
-            };
-            open.turn[lane] = at as u32 + 1;
+            let ready = open.subscriptions.iter().filter(|known| known.ready[lane] == Ready::Yes);
+            let Some(focus) = open.turns[lane].next(ready.map(|known| known.focus)) else { continue };
+            let turn = open.turn[lane][focus as usize] as usize;
+            let is_next = |known: &Subscription| known.ready[lane] == Ready::Yes && known.focus == focus;
+            let mut places = (0..count).map(|step| (turn + step) % count);
+            let Some(at) = places.find(|&at| is_next(&open.subscriptions[at])) else { continue };
+            open.turn[lane][focus as usize] = at as u32 + 1;
             let subscription = &mut open.subscriptions[at];
             subscription.ready[lane] = Ready::Reading;
             return Some(Read {

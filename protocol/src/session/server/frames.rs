@@ -7,6 +7,7 @@ use super::{Asked, REQUESTS_MAX, Request, Session, State, Waiting};
 use crate::binding;
 use crate::codec;
 use crate::codes::Code;
+use crate::focus::Focus;
 use crate::fragment::{self, PIECE_BYTES_MAX};
 use crate::lane::{Lane, Lanes};
 use crate::outbox::CONTROL_BYTES_MAX;
@@ -68,6 +69,12 @@ impl Session {
             Body::FragmentAbort(abort) if self.serves_fragments() => self.assembler.abort(&abort),
             Body::Unread(_) | Body::Fragment(_) | Body::FragmentAbort(_) => {
                 self.unimplemented(id, "");
+            }
+            Body::Focus(v1::Focus { room, level }) if self.config.capabilities.contains(&v1::Capability::Focus) => {
+                match check_room(&room) {
+                    Ok(()) => self.wait(Waiting::Focus { id, room, focus: Focus::from_wire(level) }),
+                    Err(refusal) => self.refuse(id, refusal.in_room(room)),
+                }
             }
             Body::Focus(v1::Focus { room, .. })
             | Body::PresenceEnter(v1::PresenceEnter { room, .. })

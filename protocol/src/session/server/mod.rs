@@ -25,6 +25,7 @@
 mod check;
 mod delivery;
 mod frames;
+mod limits;
 mod progress;
 mod request;
 mod rooms;
@@ -37,6 +38,7 @@ use prost::Message;
 
 pub use self::check::{TOKEN_BYTES_MAX, body_len, check_envelope, check_numbers, check_subscribe};
 pub use self::delivery::gap_record;
+use self::limits::{Cap, Limit};
 use self::progress::Progress;
 pub use self::request::{Accepted, Asked, Config, Opened, Read, Request};
 pub use self::rooms::filtered;
@@ -45,6 +47,7 @@ use crate::binding;
 use crate::codec::{self, CodecError};
 use crate::codes::Code;
 use crate::credit::{Gate, Meter, WINDOW_BYTES};
+use crate::focus::{Focus, Turns};
 use crate::fragment::Assembler;
 use crate::lane::{Lane, Lanes};
 use crate::outbox::{CONTROL_BYTES_MAX, Outbox, Output};
@@ -102,6 +105,8 @@ struct Subscription {
     head_order: u64,
     /// What the client was told last of the log (LC-SUB-018).
     degraded: bool,
+    /// How much it matters to the client's user (LC-FLOW-020).
+    focus: Focus,
 }
 
 #[derive(Debug)]
@@ -142,14 +147,18 @@ struct Open {
     /// What clients are told of the log, and whether some subscription was told otherwise.
     degraded: bool,
     untold: bool,
-    /// Whose turn it is in each lane, so that a long replay of one room does not delay the others (LC-LANE-004).
-    turn: PerLane<u32>,
+    /// Whose turn it is in each lane and focus, so that a long replay of one room does not delay the others (LC-LANE-004).
+    turn: PerLane<[u32; Focus::COUNT]>,
+    /// Which focus has its turn.
+    turns: PerLane<Turns>,
     /// A GoAway was sent; the connection closes then.
     leaves_at_ms: Option<u64>,
     /// The token expires then.
     expiry: Option<Expiry>,
     /// The driver checks a newer token: everything else waits.
     refreshing: bool,
+    /// Signals that the client may send in a second.
+    signals_per_second: Limit,
 }
 
 /// When a token expires, by both clocks: the one wakes the session, and the other one also counts the time in which the
@@ -184,6 +193,11 @@ enum Waiting {
         id: u32,
         history: v1::History,
     },
+    Focus {
+        id: u32,
+        room: String,
+        focus: Focus,
+    },
     /// Came while entries of Hello were not answered.
     Ping {
         id: u32,
@@ -200,6 +214,7 @@ impl Waiting {
             Self::History { history, .. } => Some((&history.room, true)),
             Self::Request(Request::Publish { publish, .. }) => Some((&publish.room, false)),
             Self::Request(Request::Signal { signal, .. }) => Some((&signal.room, false)),
+            Self::Focus { room, .. } => Some((room, false)),
             Self::Request(_) | Self::Ping { .. } => None,
         }
     }
@@ -223,12 +238,16 @@ pub struct Session {
     assembler: Assembler,
     /// The transport folds all lanes into one pipe.
     is_pipe: bool,
+    /// The operator's cap of lane bulk.
+    cap: Option<Box<Cap>>,
 }
 
 impl Session {
     /// A session on a fresh connection.
     pub fn new(config: Arc<Config>, now: Now) -> Self {
         let deadline_ms = now.monotonic_ms + config.hello_within_ms;
+        let capped = config.bulk_bytes_per_second > 0;
+        let cap = capped.then(|| Box::new(Cap::new(now.monotonic_ms, config.bulk_bytes_per_second)));
         Self {
             config,
             state: State::AwaitHello { deadline_ms },
@@ -241,6 +260,7 @@ impl Session {
             meter: Meter::default(),
             assembler: Assembler::default(),
             is_pipe: false,
+            cap,
         }
     }
 
@@ -312,6 +332,9 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Now) {
         self.assembler.forget_silent(now.monotonic_ms);
         self.meter.handle_timeout(now.monotonic_ms);
+        if let Some(cap) = &mut self.cap {
+            cap.fill(now.monotonic_ms);
+        }
         let due = |at_ms: u64| at_ms <= now.monotonic_ms;
         match &self.state {
             State::AwaitHello { deadline_ms } if due(*deadline_ms) => {
@@ -357,7 +380,9 @@ impl Session {
             subscriptions.drain(..).map(|subscribe| Request::Subscribe { asked: Asked::InHello, subscribe });
         self.requests.extend(subscribes.map(Waiting::Request));
         let expiry = Expiry::at(now, accepted.token_expires_at_ms);
-        self.state = State::Open(Open { expiry, hello_left, ..Open::default() });
+        let limits = self.limits_with(accepted.signals_per_second);
+        let signals_per_second = Limit::at(limits.signals_per_second);
+        self.state = State::Open(Open { expiry, hello_left, signals_per_second, ..Open::default() });
         let welcome = v1::Welcome {
             version: VERSION,
             capabilities: self.config.capabilities.iter().map(|&capability| capability.into()).collect(),
@@ -366,7 +391,7 @@ impl Session {
             device: accepted.device,
             instance,
             heartbeat: Some(self.config.heartbeat),
-            limits: Some(self.config.limits),
+            limits: Some(limits),
             server_time_ms: now.wall_ms,
             reconnect: Some(self.config.reconnect),
             node: self.config.node.clone(),
@@ -382,14 +407,36 @@ impl Session {
         }
     }
 
-    /// Takes the newer token: it expires then, node's clock, ms; 0: never. What waited goes on.
-    pub fn refreshed(&mut self, now: Now, id: u32, expires_at_ms: u64) {
-        if let State::Open(open) = &mut self.state {
-            open.expiry = Expiry::at(now, expires_at_ms);
-            open.refreshing = false;
+    fn limits_with(&self, signals_per_second: u32) -> v1::Limits {
+        match signals_per_second {
+            0 => self.config.limits,
+            signals_per_second => v1::Limits { signals_per_second, ..self.config.limits },
         }
+    }
+
+    /// Takes the newer token: it expires then, node's clock, ms; 0: never. With it the signals that the connection may send
+    /// in a second may change; 0: as many as the node's limits say. What waited goes on.
+    pub fn refreshed(&mut self, now: Now, id: u32, expires_at_ms: u64, signals_per_second: u32) {
+        let limits = self.limits_with(signals_per_second);
+        let State::Open(open) = &mut self.state else { return };
+        open.expiry = Expiry::at(now, expires_at_ms);
+        open.refreshing = false;
+        let changed = open.signals_per_second.told() != limits.signals_per_second;
+        open.signals_per_second.change(now.monotonic_ms, limits.signals_per_second);
         // Also under id 0: the client has to know until when it may stay.
         self.control(id, Body::TokenRefreshed(v1::TokenRefreshed { expires_at_ms }));
+        if changed {
+            // LC-FLOW-007
+            self.control(0, Body::Limits(limits));
+        }
+    }
+
+    /// Signals that the client may send in a second, as it holds for what is received now.
+    pub fn signals_per_second(&self, now: Now) -> u32 {
+        match &self.state {
+            State::Open(open) => open.signals_per_second.now(now.monotonic_ms),
+            _ => self.config.limits.signals_per_second,
+        }
     }
 
     /// Refuses the newer token; the connection goes on with the one that it has.
@@ -511,6 +558,7 @@ impl Session {
                         return Some(Request::Unsubscribed { handle });
                     }
                 }
+                Waiting::Focus { id, room, focus } => self.focus(id, &room, focus),
                 Waiting::Ping { id, pong } => self.control(id, Body::Pong(pong)),
                 Waiting::History { id, history } if self.histories.len() < HISTORIES_MAX => {
                     self.histories.push_back((id, history));
@@ -581,11 +629,31 @@ impl Session {
     /// Of lanes normal and bulk no more is given than may be under way (LC-FLOW-010).
     pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
         self.make_credit(now, lanes);
-        let open = self.gate.lanes(|lane| self.outbox.next_bytes(lane));
+        let mut open = self.may_leave(now);
+        if let Some(cap) = &mut self.cap {
+            cap.fill(now.monotonic_ms);
+            if cap.opens_at_ms().is_some() {
+                open = open.without(Lane::Bulk);
+            }
+        }
         let output = self.outbox.pop(now.wall_ms, lanes.and(open))?;
+        if let Some(cap) = &mut self.cap
+            && output.lane == Lane::Bulk
+        {
+            cap.sent(output.record.len());
+        }
         self.gate.sent(now.monotonic_ms, output.lane, output.record.len());
         self.progress.moved(now.monotonic_ms, Lanes::NONE.with(output.lane));
         Some(output)
+    }
+
+    /// The lanes of which the next record may be under way. In one queue credit would hold up everything.
+    fn may_leave(&mut self, now: Now) -> Lanes {
+        self.outbox.expire(now.wall_ms);
+        match self.outbox.is_one_queue() {
+            true => Lanes::ALL,
+            false => self.gate.lanes(|lane| self.outbox.next_bytes(lane)),
+        }
     }
 
     /// Credit is made as control drains, so that of those that a client does not take none but the newest waits.
@@ -614,7 +682,8 @@ impl Session {
                 let expiry = open.expiry.map(|expiry| expiry.monotonic_ms);
                 let silent = self.assembler.poll_timeout();
                 let credit = self.meter.poll_timeout();
-                let all = [Some(idle), self.stuck_at_ms(), open.leaves_at_ms, expiry, silent, credit];
+                let capped = self.capped_until_ms();
+                let all = [Some(idle), self.stuck_at_ms(), open.leaves_at_ms, expiry, silent, credit, capped];
                 all.into_iter().flatten().min()
             }
             State::Closing(_) | State::Closed(_) => None,
@@ -628,7 +697,15 @@ impl Session {
     /// When the client will have taken nothing of what waits for too long (LC-FLOW-005).
     fn stuck_at_ms(&self) -> Option<u64> {
         let since = self.progress.stuck_since_ms(|lane| self.outbox.bytes(lane) > 0)?;
+        // What the cap holds back is not the client's fault.
+        let since = since.max(self.capped_until_ms().unwrap_or(0));
         Some(since + self.config.no_progress_ms)
+    }
+
+    /// Until when the cap holds back what waits of lane bulk.
+    fn capped_until_ms(&self) -> Option<u64> {
+        let cap = self.cap.as_ref().filter(|_| self.outbox.bytes(Lane::Bulk) > 0)?;
+        cap.opens_at_ms()
     }
 
     /// The transport is gone: nothing more will be asked or sent. Returns the handles that were subscribed.

@@ -25,6 +25,8 @@ pub struct Config {
     /// Bytes of each durable lane, and of signals, that wait in the session at most; beyond it durable events stay in
     /// the log, transients and signals in the connection's mailbox.
     pub lane_bytes: usize,
+    /// Bytes of lane bulk that a connection gets in a second, over a longer time; 0: as many as it takes.
+    pub bulk_bytes_per_second: u32,
 }
 
 /// What a node learnt from the credential and puts in Welcome.
@@ -38,6 +40,8 @@ pub struct Accepted {
     pub device: String,
     /// When the token expires, ms since the Unix epoch; 0: never.
     pub token_expires_at_ms: u64,
+    /// Signals that it lets the connection send in a second; 0: as many as the node's limits say.
+    pub signals_per_second: u32,
 }
 
 /// What the session asks of its driver. Answer each by the command that its doc names.

@@ -10,6 +10,7 @@ use super::delivery::gap_record;
 use super::{Asked, CONTROL_BYTES_BUSY, OPENINGS_MAX, Opened, Ready, Request, Session, State, Subscription, Waiting};
 use crate::codec;
 use crate::codes::Code;
+use crate::focus::Focus;
 use crate::lane::Lane;
 use crate::place::Place;
 use crate::position::{DurableLane, PerLane, Position};
@@ -57,9 +58,11 @@ impl Session {
             head: opened.head,
             head_order: opened.head_order,
             degraded: opened.degraded,
+            focus: Focus::default(),
         };
         match open.subscriptions.iter_mut().find(|known| known.room == opened.room) {
             Some(known) => {
+                let subscription = Subscription { focus: known.focus, ..subscription };
                 let former = std::mem::replace(known, subscription).handle;
                 // What waits of the former place would come behind this answer, from before or beyond the new place.
                 let unasked = cause != v1::SubscribedCause::Unspecified;
@@ -184,6 +187,24 @@ impl Session {
         for lane in [Lane::Urgent, Lane::Normal, Lane::Signal, Lane::Bulk] {
             self.outbox.revise(lane, |record| filtered(record, excluded_in));
         }
+    }
+
+    /// Raises or lowers a room (LC-FLOW-020).
+    pub(super) fn focus(&mut self, id: u32, room: &str, focus: Focus) {
+        let State::Open(open) = &mut self.state else { return };
+        match open.subscriptions.iter_mut().find(|known| &*known.room == room) {
+            Some(known) => {
+                known.focus = focus;
+                self.done(id);
+            }
+            None => self.refuse(id, Refusal::new(Code::NotSubscribed, "not subscribed").in_room(room)),
+        }
+    }
+
+    /// How much the room of a handle matters to the client's user now.
+    pub fn focus_of(&self, handle: u64) -> Focus {
+        let State::Open(open) = &self.state else { return Focus::Default };
+        open.subscriptions.iter().find(|known| known.handle == handle).map_or(Focus::Default, |known| known.focus)
     }
 
     pub(super) fn admit(&self, subscribe: &v1::Subscribe) -> Result<(), Refusal> {

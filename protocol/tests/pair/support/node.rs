@@ -87,6 +87,7 @@ pub fn config() -> Config {
             v1::Capability::Signals,
             v1::Capability::Fragments,
             v1::Capability::Credit,
+            v1::Capability::Focus,
         ],
         limits: v1::Limits {
             record_bytes: 256 * 1024,
@@ -101,6 +102,7 @@ pub fn config() -> Config {
         hello_within_ms: 10_000,
         no_progress_ms: 30_000,
         lane_bytes: 16 * 1024,
+        bulk_bytes_per_second: 0,
     }
 }
 
@@ -413,7 +415,9 @@ impl Node {
             Ok(accepted) if accepted.user != conn.user => {
                 conn.session.refuse_refresh(request, Refusal::new(Code::UserMismatch, "another user"));
             }
-            Ok(accepted) => conn.session.refreshed(now, request, accepted.token_expires_at_ms),
+            Ok(accepted) => {
+                conn.session.refreshed(now, request, accepted.token_expires_at_ms, accepted.signals_per_second)
+            }
             Err(refusal) => conn.session.refuse_refresh(request, refusal),
         }
     }

@@ -167,7 +167,7 @@ fn token(expires_s: u64) -> String {
         aud: None,
         iss: None,
         jti: None,
-        lanecast: Some(LanecastClaim { rights: vec![right] }),
+        lanecast: Some(LanecastClaim { rights: vec![right], signals_per_second: None }),
     };
     mint(&claims, Algorithm::Hs256, None, &jsonwebtoken::EncodingKey::from_secret(SECRET)).unwrap()
 }

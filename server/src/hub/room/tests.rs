@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::hub::{Interest, Mark};
+use lanecast_protocol::focus::Focus;
 use lanecast_protocol::log::{self, Start};
 use lanecast_protocol::lossy::SignalKey;
 
@@ -60,7 +61,7 @@ fn transients_are_sent_from_the_moment_of_the_opening() {
     admit(&room, &mailbox, 2);
     room.transient(&transient(), 4);
     let mut sent = 0;
-    mailbox.take_lossy(0, |_| true, |_, _| sent += 1);
+    mailbox.take_lossy(0, |_| Focus::Default, |_| true, |_, _| sent += 1);
     assert_eq!(sent, 2, "the third and the fourth");
 }
 
@@ -106,7 +107,7 @@ fn transients_missed_while_a_room_opens_are_reported() {
     room.transients_missed(DurableLane::Normal, Some(2));
     admit(&room, &mailbox, 2);
     let mut gaps = Vec::new();
-    mailbox.take_lossy(0, |_| true, |_, popped| gaps.push(popped.record));
+    mailbox.take_lossy(0, |_| Focus::Default, |_| true, |_, popped| gaps.push(popped.record));
     let expected = lanecast_protocol::lossy::transient_gap_record(
         Under { handle: 77, epoch: 9 },
         DurableLane::Normal,
@@ -167,7 +168,7 @@ fn an_older_live_signal_does_not_come_behind_a_newer_one() {
     };
     let sent = || {
         let mut sent = Vec::new();
-        mailbox.take_lossy(0, |_| true, |_, popped| sent.push(popped.record));
+        mailbox.take_lossy(0, |_| Focus::Default, |_| true, |_, popped| sent.push(popped.record));
         sent
     };
     room.signal(&signal(2), |_| ());
@@ -186,7 +187,7 @@ fn nothing_overtakes_the_frame_that_names_a_new_epochs_handle() {
     admit(&room, &mailbox, 0);
     let taken = || {
         let mut taken = 0;
-        mailbox.take_lossy(0, |_| true, |_, _| taken += 1);
+        mailbox.take_lossy(0, |_| Focus::Default, |_| true, |_, _| taken += 1);
         taken
     };
     for epoch in [10, 11] {

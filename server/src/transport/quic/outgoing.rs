@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lanecast_protocol::binding::Purpose;
-use lanecast_protocol::lane::Lane;
+use lanecast_protocol::lane::{Lane, Lanes};
 use quinn::{ConnectionError, SendStream, StoppedError, WriteError};
 
 use super::link::Link;
@@ -41,12 +41,15 @@ pub(super) struct Progress {
     /// Something got through, if only an end.
     pub(super) is_some: bool,
     pub(super) bytes: usize,
+    /// Of which lanes.
+    pub(super) lanes: Lanes,
 }
 
 impl Progress {
-    pub(super) fn add(&mut self, bytes: usize) {
+    pub(super) fn add(&mut self, lane: Lane, bytes: usize) {
         self.is_some = true;
         self.bytes += bytes;
+        self.lanes = self.lanes.with(lane);
     }
 }
 
@@ -141,12 +144,13 @@ impl Outgoing {
             self.stream = Stream::Open(ready!(opening.poll_unpin(cx)).map_err(|_| Gone)?);
             self.prioritize();
         }
+        let lane = self.lane();
         let Stream::Open(stream) = &mut self.stream else { return Poll::Pending };
         while !self.pending.is_empty() {
             let taken = ready!(pin!(stream.write_chunks(self.pending.make_contiguous())).poll(cx));
             match taken {
                 Ok(written) => {
-                    progress.add(written.bytes);
+                    progress.add(lane, written.bytes);
                     self.pending.drain(..written.chunks);
                 }
                 Err(WriteError::Stopped(_)) => {
@@ -160,7 +164,7 @@ impl Outgoing {
         self.pending.shrink_to(4);
         if self.ends && !self.ended {
             self.ended = true;
-            progress.add(0);
+            progress.add(lane, 0);
             // Fails if the peer stopped the stream, which its acknowledgement shows.
             let _ = stream.finish();
         }

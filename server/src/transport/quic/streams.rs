@@ -60,6 +60,8 @@ pub(super) struct StreamsTransport {
     record_bytes: usize,
     /// Whether something came on control: before that nothing else is read, so that Hello comes first (LC-QUIC-002).
     begun: bool,
+    /// Of which lanes something got through since it was asked.
+    moved: Lanes,
     control: RecvStream,
     control_reader: StreamReader,
     incoming: Vec<(RecvStream, StreamReader)>,
@@ -92,6 +94,7 @@ impl StreamsTransport {
         Self {
             record_bytes,
             begun: false,
+            moved: Lanes::NONE,
             control: reads,
             control_reader: StreamReader::control(record_bytes),
             incoming: Vec::new(),
@@ -291,14 +294,15 @@ impl StreamsTransport {
             if is_bulk_waiting {
                 self.normal_share.spend(normal.bytes);
             }
-            progress.is_some |= normal.is_some;
-            progress.bytes += normal.bytes;
+            if normal.is_some {
+                progress.add(Lane::Normal, normal.bytes);
+            }
             self.write_lanes(&[Lane::Signal, Lane::Bulk], cx, progress)?;
         }
         if let Some(sending) = &mut self.datagram
             && sending.poll_unpin(cx).is_ready()
         {
-            progress.add(0);
+            progress.add(Lane::Signal, 0);
             self.datagram = None;
         }
         self.earn(progress.bytes);
@@ -424,8 +428,9 @@ impl StreamsTransport {
     /// Takes the ends that were acknowledged.
     fn take_ends(&mut self, cx: &mut Context<'_>, progress: &mut Progress) {
         while let Poll::Ready(Some(stream)) = self.ends.poll_next_unpin(cx) {
-            progress.add(0);
-            self.ending.retain(|(id, _)| *id != stream);
+            if let Some(at) = self.ending.iter().position(|(id, _)| *id == stream) {
+                progress.add(self.ending.swap_remove(at).1.lane(), 0);
+            }
             self.sender.acknowledged(stream);
             while let Some((output, target)) = self.sender.release() {
                 self.put(output, target);
@@ -503,7 +508,14 @@ impl Transport for StreamsTransport {
         let mut progress = Progress::default();
         self.write_all(cx, &mut progress)?;
         self.take_ends(cx, &mut progress);
+        for lane in Lane::ALL.into_iter().filter(|lane| progress.lanes.contains(*lane)) {
+            self.moved = self.moved.with(lane);
+        }
         if progress.is_some || self.poll_again(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn moved(&mut self) -> Lanes {
+        std::mem::take(&mut self.moved)
     }
 
     fn window(&self) -> Option<u64> {
