@@ -8,11 +8,12 @@ use lanecast_protocol::log::{Append, NUMBERS_REMEMBERED_MAX, Numbers, Origin, Ou
 use lanecast_protocol::position::DurableLane;
 use redis::{Cmd, Value};
 
+use super::flight::Path;
 use super::group::Waiting;
 use super::keys::{Kind, letter};
 use super::link::Up;
 use super::state::{self, Verdict};
-use super::{HOUR_MS, INLINE_BYTES_MAX, Inner, record, scripts, unreadable};
+use super::{HOUR_MS, INLINE_BULK_BYTES_MAX, INLINE_BYTES_MAX, Inner, record, scripts, unreadable};
 use crate::engine::EngineError;
 
 impl Inner {
@@ -37,7 +38,10 @@ impl Inner {
         retention: Retention,
         items: &[Append],
     ) -> Vec<Result<Outcome, EngineError>> {
-        let value = self.on_room(room, |up| self.append_command(up, room, lane, items)).await;
+        let bytes = items.iter().map(|item| item.tail.len()).sum();
+        let under_way = self.flights.append(lane, bytes).await;
+        let value = self.on_room(Path::of(lane), room, |up| self.append_command(up, room, lane, items)).await;
+        drop(under_way);
         let stored = value.is_ok();
         let outcomes = self.outcomes(room, lane, items, value).await;
         if stored && self.upkeep.is_due(self.clock.now_ms(), room, lane, retention, items.len()) {
@@ -52,7 +56,7 @@ impl Inner {
         let mut cmd = up.script(scripts::TIDY, &[self.keys.meta(room), self.keys.log(room, lane)]);
         cmd.arg(&*up.replication_id).arg(self.clock.now_ms()).arg(letter(lane));
         cmd.arg(retention.events_max.max(1)).arg(retention.age_ms_max.min(1 << 53));
-        let done = matches!(self.link.call(&up, &cmd).await, Ok(value) if state::text(&value) == Some("done"));
+        let done = matches!(self.link.call_on(&up, Path::of(lane), &cmd).await, Ok(value) if state::text(&value) == Some("done"));
         if !done {
             self.upkeep.forget(room, lane);
         }
@@ -70,7 +74,7 @@ impl Inner {
         let now_ms = self.clock.now_ms();
         let seen = self.seen(room);
         cmd.arg(&*up.replication_id).arg(seen.epoch).arg(seen.heads[lane]).arg(letter(lane)).arg(now_ms);
-        cmd.arg(self.keys.channel(Kind::Events, room)).arg(INLINE_BYTES_MAX);
+        cmd.arg(self.keys.channel(Kind::Events, room)).arg(inline_bytes_max(lane));
         for item in items {
             match &item.origin {
                 Origin::Numbered { publisher, number, after } => {
@@ -140,6 +144,13 @@ impl Inner {
         let (seq, order) = entries.into_iter().find_map(|entry| find_number(entry, wanted))?;
         let state = self.state(room, Start::Live).await.ok()?;
         Some(Numbers { epoch: state.epoch_of(item.lane, seq), lane: item.lane, seq, order })
+    }
+}
+
+fn inline_bytes_max(lane: DurableLane) -> usize {
+    match lane {
+        DurableLane::Urgent | DurableLane::Normal => INLINE_BYTES_MAX,
+        DurableLane::Bulk => INLINE_BULK_BYTES_MAX,
     }
 }
 

@@ -171,7 +171,7 @@ impl Inner {
     async fn compare(self: &Arc<Self>, room: Arc<Room>, found: &Value, generation: u64) {
         if is_stale(found) {
             let live = room.told.lock().live;
-            return self.serve(room, if live { Need::Read } else { Need::Nothing });
+            return self.serve(room, if live { Need::Open } else { Need::Nothing });
         }
         let Some(found) = audited(found) else { return };
         if generation == 0 {
@@ -200,7 +200,7 @@ impl Inner {
             for batch in self.batches() {
                 self.audit(batch, false).await;
             }
-            let idle = |room: &Arc<Room>| !room.told.lock().reading;
+            let idle = |room: &Arc<Room>| !room.told.lock().is_reading();
             if self.rooms.all().iter().all(idle) {
                 return;
             }

@@ -39,7 +39,7 @@ impl Listener for Ears {
                 let need = match Message::parse(payload) {
                     Some(message) => room.told.lock().hear(&*self.0.sink, &room.name, self.0.clock.now_ms(), message),
                     // Of a later version: the log will tell.
-                    None => Need::Read,
+                    None => Need::Open,
                 };
                 self.0.serve(room, need);
             }

@@ -51,10 +51,16 @@ pub(super) struct Told {
     serial: u64,
     /// The newest seqs that this node was acknowledged as stored.
     stored: PerLane<u64>,
-    /// The log is being read for what was missed.
-    pub(super) reading: bool,
+    /// The log of a lane is being read for what was missed, or only announced. The other lanes are told meanwhile.
+    pub(super) reading: PerLane<bool>,
     /// There is more to read than the one that reads knows.
-    pub(super) again: bool,
+    pub(super) again: PerLane<bool>,
+    /// What the store has is being read anew.
+    pub(super) opening: bool,
+    /// There is reason to read it once more.
+    pub(super) open_again: bool,
+    /// Messages did not come: others may be missing too.
+    pub(super) holes: bool,
     pending: VecDeque<Message>,
     /// The audit that found nothing missing: it came on this connection of the subscriber.
     verified: u64,
@@ -71,10 +77,35 @@ pub(super) struct Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     Nothing,
-    /// Read what is missing.
-    Read,
+    /// Read what is missing in these lanes.
+    Read(PerLane<bool>),
+    /// See what the store has: another epoch, or more than can be said from here.
+    Open,
     /// Read the live signals anew.
     Signals,
+}
+
+impl Need {
+    fn read(lane: DurableLane) -> Self {
+        Self::Read(PerLane::from_fn(|other| other == lane))
+    }
+
+    /// Reading what lies between two heads, if there is something.
+    fn between(told: PerLane<u64>, head: PerLane<u64>) -> Self {
+        let lanes = PerLane::from_fn(|lane| head[lane] > told[lane]);
+        if lanes == PerLane::default() { Self::Nothing } else { Self::Read(lanes) }
+    }
+
+    /// Both; opening a room reads all of its lanes, and signals have an audit of their own.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Read(one), Self::Read(other)) => Self::Read(PerLane::from_fn(|lane| one[lane] || other[lane])),
+            (Self::Open, _) | (_, Self::Nothing) => self,
+            (Self::Nothing, _) | (_, Self::Open) => other,
+            (Self::Read(_), Self::Signals) => self,
+            (Self::Signals, _) => other,
+        }
+    }
 }
 
 impl Told {
@@ -115,9 +146,7 @@ impl Told {
         // Nobody is there yet who could be told.
         self.take_live(None, room, live);
         for message in std::mem::take(&mut self.pending) {
-            if self.hear(sink, room, now_ms, message) == Need::Read {
-                need = Need::Read;
-            }
+            need = need.and(self.hear(sink, room, now_ms, message));
         }
         need
     }
@@ -147,7 +176,20 @@ impl Told {
         self.stored = PerLane::default();
         self.verified = 0;
         sink.epoch_changed(room, state.epoch);
-        if state.heads == self.head { Need::Nothing } else { Need::Read }
+        Need::between(self.head, state.heads)
+    }
+
+    /// What of the store's state was not told.
+    pub(super) fn behind(&self, state: &State) -> Need {
+        if !self.live || state.epoch != self.epoch {
+            return Need::Nothing;
+        }
+        Need::between(self.head, state.heads)
+    }
+
+    /// Whether something is being read that was not told.
+    pub(super) fn is_reading(&self) -> bool {
+        self.opening || DurableLane::ALL.into_iter().any(|lane| self.reading[lane])
     }
 
     /// Takes in a message.
@@ -168,7 +210,7 @@ impl Told {
             }
             Message::Transient { epoch, lane, count, mut record } => {
                 if epoch != self.epoch {
-                    return if epoch > self.epoch { Need::Read } else { Need::Nothing };
+                    return if epoch > self.epoch { Need::Open } else { Need::Nothing };
                 }
                 if count <= self.transients[lane] {
                     return Need::Nothing;
@@ -184,14 +226,18 @@ impl Told {
             }
             Message::Events { epoch, lane, seq, order, count, records } => {
                 if epoch != self.epoch {
-                    return if epoch > self.epoch { Need::Read } else { Need::Nothing };
+                    return if epoch > self.epoch { Need::Open } else { Need::Nothing };
                 }
                 let last = seq + count.saturating_sub(1);
                 if last <= self.head[lane] {
                     return Need::Nothing;
                 }
-                if self.reading || seq > self.head[lane] + 1 || records.is_empty() {
-                    return Need::Read;
+                if self.reading[lane] {
+                    return Need::read(lane);
+                }
+                if seq > self.head[lane] + 1 {
+                    self.holes = true;
+                    return Need::read(lane);
                 }
                 self.tell_group(sink, room, (lane, seq, order, count), records)
             }
@@ -227,7 +273,8 @@ impl Told {
         mut records: bytes::Bytes,
     ) -> Need {
         for at in 0..count {
-            let Some(event) = record::take(&mut records) else { return Need::Read };
+            // Only announced, or of a later version.
+            let Some(event) = record::take(&mut records) else { return Need::read(lane) };
             if seq + at > self.head[lane] {
                 self.head[lane] = seq + at;
                 self.order = self.order.max(order + at);
@@ -280,7 +327,7 @@ impl Told {
             return Need::Nothing;
         }
         if found.epoch != self.epoch {
-            return if found.epoch > self.epoch { Need::Read } else { Need::Nothing };
+            return if found.epoch > self.epoch { Need::Open } else { Need::Nothing };
         }
         for lane in DurableLane::ALL {
             // What is being settled shows up now or later; the next audit knows.
@@ -288,12 +335,13 @@ impl Told {
                 self.miss_up_to(sink, room, lane, found.transients[lane]);
             }
         }
-        if DurableLane::ALL.into_iter().any(|lane| found.heads[lane] > self.head[lane]) {
-            return Need::Read;
+        let need = Need::between(self.head, found.heads);
+        if need != Need::Nothing {
+            return need;
         }
         if DurableLane::ALL.into_iter().any(|lane| found.heads[lane] < self.stored[lane].min(self.head[lane])) {
             // It went back under our eyes: opening it will show what that means.
-            return Need::Read;
+            return Need::Open;
         }
         self.verified = generation;
         if found.serial > self.serial { Need::Signals } else { Need::Nothing }
@@ -362,7 +410,7 @@ impl Told {
     /// What can be said without asking the store.
     pub(super) fn glance(&self, generation: u64) -> Option<Glance> {
         let caught_up = DurableLane::ALL.into_iter().all(|lane| self.stored[lane] <= self.head[lane]);
-        let known = self.live && !self.reading && caught_up && generation != 0 && self.verified == generation;
+        let known = self.live && !self.is_reading() && caught_up && generation != 0 && self.verified == generation;
         let head = Position::new(self.epoch, self.head);
         known.then(|| Glance { head, order: self.order, transients: self.mark() })
     }
@@ -450,8 +498,9 @@ mod tests {
     use super::*;
     use crate::engine::Transient;
     use crate::engine::contract::recorder::{Recorder, Told as Heard};
-    use DurableLane::Normal;
+    use DurableLane::{Bulk, Normal, Urgent};
     use bytes::Bytes;
+    use lanecast_protocol::log::{Append, Origin};
 
     struct Bench {
         told: Told,
@@ -491,6 +540,41 @@ mod tests {
             let missed = |told| if let Heard::Missed { count, .. } = told { Some(count) } else { None };
             self.sink.take().into_iter().filter_map(missed).collect()
         }
+    }
+
+    fn events(epoch: u64, lane: DurableLane, seq: u64, count: u64, inline: u64) -> Message {
+        let append = Append {
+            lane,
+            origin: Origin::Unmarked,
+            time_ms: 0,
+            expires_at_ms: 0,
+            event_type: "t".into(),
+            tail: Bytes::new(),
+        };
+        let records = record::event(&append).repeat(inline as usize).into();
+        Message::Events { epoch, lane, seq, order: seq, count, records }
+    }
+
+    #[test]
+    fn what_is_only_announced_is_read_and_other_lanes_go_on() {
+        let mut bench = Bench::new();
+        let (sink, room) = (&bench.sink, &bench.room);
+        let mut hear = |message| bench.told.hear(sink, room, 0, message);
+        assert_eq!(hear(events(9, Bulk, 1, 4, 2)), Need::read(Bulk), "3 and 4 are only in the log");
+        bench.told.reading[Bulk] = true;
+        let mut hear = |message| bench.told.hear(sink, room, 0, message);
+        assert_eq!(hear(events(9, Bulk, 5, 1, 1)), Need::read(Bulk), "behind what is being read");
+        assert_eq!(hear(events(9, Urgent, 1, 1, 1)), Need::Nothing);
+        assert_eq!(hear(events(10, Urgent, 1, 1, 1)), Need::Open);
+        let lanes = sink.take().into_iter().filter_map(|told| match told {
+            Heard::Appended { record, .. } => Some((record.lane, record.seq)),
+            _ => None,
+        });
+        assert_eq!(lanes.collect::<Vec<_>>(), [(Bulk, 1), (Bulk, 2), (Urgent, 1)]);
+        assert!(!bench.told.holes && bench.told.glance(1).is_none());
+        bench.told.reading[Bulk] = false;
+        assert_eq!(bench.told.hear(&bench.sink, &bench.room, 0, events(9, Bulk, 9, 1, 1)), Need::read(Bulk));
+        assert!(bench.told.holes);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The connection for commands: made, checked, watched, and made again for ever.
+//! The connections for commands, one for each [`Path`]: made, checked, watched, and made again for ever.
 //!
 //! ```text
 //!            connect, check                   broken, or no answer
@@ -7,7 +7,10 @@
 //!   └── full jitter up to 1 s ─────┘
 //! ```
 //!
-//! While it is down a call fails at once, so that nobody waits for a Redis that is known to be away. A Redis that stands
+//! They live and end together: each is looked at, and if one breaks, or leads elsewhere, all are made anew. So what was read
+//! of Redis on one of them holds for all.
+//!
+//! While they are down a call fails at once, so that nobody waits for a Redis that is known to be away. A Redis that stands
 //! still is found out by whichever call first waits [`ANSWER_WITHIN`].
 
 use std::collections::HashMap;
@@ -22,6 +25,7 @@ use tokio::sync::Notify;
 
 use super::RedisOptions;
 use super::check::{Info, Problem, config_warnings};
+use super::flight::Path;
 use super::keys::{Keys, STORES};
 use super::scripts::{self, Loaded, Script};
 use super::subscriber;
@@ -63,10 +67,11 @@ impl CallError {
     }
 }
 
-/// A connection that works, and what is true of the Redis behind it.
+/// Connections that work, and what is true of the Redis behind them.
 #[derive(Clone)]
 pub(super) struct Up {
-    connection: MultiplexedConnection,
+    /// By [`Path`].
+    connections: [MultiplexedConnection; 3],
     /// Counts the connections of this link, from 1.
     pub(super) generation: u64,
     /// The life of the data.
@@ -75,6 +80,10 @@ pub(super) struct Up {
 }
 
 impl Up {
+    fn connection(&self, path: Path) -> MultiplexedConnection {
+        self.connections[path as usize].clone()
+    }
+
     /// The beginning of a call of a script.
     pub(super) fn script<K: AsRef<[u8]>>(&self, script: Script, keys: &[K]) -> Cmd {
         script.call(&self.loaded, keys)
@@ -119,20 +128,25 @@ impl Link {
         self.up.read().as_ref().map_or(0, |up| up.generation)
     }
 
-    /// Sends a command.
+    /// Sends a command that is neither urgent nor bulk.
     pub(super) async fn call(&self, up: &Up, cmd: &Cmd) -> Result<Value, CallError> {
-        let mut answer = cmd.query_async(&mut up.connection.clone()).await;
+        self.call_on(up, Path::Normal, cmd).await
+    }
+
+    /// Sends a command.
+    pub(super) async fn call_on(&self, up: &Up, path: Path, cmd: &Cmd) -> Result<Value, CallError> {
+        let mut answer = cmd.query_async(&mut up.connection(path)).await;
         if self.has_restored_scripts(up, &answer).await {
-            answer = cmd.query_async(&mut up.connection.clone()).await;
+            answer = cmd.query_async(&mut up.connection(path)).await;
         }
         self.judge(up, answer)
     }
 
     /// Sends several commands in one go. If there is a script among them they are ones that may be carried out twice.
     pub(super) async fn call_all(&self, up: &Up, pipeline: &Pipeline) -> Result<Vec<Value>, CallError> {
-        let mut answer = pipeline.query_async(&mut up.connection.clone()).await;
+        let mut answer = pipeline.query_async(&mut up.connection(Path::Normal)).await;
         if self.has_restored_scripts(up, &answer).await {
-            answer = pipeline.query_async(&mut up.connection.clone()).await;
+            answer = pipeline.query_async(&mut up.connection(Path::Normal)).await;
         }
         self.judge(up, answer)
     }
@@ -140,7 +154,7 @@ impl Link {
     /// After SCRIPT FLUSH, which left the call undone, loads the scripts again; says whether to call again.
     async fn has_restored_scripts<T>(&self, up: &Up, answer: &Result<T, RedisError>) -> bool {
         let flushed = matches!(answer, Err(error) if error.code() == Some("NOSCRIPT"));
-        flushed && scripts::load_all(&mut up.connection.clone()).await.is_ok()
+        flushed && scripts::load_all(&mut up.connection(Path::Normal)).await.is_ok()
     }
 
     fn judge<T>(&self, up: &Up, answer: Result<T, RedisError>) -> Result<T, CallError> {
@@ -205,13 +219,14 @@ impl Link {
             if self.generation() != up.generation {
                 return;
             }
-            // A failure takes the link down, which ends the loop.
-            if let Ok(value) = self.call(up, &info).await
-                && !redis::from_redis_value::<String>(value)
-                    .is_ok_and(|text| Info::parse(&text).is_primary_of(&up.replication_id))
-            {
-                // Demotion and promotion leave connections standing.
-                self.lose(up.generation);
+            for path in Path::ALL {
+                // A failure takes the link down, which ends the loop.
+                if let Ok(value) = self.call_on(up, path, &info).await
+                    && !is_primary_of(value, &up.replication_id)
+                {
+                    // Demotion and promotion leave connections standing.
+                    self.lose(up.generation);
+                }
             }
         }
     }
@@ -243,7 +258,21 @@ impl Link {
             self.introduce(&mut connection, &info).await;
         }
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Up { connection, generation, replication_id: info.replication_id().into(), loaded: Arc::new(loaded) })
+        let replication_id: Arc<str> = info.replication_id().into();
+        let others = [self.open_beside(&replication_id).await?, self.open_beside(&replication_id).await?];
+        let [urgent, bulk] = others;
+        let connections = [urgent, connection, bulk];
+        Ok(Up { connections, generation, replication_id, loaded: Arc::new(loaded) })
+    }
+
+    /// A further connection to the Redis that the first one leads to.
+    async fn open_beside(&self, replication_id: &str) -> Result<MultiplexedConnection, Problem> {
+        let mut connection = open(&self.options).await?;
+        let info: Value = ask(&mut connection, redis::cmd("INFO").arg("replication"), "INFO").await?;
+        match is_primary_of(info, replication_id) {
+            true => Ok(connection),
+            false => Err(Problem::Passing("it changed while connections to it were made".into())),
+        }
     }
 
     /// Says what was found, and what its owner should know.
@@ -320,6 +349,11 @@ impl Link {
             ))
         })
     }
+}
+
+/// Whether INFO says that it is the primary of this life of the data.
+fn is_primary_of(info: Value, replication_id: &str) -> bool {
+    redis::from_redis_value::<String>(info).is_ok_and(|text| Info::parse(&text).is_primary_of(replication_id))
 }
 
 /// Opens a connection, for whoever needs one.

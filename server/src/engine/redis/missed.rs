@@ -89,57 +89,93 @@ impl Inner {
                     room.told.lock().take_live(Some(&*inner.sink), &room.name, live);
                 }));
             }
-            Need::Read => {
+            Need::Open => {
                 {
                     let mut told = room.told.lock();
-                    told.again = true;
-                    if std::mem::replace(&mut told.reading, true) {
+                    told.open_again = true;
+                    if std::mem::replace(&mut told.opening, true) {
                         return;
                     }
                 }
                 let inner = Arc::clone(self);
-                drop(tokio::spawn(async move { inner.read_missed(&room).await }));
+                drop(tokio::spawn(async move { inner.open_anew(&room).await }));
+            }
+            Need::Read(lanes) => {
+                for lane in DurableLane::ALL.into_iter().filter(|lane| lanes[*lane]) {
+                    let mut told = room.told.lock();
+                    told.again[lane] = true;
+                    if std::mem::replace(&mut told.reading[lane], true) {
+                        continue;
+                    }
+                    let (inner, room) = (Arc::clone(self), Arc::clone(&room));
+                    drop(tokio::spawn(async move { inner.read_missed(&room, lane).await }));
+                }
             }
         }
     }
 
-    /// Reads what was missed until nothing is. What fails here the next audit finds.
-    pub(super) async fn read_missed(self: &Arc<Self>, room: &Room) {
+    /// Sees what the store has, and has read what was not told.
+    async fn open_anew(self: &Arc<Self>, room: &Arc<Room>) {
         let Ok(_permit) = self.reads.acquire().await else { return };
         loop {
-            room.told.lock().again = false;
-            let read = self.read_missed_once(room).await;
+            room.told.lock().open_again = false;
+            // A new epoch is told on the way.
+            let state = self.state(&room.name, Start::Live).await;
+            let failed = state.is_err();
+            if let Ok(state) = state {
+                let need = room.told.lock().behind(&state);
+                // Before the end of this: in between nobody may take the room for told.
+                self.serve(Arc::clone(room), need);
+            }
             let mut told = room.told.lock();
-            if read.is_err() || !told.again {
-                told.reading = false;
-                // Whether nothing else is missing an audit says, and readers wait for that.
-                self.probes.hurry();
+            if failed || !told.open_again {
+                told.opening = false;
+                // What failed here the next audit finds, and whether anything else is missing.
+                return self.probes.hurry();
+            }
+        }
+    }
+
+    /// Reads what of a lane was missed until nothing is. What fails here the next audit finds.
+    async fn read_missed(self: &Arc<Self>, room: &Room, lane: DurableLane) {
+        loop {
+            room.told.lock().again[lane] = false;
+            let read = self.read_missed_once(room, lane).await;
+            let mut told = room.told.lock();
+            if read.is_err() || !told.again[lane] {
+                told.reading[lane] = false;
+                if std::mem::take(&mut told.holes) || read.is_err() {
+                    // Whether nothing else is missing an audit says, and readers wait for that.
+                    self.probes.hurry();
+                }
                 return;
             }
         }
     }
 
-    pub(super) async fn read_missed_once(self: &Arc<Self>, room: &Room) -> Result<(), EngineError> {
-        let state = self.state(&room.name, Start::Live).await?;
-        for lane in DurableLane::ALL {
-            let head = state.heads[lane];
-            let too_many = head.saturating_sub(TELL_MAX);
-            room.told.lock().jump(&*self.sink, &room.name, lane, too_many.min(head));
-            loop {
-                let (epoch, after) = {
-                    let told = room.told.lock();
-                    (told.epoch, told.head[lane])
-                };
-                if epoch != state.epoch || after >= head {
-                    break;
-                }
-                let read = self.read_lane(&room.name, lane, after, READ_EVENTS, READ_BYTES).await?;
-                if !room.told.lock().tell_read(&*self.sink, &room.name, lane, read) {
-                    break;
-                }
+    async fn read_missed_once(self: &Arc<Self>, room: &Room, lane: DurableLane) -> Result<(), EngineError> {
+        loop {
+            let (epoch, after) = {
+                let told = room.told.lock();
+                (told.epoch, told.head[lane])
+            };
+            let read = self.read_lane(&room.name, lane, after, READ_EVENTS, READ_BYTES).await?;
+            if read.epoch > epoch {
+                // Tells the new epoch, and has it read.
+                return self.state(&room.name, Start::Live).await.map(drop);
+            }
+            let too_many = read.head.saturating_sub(TELL_MAX);
+            let mut told = room.told.lock();
+            if told.epoch != epoch {
+                // What was read does not follow what was told of the new one.
+                continue;
+            }
+            if too_many > after {
+                told.jump(&*self.sink, &room.name, lane, too_many);
+            } else if !told.tell_read(&*self.sink, &room.name, lane, read) {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// The live signals that the store has.

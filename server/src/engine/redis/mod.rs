@@ -6,14 +6,15 @@
 //!                                                         └──── audit, read.lua ◀──┘
 //! ```
 //!
-//! - `link`: the connection for commands; each (re)connect reads the replication id, which every script compares.
+//! - `link`: the connections for commands; each (re)connect reads the replication id, which every script compares.
+//! - `flight`: which of them a command takes, and how much is under way there: bulk never delays urgent.
 //! - `lua/`: one script each; all of a room's keys are in one slot. `open.lua` is the only place where an epoch begins.
 //! - `group`: publishes of a room and lane that wait together are stored in one call.
 //! - `subscriber`: a connection for events and one for signals; `follow`: how far each room was told.
 //! - `witness`: after a restart of Redis nodes say what they saw, before anybody goes on.
 //! - `audit`: every room's head is compared within ten seconds, which is also the probe of the subscriber.
 //!
-//! Bounds: what waits for a room and lane (`group`), messages while a room is opened (`follow`), reads of missed events at
+//! Bounds: what waits for a room and lane (`group`), what is under way to Redis (`flight`), messages while a room is opened (`follow`), reads of missed events at
 //! once ([`READS_MAX`]), rooms (those with local subscribers). Beyond them publishes are refused, and holes read later.
 
 mod append;
@@ -21,6 +22,7 @@ mod audit;
 mod check;
 mod cluster;
 mod ears;
+mod flight;
 mod follow;
 mod group;
 mod keys;
@@ -55,6 +57,7 @@ use self::audit::Probes;
 use self::check::Problem;
 use self::cluster::Cluster;
 use self::ears::Ears;
+use self::flight::{Flights, Path};
 use self::follow::{Live, Rooms, Seen};
 use self::group::Groups;
 use self::keys::{Keys, Kind, letter};
@@ -70,8 +73,12 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// Bytes of a group's records that are published; larger ones are announced and read from the log.
+/// Bytes of a group's records that are published; what is beyond is announced and read from the log.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// The same for lane bulk, which comes in masses: an urgent message waits behind it in Redis's buffer for a node.
+const INLINE_BULK_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a record that is published; of larger ones, and what follows them in their group, the position only.
+const INLINE_RECORD_BYTES_MAX: usize = 8 * 1024;
 /// How long a node waits for the confirmation of a room's subscription.
 const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(2);
 /// Rooms that are opened or read at once on behalf of the node itself.
@@ -79,7 +86,7 @@ const READS_MAX: usize = 64;
 /// Events of one such read.
 const READ_EVENTS: u64 = 200;
 /// Bytes of one such read, beyond the first event.
-const READ_BYTES: usize = 512 * 1024;
+const READ_BYTES: usize = 64 * 1024;
 /// Missed events of a lane that are told one by one; of more, the newest so many.
 const TELL_MAX: u64 = 2_000;
 /// How often a script is tried when the room must be opened anew first.
@@ -163,6 +170,7 @@ struct Inner {
     signals: Subscriber,
     rooms: Rooms,
     groups: Groups,
+    flights: Flights,
     probes: Probes,
     cluster: Cluster,
     replicator: Replicator,
@@ -191,6 +199,7 @@ impl RedisEngine {
             groups: Groups::new(options.group_events_max),
             replicator: Replicator::new(Arc::clone(&options)),
             rooms: Rooms::default(),
+            flights: Flights::default(),
             witnesses: Witnesses::default(),
             upkeep: Upkeep::default(),
             probes: Probes::new(),
@@ -290,10 +299,15 @@ impl Inner {
     }
 
     /// Calls a script on a room; if that must be opened anew first it is, and the script called again.
-    async fn on_room(self: &Arc<Self>, room: &str, make: impl Fn(&Up) -> Cmd) -> Result<Value, EngineError> {
+    async fn on_room(
+        self: &Arc<Self>,
+        path: Path,
+        room: &str,
+        make: impl Fn(&Up) -> Cmd,
+    ) -> Result<Value, EngineError> {
         for _ in 0..OPENINGS_MAX {
             let up = self.up()?;
-            let value = self.link.call(&up, &make(&up)).await.map_err(CallError::into_engine)?;
+            let value = self.link.call_on(&up, path, &make(&up)).await.map_err(CallError::into_engine)?;
             if !state::is_stale(&value) {
                 return Ok(value);
             }
@@ -352,8 +366,9 @@ impl Inner {
         records_max: u64,
         bytes_max: usize,
     ) -> Result<Read, EngineError> {
+        let _reading = self.flights.read(lane, bytes_max).await;
         let value = self
-            .on_room(room, |up| {
+            .on_room(Path::of_read(lane), room, |up| {
                 let mut cmd = up.script(scripts::READ, &[self.keys.meta(room), self.keys.log(room, lane)]);
                 cmd.arg(&*up.replication_id).arg(self.clock.now_ms()).arg(letter(lane)).arg(after);
                 cmd.arg(records_max.max(1)).arg(bytes_max.min(i64::MAX as usize));
@@ -372,7 +387,7 @@ impl Inner {
         count: u64,
     ) -> Result<(u64, u64), EngineError> {
         let value = self
-            .on_room(room, |up| {
+            .on_room(Path::of(lane), room, |up| {
                 let mut cmd = up.script(scripts::TRANSIENT, &[self.keys.meta(room)]);
                 cmd.arg(&*up.replication_id).arg(format!("t{}", letter(lane)));
                 cmd.arg(self.keys.channel(Kind::Events, room)).arg(record).arg(count);

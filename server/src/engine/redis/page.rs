@@ -6,6 +6,7 @@ use lanecast_protocol::log::{Direction, HistoryQuery, Page};
 use lanecast_protocol::position::{Cursor, DurableLane};
 use redis::Cmd;
 
+use super::flight::Path;
 use super::keys::letter;
 use super::link::Up;
 use super::state::{self, Excerpt};
@@ -14,10 +15,14 @@ use crate::engine::EngineError;
 
 impl Inner {
     pub(super) async fn history(self: &Arc<Self>, room: &str, query: HistoryQuery) -> Result<Page, EngineError> {
+        // A page is made of all lanes and rides bulk.
+        let _reading = self.flights.read(DurableLane::Bulk, query.bytes_max).await;
         let mut records_max = query.events_max.max(1) + 1;
         let mut cursor = query.cursor;
         loop {
-            let value = self.on_room(room, |up| self.history_command(up, room, &query, cursor, records_max)).await?;
+            let value = self
+                .on_room(Path::Bulk, room, |up| self.history_command(up, room, &query, cursor, records_max))
+                .await?;
             let Excerpt { log, more, edges } = state::history(value).ok_or_else(|| unreadable(room))?;
             let epoch = log.epoch();
             if let Some(elsewhere) = cursor.filter(|cursor| cursor.epoch != epoch) {

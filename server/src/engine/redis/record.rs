@@ -5,7 +5,7 @@
 //! script joins a group by putting them side by side.
 //!
 //! A message on a channel: a line of text, a line end, then records: `1 e <epoch> <lane> <seq> <order> <count>` for events,
-//! without records where they are too large; `1 t <epoch> <lane> <count>` for a transient event; `1 s <serial>` for a signal.
+//! with the records up to the first one that is too large, so with fewer than `count`, or none; `1 t <epoch> <lane> <count>` for a transient event; `1 s <serial>` for a signal.
 //!
 //! The format stands in every record and message. A node that meets one of a later version treats it as unreadable and
 //! says so; nodes of version N write what N - 1 reads.
@@ -163,7 +163,7 @@ pub(super) fn decode_signal(mut bytes: Bytes) -> Option<Signal> {
 /// A message on a room's channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// Events were stored: `count` of them from `seq` and `order` on. Without records they are only in the log.
+    /// Events were stored: `count` of them from `seq` and `order` on. Those whose records are missing are only in the log.
     Events { epoch: u64, lane: DurableLane, seq: u64, order: u64, count: u64, records: Bytes },
     /// A transient event, the `count`th of its lane in the epoch.
     Transient { epoch: u64, lane: DurableLane, count: u64, record: Bytes },

@@ -4,6 +4,8 @@ use lanecast_protocol::log::{IDEMPOTENCY_KEYS_MAX, PUBLISHERS_MAX};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError};
 
+use super::INLINE_RECORD_BYTES_MAX;
+
 /// A script. All are loaded when a connection is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Script {
@@ -62,6 +64,7 @@ impl Script {
         let text = [self.common, self.text].concat();
         let text = text.replace("PUBLISHERS_MAX", &PUBLISHERS_MAX.to_string());
         let text = text.replace("IDEMPOTENCY_KEYS_MAX", &IDEMPOTENCY_KEYS_MAX.to_string());
+        let text = text.replace("INLINE_RECORD_BYTES_MAX", &INLINE_RECORD_BYTES_MAX.to_string());
         let mut cmd = redis::cmd("SCRIPT");
         cmd.arg("LOAD").arg(text);
         cmd

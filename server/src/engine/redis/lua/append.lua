@@ -2,7 +2,7 @@
 -- passes here, so numbers become text once, and what can wait is left to tidy.lua.
 -- KEYS  1 meta  2 log of the lane  3 idempotency keys (hash)  4 idempotency keys by age (zset): only with events by key
 -- ARGV  1 replication id  2 epoch and 3 seq of the lane that the node saw (0: none)  4 lane (u, n or b)  5 now in ms
---       6 channel of the room  7 most bytes to publish
+--       6 channel of the room  7 most bytes to publish of a group; of records above INLINE_RECORD_BYTES_MAX none
 --       then four for each event: publisher, number, after, record
 --         by number: field of the watermark, the number in 16 digits and hours since 1970 in six, after in 16 digits
 --         by key:    API key and key, 'k', 32 bytes of digest
@@ -35,7 +35,7 @@ if #ARGV == 11 and known and #ARGV[9] == 22 and sub(ARGV[9], 1, 16) > known and 
   call('XADD', KEYS[2], seq .. '-' .. ARGV[5], 'o', order, 'd', record)
   call('HSET', KEYS[1], 'o', order, ARGV[4], seq, ARGV[8], ARGV[9])
   local head = '1 e ' .. epoch .. ' ' .. ARGV[4] .. ' ' .. seq .. ' ' .. order .. ' 1\n'
-  if #record > tonumber(ARGV[7]) then record = '' end
+  if #record > INLINE_RECORD_BYTES_MAX then record = '' end
   call('PUBLISH', ARGV[6], head .. record)
   return answer
 end
@@ -139,9 +139,15 @@ if count > 0 then
     end
   end
 
-  local records = count == 1 and stored[1] or table.concat(stored)
-  -- Large ones are announced only, and read from the log by whoever has subscribers.
-  if #records > tonumber(ARGV[7]) then records = '' end
+  -- From the first large one on they are announced only, and read from the log by whoever has subscribers.
+  local inline, bytes, bytes_max = 0, 0, tonumber(ARGV[7])
+  while inline < count do
+    local length = #stored[inline + 1]
+    bytes = bytes + length
+    if length > INLINE_RECORD_BYTES_MAX or bytes > bytes_max then break end
+    inline = inline + 1
+  end
+  local records = table.concat(stored, '', 1, inline)
   call('PUBLISH', ARGV[6], '1 e ' .. epoch .. ' ' .. ARGV[4] .. ' ' .. first .. ' ' .. count .. '\n' .. records)
 end
 local answer = epoch .. ' ' .. first .. ' ' .. evicted .. ' ' .. table.concat(verdicts)
