@@ -108,6 +108,26 @@ pub fn event_record(front: EventFront, tail: &[u8]) -> Bytes {
     spliced_record(EVENT, &front.message(), tail)
 }
 
+/// The fields in front of an event, from the first bytes of its encoded `Frame`, of which the rest may be missing; `None`:
+/// another frame, or too few bytes.
+pub fn event_front(mut frame: &[u8]) -> Option<v1::Event> {
+    let (field, wire_type) = decode_key(&mut frame).ok()?;
+    if (field, wire_type) != (EVENT, WireType::LengthDelimited) {
+        return None;
+    }
+    decode_varint(&mut frame).ok()?;
+    let mut event = v1::Event::default();
+    while frame.has_remaining() {
+        let (field, wire_type) = decode_key(&mut frame).ok()?;
+        if wire_type != WireType::Varint {
+            // The sender comes next: what follows is the tail.
+            return Some(event);
+        }
+        event.merge_field(field, wire_type, &mut frame, Default::default()).ok()?;
+    }
+    None
+}
+
 /// Encodes what is the same for a signal wherever it goes. The fields that only a client sends are left out.
 pub fn signal_tail(signal: &v1::Signal) -> Bytes {
     let shared = v1::Signal { handle: 0, room: String::new(), ttl_ms: 0, ..signal.clone() };

@@ -59,6 +59,8 @@ pub struct Terms {
     pub ack: v1::AckLevel,
     /// When the application no longer wants it sent, monotonic ms.
     pub give_up_at_ms: u64,
+    /// When it asked for it, wall clock, ms; 0: not known.
+    pub asked_at_ms: u64,
 }
 
 /// The queue is full.
@@ -318,6 +320,7 @@ impl Publisher {
             ttl_ms: entry.terms.ttl_ms,
             ack: entry.terms.ack.into(),
             envelope: entry.envelope.clone(),
+            asked_at_ms: entry.terms.asked_at_ms,
         };
         self.in_flight.insert(id, (room, lane));
         Some((id, publish))

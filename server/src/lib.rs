@@ -28,6 +28,7 @@ pub mod session;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 pub mod transport;
 
 #[cfg(test)]

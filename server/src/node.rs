@@ -19,6 +19,7 @@ use crate::session::Registry;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use crate::tls::Tls;
+use crate::trace::Traces;
 
 /// What the node serves beyond the core (LC-HS-014).
 fn capabilities(config: &Config) -> Vec<v1::Capability> {
@@ -66,6 +67,8 @@ pub struct Node {
     pub registry: Registry,
     /// This node among the others.
     pub cluster: Cluster,
+    /// Where the time of the newest events went.
+    pub traces: Arc<Traces>,
     /// What is the same for all sessions.
     pub session: Arc<session::Config>,
     /// The certificate, if there is one: the configured one, or in development one signed by itself.
@@ -108,7 +111,9 @@ impl Node {
         let id: Arc<str> = format!("n-{:08x}", rand::random::<u32>()).into();
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
-        let hub = Hub::new(clock.clone(), Arc::clone(&metrics), Arc::clone(&health), config.policies.clone());
+        let traces = Arc::new(Traces::new(clock.clone(), config.dev || config.telemetry.traces));
+        let (for_hub, policies) = (Arc::clone(&traces), config.policies.clone());
+        let hub = Hub::new(clock.clone(), Arc::clone(&metrics), Arc::clone(&health), policies, for_hub);
         Self {
             admission: Admission::new(&config, Arc::clone(&metrics)),
             auth: Arc::new(Auth::new(&config, clock.clone())),
@@ -124,6 +129,7 @@ impl Node {
             health,
             hub: Arc::new(hub),
             cluster: Cluster::default(),
+            traces,
             one_write_each: false,
             id,
         }

@@ -171,13 +171,19 @@ pub async fn store_all(
     level: Level,
     items: Vec<Append>,
 ) -> Vec<Result<Outcome, EngineError>> {
-    let (count, engine) = (items.len(), node.hub.engine());
+    let (count, engine, began) = (items.len(), node.hub.engine(), node.clock.elapsed());
+    let lanes: Vec<DurableLane> = items.iter().map(|item| item.lane).collect();
     let mut outcomes = match level {
         Level::Stored => engine.append(room, retention, items).await,
         Level::Replicated => engine.append_replicated(room, retention, items).await,
     };
     outcomes.resize(count, Err(UNANSWERED));
+    let took = (node.clock.elapsed() - began).as_secs_f64();
+    lanes.into_iter().for_each(|lane| node.metrics.append.of(lane.into()).observe(took));
     for outcome in &outcomes {
+        if let Ok(Outcome::Stored(numbers)) = outcome {
+            node.traces.stored(room, *numbers, began);
+        }
         let result = match outcome {
             Ok(Outcome::Stored(_)) => PublishResult::Stored,
             Ok(Outcome::Duplicate { .. } | Outcome::Replayed(_)) => PublishResult::Duplicate,

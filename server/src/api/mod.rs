@@ -45,6 +45,7 @@ pub fn routes(dev: bool) -> Router<Arc<Node>> {
         .route("/v1/revocations", get(revoke::list).post(revoke::revoke))
         .route("/v1/revocations/lift", post(revoke::lift))
         .route("/v1/connections", get(operate::connections))
+        .route("/v1/traces", get(operate::traces))
         .route("/v1/nodes", get(operate::nodes))
         .route("/v1/nodes/{node}/drain", post(operate::drain));
     if dev { routes.merge(dev::routes()) } else { routes }

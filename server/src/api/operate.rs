@@ -10,6 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::Response;
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::position::DurableLane;
 use lanecast_protocol::room::check_user;
 use lanecast_protocol::v1;
 
@@ -121,6 +122,39 @@ pub(super) async fn nodes(
     });
     let response = v1::ListNodesResponse { nodes: nodes.collect(), complete };
     Ok(encoding.answer("ListNodesResponse", &response))
+}
+
+/// `GET /v1/traces`: where the time of an event went on this node.
+pub(super) async fn traces(
+    State(node): State<Arc<Node>>,
+    asker: Asker,
+    encoding: Encoding,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refused> {
+    let query = Query::parse(query.as_deref())?;
+    let room = room_name(&query.text("room")?)?;
+    require_control(&asker, &[&room, CONNECTIONS])?;
+    if !node.traces.is_on() {
+        return Err(Refused::new(Code::Unimplemented, "This node traces nothing: telemetry.traces is off."));
+    }
+    let seq = query.number("seq")?.ok_or_else(|| Refused::new(Code::Invalid, "Name the seq of the event."))?;
+    let lane: Option<DurableLane> = match query.text("lane")?.as_str() {
+        "" => None,
+        name => Some(
+            DurableLane::from_name(name)
+                .ok_or_else(|| Refused::new(Code::Invalid, "A lane is urgent, normal or bulk."))?,
+        ),
+    };
+    let lanes = lane.map_or(DurableLane::ALL.to_vec(), |lane| vec![lane]);
+    let mut traces = node.traces.find(&room, seq, &lanes);
+    if traces.is_empty() {
+        return Err(Refused::new(Code::NotFound, "This node remembers no such event."));
+    }
+    for delivery in traces.iter_mut().flat_map(|trace| &mut trace.deliveries) {
+        let owner = node.registry.find(&delivery.connection).and_then(|entry| entry.owner());
+        delivery.user = owner.map(|owner| owner.user.to_string()).unwrap_or_default();
+    }
+    Ok(encoding.answer("ListTracesResponse", &v1::ListTracesResponse { traces }))
 }
 
 /// `POST /v1/nodes/{node}/drain` (LC-API-054).

@@ -279,6 +279,8 @@ impl Stream {
             match step {
                 Step::Event { seq, record, .. } => {
                     position.set_seq(lane, seq);
+                    let Joined { node, entry, subscription, .. } = &self.joined;
+                    node.traces.handed_over(subscription.room.name(), lane, seq, &entry.id);
                     self.push_record(record, Some(position));
                 }
                 Step::Gap { from, to, cause } => {

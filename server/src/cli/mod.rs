@@ -13,6 +13,7 @@ mod revoke;
 mod serve;
 mod subscribe;
 mod token;
+mod why;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ enum Command {
     Revoke(revoke::Revoke),
     /// List the revocations that hold.
     Revocations(revoke::Revocations),
+    /// Say where the time of an event went: publisher, engine, node and wire.
+    Why(why::Why),
     /// End the subscription of a user to a room, on all nodes.
     Unsubscribe(operate::Unsubscribe),
     /// Send the connections of a node to the others; it takes no new ones until it is started again.
@@ -85,6 +88,7 @@ impl Cli {
             Command::Disconnect(disconnect) => disconnect.run(),
             Command::Revoke(revoke) => revoke.run(),
             Command::Revocations(revocations) => revocations.run(),
+            Command::Why(why) => why.run(),
             Command::Unsubscribe(unsubscribe) => unsubscribe.run(),
             Command::Drain(drain) => drain.run(),
             Command::Doctor(doctor) => doctor.run(),

@@ -23,8 +23,8 @@ pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
     ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TlsOptions, TokenKeyOptions,
-    TokenOptions,
+    OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TelemetryOptions,
+    TlsOptions, TokenKeyOptions, TokenOptions,
 };
 
 use crate::auth::api_key::{ApiKey, ApiKeyHash};
@@ -71,6 +71,8 @@ pub struct Config {
     pub readiness: ReadinessOptions,
     /// What the node writes about itself.
     pub log: Log,
+    /// What it remembers for whoever asks.
+    pub telemetry: TelemetryOptions,
     /// Development: `dev:<user>` tokens from loopback addresses. Set by `--dev` only, never by a file.
     pub dev: bool,
     /// Development: the address of this machine on the local network, where it is opened to phones. Set by `--lan` only.
@@ -125,6 +127,7 @@ const SECTIONS: &[&str] = &[
     "drain",
     "readiness",
     "log",
+    "telemetry",
 ];
 
 impl Config {
@@ -187,6 +190,7 @@ impl Config {
             drain: section!(Drain, "drain"),
             readiness: section!(ReadinessOptions, "readiness"),
             log: section!(Log, "log"),
+            telemetry: section!(TelemetryOptions, "telemetry"),
             dev: false,
             lan: None,
         };

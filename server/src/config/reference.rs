@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::options::Row;
 use super::sections::{
     ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, RateOptions,
-    ReadinessOptions, Reconnect, Redis, TlsOptions, TokenKeyOptions, TokenOptions,
+    ReadinessOptions, Reconnect, Redis, TelemetryOptions, TlsOptions, TokenKeyOptions, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -33,6 +33,7 @@ pub fn reference() -> String {
         Drain "[drain]",
         ReadinessOptions "[readiness]",
         Log "[log]",
+        TelemetryOptions "[telemetry]",
         PolicyOptions "[[policies]]",
     );
     // What must be given has no default to show: these sections are examples in comments.

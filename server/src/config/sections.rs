@@ -380,6 +380,15 @@ options! {
     }
 }
 
+options! {
+    /// What the node remembers for whoever asks.
+    pub struct TelemetryOptions {
+        /// Whether the node remembers where the time of its newest 4,096 events went, for `lanecast why`; with --dev it does.
+        traces: bool = "false",
+            because "each event sent is looked at once more, and some megabytes are kept";
+    }
+}
+
 /// Where rooms live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {

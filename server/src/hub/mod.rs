@@ -50,6 +50,7 @@ use crate::health::Health;
 use crate::policy::Policies;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::{DropReason, NodeMessage, Source};
+use crate::trace::Traces;
 
 const SHARDS: usize = 64;
 /// Rooms without a subscriber stay this long, so that a client that comes back finds its transient count and the
@@ -121,11 +122,18 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     policies: Policies,
+    traces: Arc<Traces>,
 }
 
 impl Hub {
     /// An empty hub. Connect the engine before the first subscriber.
-    pub fn new(clock: Clock, metrics: Arc<Metrics>, health: Arc<Health>, policies: Policies) -> Self {
+    pub fn new(
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        policies: Policies,
+        traces: Arc<Traces>,
+    ) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
@@ -141,6 +149,7 @@ impl Hub {
             metrics,
             health,
             policies,
+            traces,
         }
     }
 
@@ -239,6 +248,7 @@ impl std::fmt::Debug for Hub {
 
 impl EngineSink for Hub {
     fn appended(&self, room: &Arc<str>, epoch: u64, record: &log::Record) {
+        self.traces.fanned_out(room, epoch, record);
         if let Some(room) = self.find(room)
             && room.appended(epoch, record)
         {

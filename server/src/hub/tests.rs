@@ -12,6 +12,7 @@ use super::*;
 use crate::engine::probe::Probe;
 use crate::engine::{Engine, EngineError};
 use crate::telemetry::labels::Source;
+use crate::trace::Traces;
 
 const NORMAL: DurableLane = DurableLane::Normal;
 
@@ -30,7 +31,8 @@ impl Bench {
 
     fn with(policies: Policies) -> Self {
         let (clock, metrics) = (Clock::manual(1_800_000_000_000), Arc::new(Metrics::new()));
-        let hub = Arc::new(Hub::new(clock.clone(), Arc::clone(&metrics), Arc::default(), policies));
+        let traces = Arc::new(Traces::new(clock.clone(), false));
+        let hub = Arc::new(Hub::new(clock.clone(), Arc::clone(&metrics), Arc::default(), policies, traces));
         let engine = Arc::new(Probe::new(clock.clone(), Arc::clone(&hub) as Arc<dyn EngineSink>));
         hub.connect(Arc::clone(&engine) as Arc<dyn Engine>);
         engine.dials.delay_ms.store(5, Relaxed);

@@ -45,6 +45,7 @@ use crate::hub::{Hub, Interest, Mark, ReadOut, Room};
 use crate::node::Node;
 use crate::rates::Bucket;
 use crate::telemetry::labels;
+use crate::trace::Follower;
 use crate::transport::{Gone, Received, Transport};
 
 /// Transport reads handled before outputs are drained: requests that came together are answered together.
@@ -86,6 +87,8 @@ pub struct Connection<T> {
     counted_bytes: [u32; 5],
     /// Whether input is looked at before output in the next wait.
     input_first: bool,
+    /// What is on its way, where that is traced.
+    follower: Option<Box<Follower>>,
     /// Once the session closes: until when its last words may take, monotonic ms.
     close_by_ms: Option<u64>,
     /// With a rate limit: when the next write may begin, monotonic ms.
@@ -122,6 +125,7 @@ impl<T: Transport> Connection<T> {
             signals: Bucket::default(),
             pending: None,
             counted_bytes: [0; 5],
+            follower: None,
             input_first: true,
             close_by_ms: None,
             write_at_ms: 0,
@@ -144,6 +148,7 @@ impl<T: Transport> Connection<T> {
             }
             match self.wait().await {
                 Wake::Flushed(Ok(())) => {
+                    self.trace_written();
                     let moved = self.transport.moved();
                     self.session.progress(self.now(), moved, self.transport.is_busy());
                 }
@@ -477,12 +482,19 @@ impl<T: Transport> Connection<T> {
         let bytes_max = rate.map_or(usize::MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
         let (session, metrics, board) = (&mut self.session, &self.node.metrics, self.entry.mailbox.board());
         session.set_window(self.transport.window());
+        let (traces, connection, joined) = (&self.node.traces, &self.entry.id, &self.joined);
+        let mut follower = traces.is_on().then(|| self.follower.get_or_insert_default());
+        let room_of =
+            |handle| joined.iter().find(|known| known.handle == handle).map(|known| Arc::clone(known.room.name()));
         let bytes = self.transport.send(bytes_max, &mut |lanes| {
             let output = session.poll_output(now, lanes)?;
             metrics.frames_out.of(output.lane).inc();
             metrics.queue_age.of(output.lane).observe(output.waited_ms as f64 / 1000.0);
             if let Some(board) = board {
                 board.sent(output.lane, output.record.len(), output.waited_ms);
+            }
+            if let Some(follower) = &mut follower {
+                follower.popped(traces, connection, &output.record, room_of);
             }
             Some(output)
         });
@@ -492,6 +504,13 @@ impl<T: Transport> Connection<T> {
         }
         self.session.progress(now, Lanes::NONE, self.transport.is_busy());
         self.count_queues();
+    }
+
+    /// The transport has written what it took: all of it once it is idle.
+    fn trace_written(&mut self) {
+        if let Some(follower) = self.follower.as_mut().filter(|_| !self.transport.is_busy()) {
+            follower.written(&self.node.traces, &self.entry.id);
+        }
     }
 
     /// Brings the node's gauges up to what this connection holds now.

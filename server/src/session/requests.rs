@@ -323,7 +323,7 @@ impl<T: Transport> Connection<T> {
             after: publish.after,
         };
         let node = Arc::clone(&self.node);
-        let level = Level::of(&publish);
+        let (level, asked_at_ms) = (Level::of(&publish), publish.asked_at_ms);
         let room: Box<str> = publish.room.as_str().into();
         Ok(match prepared.into_append(origin) {
             Ok((retention, append)) => {
@@ -334,6 +334,9 @@ impl<T: Transport> Connection<T> {
                 }
                 Box::pin(async move {
                     let outcome = publish::store(&node, &room, retention, level, append).await;
+                    if let Ok(Outcome::Stored(numbers)) = &outcome {
+                        node.traces.asked(&room, *numbers, asked_at_ms);
+                    }
                     Done::Published(Published { id, room, result: answer(outcome) })
                 })
             }

@@ -1,5 +1,7 @@
 //! Connections over a transport of the test's own.
 
+mod overload;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;

@@ -266,6 +266,7 @@ impl Route {
                 "/v1/disconnect"
                 | "/v1/unsubscribe"
                 | "/v1/connections"
+                | "/v1/traces"
                 | "/v1/nodes"
                 | "/v1/nodes/{node}/drain"
                 | "/v1/revocations"

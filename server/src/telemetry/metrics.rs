@@ -43,6 +43,8 @@ pub struct Metrics {
     pub drops: Series<(Lane, DropReason), Counter>,
     /// From receiving a publish to handing its event to a transport, in seconds.
     pub publish_to_deliver: Series<Lane, Histogram>,
+    /// From giving an event to the engine to its answer, in seconds: what waits for a store, and the store.
+    pub append: Series<Lane, Histogram>,
     /// Subscriptions that asked for a position.
     pub replays: Series<ReplayOutcome, Counter>,
     /// Gaps sent.
@@ -119,6 +121,7 @@ impl Metrics {
                 "From receiving a publish to handing its event to a transport",
                 latency,
             ),
+            append: Series::register(r, "append_seconds", "From giving an event to the engine to its answer", latency),
             replays: Series::register(r, "replays", "Subscriptions that asked for a position", counter),
             gaps: Series::register(r, "gaps", "Gaps sent", counter),
             publishes: Series::register(r, "publishes", "Publishes", counter),

@@ -7,3 +7,4 @@ mod fake;
 mod running;
 mod startup;
 mod support;
+mod why;

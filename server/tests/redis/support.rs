@@ -241,6 +241,11 @@ impl Node {
         (ended.code(), log.text())
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Waits until it says so in its log.
     pub(crate) fn says(&self, words: &str) {
         self.log.wait(words);

@@ -100,7 +100,7 @@ impl Server {
     }
 
     /// A command of an operator.
-    async fn command(&self, words: &[&str]) -> Value {
+    pub(crate) async fn command(&self, words: &[&str]) -> Value {
         let client = redis::Client::open(&*self.url).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let mut cmd = redis::cmd(words[0]);
