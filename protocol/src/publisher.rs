@@ -59,8 +59,8 @@ pub struct Terms {
     pub ack: v1::AckLevel,
     /// When the application no longer wants it sent, monotonic ms.
     pub give_up_at_ms: u64,
-    /// When it asked for it, wall clock, ms; 0: not known.
-    pub asked_at_ms: u64,
+    /// When it asked for it, monotonic ms; `None`: in an earlier process.
+    pub asked_at_ms: Option<u64>,
 }
 
 /// The queue is full.
@@ -173,6 +173,8 @@ pub struct Publisher {
     floor: u64,
     /// The owner keeps it in an outbox that outlives the process.
     outlives: bool,
+    /// The node's clock less monotonic time, ms, as far as it is known.
+    node_ahead_ms: i64,
 }
 
 impl Publisher {
@@ -188,6 +190,7 @@ impl Publisher {
             bytes: 0,
             floor: 0,
             outlives: false,
+            node_ahead_ms: 0,
         }
     }
 
@@ -293,6 +296,11 @@ impl Publisher {
         });
     }
 
+    /// Says by how much the node's clock is ahead of monotonic time, ms.
+    pub fn set_node_ahead(&mut self, ahead_ms: i64) {
+        self.node_ahead_ms = ahead_ms;
+    }
+
     /// The next publish to send, under a request id that `next_id` makes: of lanes that have room, urgent first; inside a
     /// lane rooms take turns, each in its order. `in_flight_max` is the node's limit, of which each lane leaves a quarter
     /// to those above it, or a bulk import would make urgent ones wait for its answers.
@@ -311,16 +319,19 @@ impl Publisher {
         let queue = &mut self.rooms.get_mut(&room)?[lane];
         let id = next_id();
         let (entry, after) = queue.send(at, id);
+        let Terms { ttl_ms, asked_at_ms, .. } = entry.terms;
+        let waited_ms = asked_at_ms.map_or(0, |asked| now_ms.saturating_sub(asked));
         let publish = v1::Publish {
             room: room.clone(),
             lane: v1::Lane::from(lane).into(),
             delivery: v1::Delivery::Durable.into(),
             number: entry.number,
             after,
-            ttl_ms: entry.terms.ttl_ms,
+            // What it waited here it does not live at the node. What has no time left was given up.
+            ttl_ms: if ttl_ms == 0 { 0 } else { u64::from(ttl_ms).saturating_sub(waited_ms).max(1) as u32 },
             ack: entry.terms.ack.into(),
             envelope: entry.envelope.clone(),
-            asked_at_ms: entry.terms.asked_at_ms,
+            asked_at_ms: asked_at_ms.map_or(0, |asked| asked.saturating_add_signed(self.node_ahead_ms)),
         };
         self.in_flight.insert(id, (room, lane));
         Some((id, publish))

@@ -90,7 +90,7 @@ impl Client {
         for kept in outbox.publishes {
             self.next_ticket = self.next_ticket.max(kept.ticket.0);
             let give_up_at_ms = now.monotonic_ms.saturating_add(kept.keep_ms);
-            let terms = Terms { ttl_ms: kept.ttl_ms, ack: kept.ack, give_up_at_ms, asked_at_ms: 0 };
+            let terms = Terms { ttl_ms: kept.ttl_ms, ack: kept.ack, give_up_at_ms, asked_at_ms: None };
             self.publisher.restore(kept.ticket, &kept.room, kept.lane, kept.number, kept.envelope, terms);
         }
     }
@@ -130,7 +130,8 @@ impl Client {
         let own = if options.ttl_ms == 0 { u64::MAX } else { options.ttl_ms.into() };
         let keep_ms = own.min(options.keep_ms.unwrap_or(self.options.outbox_ttl_ms));
         let give_up_at_ms = now.monotonic_ms.saturating_add(keep_ms);
-        let terms = Terms { ttl_ms: options.ttl_ms, ack: options.ack, give_up_at_ms, asked_at_ms: now.wall_ms };
+        let terms =
+            Terms { ttl_ms: options.ttl_ms, ack: options.ack, give_up_at_ms, asked_at_ms: Some(now.monotonic_ms) };
         let number = self.publisher.push(ticket, room, lane, envelope, terms)?;
         Ok(Queued { ticket, number, keep_ms })
     }
@@ -194,6 +195,7 @@ impl Client {
     pub(super) fn fill_publishes(&mut self, now: Now) {
         let Link::Open(open) = &self.link else { return };
         let (in_flight_max, replicates) = (open.in_flight_max, open.replicates);
+        self.publisher.set_node_ahead(self.node_time_ms(now) as i64 - now.monotonic_ms as i64);
         loop {
             let outbox = &self.outbox;
             let has_room = |lane: DurableLane| outbox.bytes(lane.into()) < UPLOAD_BYTES;
@@ -202,13 +204,10 @@ impl Client {
                 id = id.wrapping_add(1).max(1);
                 id
             };
-            let Some((id, mut publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, has_room, next) else {
+            let Some((id, publish)) = self.publisher.poll(now.monotonic_ms, in_flight_max, has_room, next) else {
                 break;
             };
             self.next_id = id;
-            if publish.asked_at_ms > 0 {
-                publish.asked_at_ms = publish.asked_at_ms.saturating_add_signed(self.clock_offset_ms);
-            }
             let is_served = replicates || publish.ack() != v1::AckLevel::Replicated;
             let body = Body::Publish(publish);
             let (lane, record) = (Lane::of(&body), codec::encode_body(id, body));

@@ -501,10 +501,15 @@ export interface Publish {
   ttlMs: number;
   /** What to deliver; stored byte for byte. */
   envelope?: Envelope;
+  /**
+   * When the application asked for it, in the node's clock as the client knows it (Welcome, Pong), ms since the Unix epoch; 0:
+   * not said. It says how long the event waited at its publisher, for diagnosis alone: nothing else may depend on it.
+   */
+  askedAtMs: number;
 }
 
 /** Table of {@link Publish}. */
-export const Publish: Schema<Publish> = /* @__PURE__ */ schema('room$ lane~ delivery~ number# after# ttlMs+ 8:envelope', Envelope);
+export const Publish: Schema<Publish> = /* @__PURE__ */ schema('room$ lane~ delivery~ number# after# ttlMs+ 8:envelope askedAtMs#', Envelope);
 
 /** The answer to Publish. It carries no position. */
 export interface Published {
