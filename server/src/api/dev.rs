@@ -55,16 +55,20 @@ fn find(node: &Node, id: &str) -> Result<Arc<Entry>, Refused> {
 #[derive(Deserialize)]
 struct Rate {
     bytes_per_second: Option<u64>,
+    #[serde(rename = "oneQueue", default)]
+    one_queue: bool,
 }
 
-/// Limits what a connection gets, for the page's bad network.
+/// Limits what a connection gets, for the page's bad network, and says whether its lanes leave as one queue.
 async fn set_rate(
     State(node): State<Arc<Node>>,
     _: Local,
     Path(id): Path<String>,
     Json(rate): Json<Rate>,
 ) -> Result<StatusCode, Refused> {
-    find(&node, &id)?.set_rate(rate.bytes_per_second.map(|rate| rate.max(RATE_MIN)));
+    let entry = find(&node, &id)?;
+    entry.set_rate(rate.bytes_per_second.map(|rate| rate.max(RATE_MIN)));
+    entry.set_one_queue(rate.one_queue);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -73,11 +77,12 @@ async fn set_rate(
 #[serde(rename_all = "camelCase")]
 struct Lanes {
     bytes_per_second: Option<u64>,
+    one_queue: bool,
     lanes: Figures,
 }
 
 async fn lanes(State(node): State<Arc<Node>>, _: Local, Path(id): Path<String>) -> Result<Json<Lanes>, Refused> {
     let entry = find(&node, &id)?;
     let lanes = entry.mailbox.board().map(|board| board.look()).unwrap_or_default();
-    Ok(Json(Lanes { bytes_per_second: entry.rate(), lanes }))
+    Ok(Json(Lanes { bytes_per_second: entry.rate(), one_queue: entry.has_one_queue(), lanes }))
 }

@@ -68,8 +68,9 @@ async fn in_development_a_page_of_this_machine_sees_the_lanes_of_a_connection() 
     let lanes = |id: &str| format!("GET /v1/dev/connections/{id}/lanes");
     let rate = format!("POST /v1/dev/connections/{}/rate", entry.id);
     let json = ("content-type", "application/json");
-    assert_eq!(node.ask(&rate, &[json], r#"{"bytes_per_second": 7000}"#).await.status, 204);
+    assert_eq!(node.ask(&rate, &[json], r#"{"bytes_per_second": 7000, "oneQueue": true}"#).await.status, 204);
     let shown = node.ask(&lanes(&entry.id), &[], "").await.json();
+    assert_eq!(shown["oneQueue"], json!(true));
     assert_eq!((&shown["bytesPerSecond"], &shown["lanes"]["urgent"]["sentFrames"]), (&json!(7000), &json!(0)));
     assert_eq!(node.ask(&lanes("none"), &[], "").await.status, 404);
     let other = node.ask(&lanes(&entry.id), &[("origin", "https://evil.example")], "").await;

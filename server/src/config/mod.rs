@@ -22,8 +22,8 @@ use toml::de::{DeTable, DeValue};
 pub use mistake::{Mistake, Mistakes};
 pub use reference::reference;
 pub use sections::{
-    ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, Limits, Listen, Log, LogFormat,
-    OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TelemetryOptions,
+    ApiKeyOptions, DeliveryDefault, Drain, EngineKind, EngineOptions, Heartbeat, LaneOptions, Limits, Listen, Log,
+    LogFormat, OnEngineDown, Origins, PolicyOptions, RateOptions, ReadinessOptions, Reconnect, Redis, TelemetryOptions,
     TlsOptions, TokenKeyOptions, TokenOptions,
 };
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub tls: TlsOptions,
     /// The certificate of that, as it was in the files.
     pub certificate: Option<Certificate>,
+    /// How lanes share a connection.
+    pub lanes: LaneOptions,
     /// What a client may ask for.
     pub limits: Limits,
     /// How much anyone may ask.
@@ -114,6 +116,7 @@ impl std::fmt::Debug for Secret {
 const SECTIONS: &[&str] = &[
     "listen",
     "tls",
+    "lanes",
     "limits",
     "rates",
     "heartbeat",
@@ -176,6 +179,7 @@ impl Config {
             listen: section!(Listen, "listen"),
             certificate: read_certificate(reader, root, &tls),
             tls,
+            lanes: section!(LaneOptions, "lanes"),
             limits: section!(Limits, "limits"),
             rates: section!(RateOptions, "rates"),
             heartbeat: section!(Heartbeat, "heartbeat"),

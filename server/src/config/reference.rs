@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::options::Row;
 use super::sections::{
-    ApiKeyOptions, Drain, EngineOptions, Heartbeat, Limits, Listen, Log, Origins, PolicyOptions, RateOptions,
-    ReadinessOptions, Reconnect, Redis, TelemetryOptions, TlsOptions, TokenKeyOptions, TokenOptions,
+    ApiKeyOptions, Drain, EngineOptions, Heartbeat, LaneOptions, Limits, Listen, Log, Origins, PolicyOptions,
+    RateOptions, ReadinessOptions, Reconnect, Redis, TelemetryOptions, TlsOptions, TokenKeyOptions, TokenOptions,
 };
 
 /// The whole reference: a file that holds every option with its default, and parses.
@@ -22,6 +22,7 @@ pub fn reference() -> String {
     sections!(
         Listen "[listen]",
         TlsOptions "[tls]",
+        LaneOptions "[lanes]",
         Limits "[limits]",
         RateOptions "[rates]",
         Heartbeat "[heartbeat]",

@@ -67,6 +67,16 @@ options! {
 }
 
 options! {
+    /// How lanes share a connection.
+    pub struct LaneOptions {
+        /// Whether all lanes leave as one queue, as if there were none. For comparison and measuring only: urgent then waits
+        /// behind whatever came before it.
+        one_queue: bool = "false",
+            because "lanes are what this node is for";
+    }
+}
+
+options! {
     /// What a client may ask for. Clients are told in Welcome.
     pub struct Limits {
         /// Largest encoded record (frame with its envelope), in bytes.

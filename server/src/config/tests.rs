@@ -168,7 +168,7 @@ filter = "info,=,"
         "line 7: limits.record_bytes: expected a whole number from 4096 to 16777216, got the text \"256 KiB\"",
         "line 8: limits.history_page: expected a whole number from 1 to 10000, got the number -1",
         "line 11: heartbeat.idle_close_ms: must be at least ping_after_ms + pong_within_ms (35000), or live clients are closed",
-        "line 13: colours: unknown key; known here: listen, tls, limits, rates, heartbeat, reconnect, origins, tokens, api_keys, engine, redis, policies, drain, readiness, log, telemetry",
+        "line 13: colours: unknown key; known here: listen, tls, lanes, limits, rates, heartbeat, reconnect, origins, tokens, api_keys, engine, redis, policies, drain, readiness, log, telemetry",
         "line 16: tokens.hs256_secret: the secret has 5 bytes; HS256 needs at least 32",
         "line 19: engine.kind: expected one of memory, redis, got the text \"rocks\"",
         "line 22: policies[0].rooms: `**` stands at the end only",

@@ -87,6 +87,8 @@ pub struct Connection<T> {
     counted_bytes: [u32; 5],
     /// Whether input is looked at before output in the next wait.
     input_first: bool,
+    /// Whether all lanes leave as one queue.
+    one_queue: bool,
     /// What is on its way, where that is traced.
     follower: Option<Box<Follower>>,
     /// Once the session closes: until when its last words may take, monotonic ms.
@@ -125,6 +127,7 @@ impl<T: Transport> Connection<T> {
             signals: Bucket::default(),
             pending: None,
             counted_bytes: [0; 5],
+            one_queue: false,
             follower: None,
             input_first: true,
             close_by_ms: None,
@@ -271,6 +274,7 @@ impl<T: Transport> Connection<T> {
     fn work(&mut self) {
         self.handle_requests();
         self.obey();
+        self.queue_as_told();
         for mark in self.entry.mailbox.take_marks() {
             match mark {
                 Mark::Ready { handle, lanes } => {
@@ -291,6 +295,16 @@ impl<T: Transport> Connection<T> {
         self.read_rooms();
         self.take_lossy();
         self.pending.take_if(|pending| pending.is_empty());
+    }
+
+    /// Lets lanes leave apart and at the pace of the path, or, to see what that is worth, all as one queue and as fast as
+    /// the transport takes them.
+    fn queue_as_told(&mut self) {
+        let one_queue = self.node.config.lanes.one_queue || self.entry.has_one_queue();
+        if std::mem::replace(&mut self.one_queue, one_queue) != one_queue {
+            self.session.set_one_queue(one_queue);
+            self.transport.set_paced(!one_queue);
+        }
     }
 
     fn pending(&mut self) -> &mut Pending {

@@ -62,6 +62,8 @@ pub struct Entry {
     sent_away: AtomicBool,
     /// Bytes per second that the connection may write; 0: no limit. For the page's bad network.
     rate: AtomicU64,
+    /// Whether all lanes leave as one queue, to see what lanes are worth.
+    one_queue: AtomicBool,
     /// Bytes that wait for the connection in its session, over all lanes.
     queued_bytes: AtomicU64,
 }
@@ -139,6 +141,17 @@ impl Entry {
         Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
     }
 
+    /// Lets all lanes leave as one queue, or apart again.
+    pub fn set_one_queue(&self, one_queue: bool) {
+        self.one_queue.store(one_queue, Ordering::Relaxed);
+        self.mailbox.wake();
+    }
+
+    /// Whether all lanes leave as one queue.
+    pub fn has_one_queue(&self) -> bool {
+        self.one_queue.load(Ordering::Relaxed)
+    }
+
     /// Bytes that wait for the connection in its session, over all lanes: what a slow client costs the node.
     pub fn queued_bytes(&self) -> u64 {
         self.queued_bytes.load(Ordering::Relaxed)
@@ -194,6 +207,7 @@ impl Registry {
             closing: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
             rate: AtomicU64::new(0),
+            one_queue: AtomicBool::new(false),
             queued_bytes: AtomicU64::new(0),
         });
         self.tables.lock().by_id.insert(id, Arc::clone(&entry));
