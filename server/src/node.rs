@@ -36,9 +36,10 @@ fn capabilities(config: &Config) -> Vec<v1::Capability> {
     capabilities
 }
 
-/// Bytes of a lane that wait in a session at most: what was read from a room is beyond the reach of trimming and
-/// expiry by the log, and is memory that a slow client holds.
-const LANE_BYTES: usize = 64 * 1024;
+/// Bytes of a lane that wait in a session at most, and of a room's turn: at 10 Mbit/s they are 7 ms, which a long replay
+/// of one room may delay another one. What was read from a room is also beyond the reach of trimming and expiry by the
+/// log, and is memory that a slow client holds.
+const LANE_BYTES: usize = 8 * 1024;
 
 /// One node. Handlers and sessions share it as `Arc<Node>`.
 #[derive(Debug)]

@@ -87,8 +87,10 @@ impl Session {
         }
     }
 
-    /// The next read of a room's log, while its lane has room here. A lane of a room is not asked for again before its
-    /// read was answered, by [`Self::deliver`] or [`Self::read_again`], which may be much later; the others go on.
+    /// The next read of a room's log, while half of its lane's budget is free here: rooms take turns, and each is to be
+    /// worth a read. A lane of a room is not asked for again before its read was answered, by [`Self::deliver`] or
+    /// [`Self::read_again`], which may be much later; the others go on, with smaller turns, since all may be answered at
+    /// once.
     pub fn next_read(&mut self) -> Option<Read> {
         let State::Open(open) = &mut self.state else { return None };
         let count = open.subscriptions.len();
@@ -97,7 +99,7 @@ impl Session {
             if count == 0 {
                 return None;
             }
-            if queued >= self.config.lane_bytes {
+            if queued > self.config.lane_bytes / 2 {
                 let ready = open.subscriptions.iter_mut().filter(|known| known.ready[lane] == Ready::Yes);
                 ready.for_each(|known| known.held_back[lane] = true);
                 continue;
@@ -109,6 +111,7 @@ impl Session {
             let mut places = (0..count).map(|step| (turn + step) % count);
             let Some(at) = places.find(|&at| is_next(&open.subscriptions[at])) else { continue };
             open.turn[lane][focus as usize] = at as u32 + 1;
+            let reading = open.subscriptions.iter().filter(|known| known.ready[lane].is_reading()).count();
             let subscription = &mut open.subscriptions[at];
             subscription.ready[lane] = Ready::Reading;
             return Some(Read {
@@ -118,7 +121,7 @@ impl Session {
                 epoch: subscription.place.epoch,
                 lane,
                 after: subscription.place.sent(lane),
-                bytes: self.config.lane_bytes - queued,
+                bytes: (self.config.lane_bytes - queued) / (1 + reading),
                 held_back: std::mem::take(&mut subscription.held_back[lane]),
             });
         }

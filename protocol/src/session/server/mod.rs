@@ -90,6 +90,12 @@ enum Ready {
     Suspended,
 }
 
+impl Ready {
+    fn is_reading(self) -> bool {
+        matches!(self, Self::Reading | Self::ReadingAgain)
+    }
+}
+
 #[derive(Debug)]
 struct Subscription {
     room: Arc<str>,

@@ -22,8 +22,8 @@ pub struct Config {
     pub hello_within_ms: u64,
     /// How long a client may take nothing of what waits for it (LC-FLOW-005).
     pub no_progress_ms: u64,
-    /// Bytes of each durable lane, and of signals, that wait in the session at most; beyond it durable events stay in
-    /// the log, transients and signals in the connection's mailbox.
+    /// Bytes of each durable lane that wait in the session at most, but for one record; beyond it durable events stay in
+    /// the log, and transients in the connection's mailbox. It is also the most that a room may send in its turn.
     pub lane_bytes: usize,
     /// Bytes of lane bulk that a connection gets in a second, over a longer time; 0: as many as it takes.
     pub bulk_bytes_per_second: u32,
