@@ -23,13 +23,8 @@ use crate::trace::Traces;
 
 /// What the node serves beyond the core (LC-HS-014).
 fn capabilities(config: &Config) -> Vec<v1::Capability> {
-    let mut capabilities = vec![
-        v1::Capability::History,
-        v1::Capability::Signals,
-        v1::Capability::Refresh,
-        v1::Capability::Credit,
-        v1::Capability::Focus,
-    ];
+    use v1::Capability::{Credit, Focus, Fragments, History, Refresh, Signals};
+    let mut capabilities = vec![History, Signals, Refresh, Credit, Focus, Fragments];
     if config.engine.kind == EngineKind::Redis && config.redis.replicas > 0 {
         capabilities.push(v1::Capability::Replicated);
     }

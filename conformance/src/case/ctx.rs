@@ -184,6 +184,11 @@ impl Ctx {
                         json!({"room": self.room(), "number": 1, "ack": "ACK_LEVEL_REPLICATED", "envelope": envelope});
                     self.capability("CAPABILITY_REPLICATED", json!({"publish": publish})).await?;
                 }
+                Need::Fragments => {
+                    let fragment =
+                        json!({"fragment": {"transfer": 1, "lane": "LANE_BULK", "total": 9, "data": "AA=="}});
+                    self.capability("CAPABILITY_FRAGMENTS", fragment).await?;
+                }
                 Need::NotReplicated if self.target.advertises("CAPABILITY_REPLICATED") == Some(true) => {
                     return Err(Stop::Skipped("the server replicates".into()));
                 }

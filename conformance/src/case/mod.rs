@@ -35,6 +35,8 @@ pub enum Need {
     Credit,
     /// Capability FOCUS.
     Focus,
+    /// Capability FRAGMENTS.
+    Fragments,
     /// The HTTP API and an API key.
     Api,
     /// The part of the HTTP API with which operators command connections, and an API key with control.

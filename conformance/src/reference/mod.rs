@@ -4,6 +4,7 @@
 //! of the fixture, so that the suite can be tested without a node. It refuses to be a product: it holds one lock, keeps no bound on
 //! what a slow subscriber has waiting, and knows no HTTP API.
 
+mod fragments;
 mod mutant;
 mod outbox;
 mod rights;
@@ -30,6 +31,7 @@ pub use mutant::Mutant;
 
 use crate::certificate::Pair;
 use crate::client::{ALPN_HTTP3, ALPN_QUIC};
+use crate::schema::v1;
 use crate::target::Endpoint;
 use crate::verdict::{Outcome, Stop};
 use state::State;
@@ -54,7 +56,8 @@ const IDLE_CLOSE: Duration = Duration::from_secs(20);
 const NO_PROGRESS: Duration = Duration::from_secs(30);
 /// Between GoAway and the close of who is still there.
 const CLOSES_IN: Duration = Duration::from_millis(1500);
-const CAPABILITIES: [&str; 3] = ["CAPABILITY_HISTORY", "CAPABILITY_SIGNALS", "CAPABILITY_REFRESH"];
+const CAPABILITIES: [v1::Capability; 4] =
+    [v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh, v1::Capability::Fragments];
 
 /// What all connections share.
 struct Shared {
@@ -302,7 +305,7 @@ async fn connection(mut tcp: TcpStream, shared: Arc<Shared>) {
             "versions": [1], "websocket": "/v1/connect", "subprotocols": ["lanecast.v1", "lanecast.v1+json"],
             "quic": {"port": shared.quic_port},
             "webtransport": {"port": shared.quic_port, "path": "/v1/connect", "certificateHashes": [hash]},
-            "capabilities": CAPABILITIES, "limits": session::limits_json(), "node": shared.node,
+            "capabilities": CAPABILITIES.map(|capability| capability.as_str_name()), "limits": session::limits_json(), "node": shared.node,
         });
         return respond(&mut tcp, "200 OK", &body.to_string()).await;
     }

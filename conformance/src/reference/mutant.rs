@@ -121,6 +121,22 @@ mutants! {
     LaneLost breaks "LC-LANE-001" | "LC-PUB-002";
     /// Ends no queue before another: first in, first out.
     OneQueue breaks "LC-LANE-005";
+    /// Urgent events leave first for ever.
+    UrgentUnbounded breaks "LC-LANE-006";
+    /// Lane normal leaves before bulk for ever.
+    StrictLanes breaks "LC-LANE-007";
+    /// Sends fragments to clients that do not take them.
+    FragmentsForAll breaks "LC-FRM-030";
+    /// Takes a frame from pieces of another lane.
+    FragmentLaneUnchecked breaks "LC-FRM-030";
+    /// Begins transfers of any size.
+    FragmentTotalUnchecked breaks "LC-FRM-031";
+    /// Holds any number of unfinished transfers.
+    TransfersUnbounded breaks "LC-FRM-031";
+    /// Never forgets a transfer.
+    SilentTransferKept breaks "LC-FRM-031";
+    /// Says nothing of transfers that it does not finish.
+    TransfersLeft breaks "LC-FRM-032";
     /// Pages are always backward.
     HistoryBackwardOnly breaks "LC-HIST-001";
     /// A page's cursor is inclusive.

@@ -1,11 +1,13 @@
-//! What waits for a connection of the reference server: a queue per lane, turns between rooms, and strict between lanes
-//! where they share one transport.
+//! What waits for a connection of the reference server: a queue per lane, turns between rooms, and shares between lanes
+//! and pieces of large records where they have one transport together.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::fragments;
+use super::mutant::Mutant;
 use crate::target::now_ms;
 
 /// Bytes of lane control that may wait (LC-FLOW-004).
@@ -13,11 +15,19 @@ const CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Bytes handed to the transport at once, so that a higher lane can overtake (LC-LANE-005).
 const BATCH_BYTES: usize = 16 * 1024;
 
+/// Tokens of lane urgent, bytes (LC-LANE-006).
+const URGENT_BURST: i64 = 64 * 1024;
+
 /// Lanes in the order in which they leave.
 pub(super) const CONTROL: usize = 0;
 pub(super) const URGENT: usize = 1;
+const NORMAL: usize = 2;
 pub(super) const SIGNAL: usize = 3;
 pub(super) const BULK: usize = 4;
+/// Their values on the wire.
+const WIRE: [i32; 5] = [1, 2, 3, 5, 4];
+/// What a byte costs a lane that shares: 1 / its weight, as fractions of 4 (LC-LANE-007).
+const COSTS: [u64; 5] = [0, 0, 1, 2, 4];
 
 /// A record that waits.
 #[derive(Clone, Default)]
@@ -34,9 +44,26 @@ pub(super) struct Out {
     pub seq: u64,
 }
 
+/// A record that leaves in pieces.
+#[derive(Default)]
+struct Cut {
+    transfer: u64,
+    out: Out,
+    pieces: VecDeque<Vec<u8>>,
+}
+
 #[derive(Default)]
 struct Lanes {
     queues: [VecDeque<(u64, VecDeque<Out>)>; 5],
+    /// What of each lane is under way in pieces, and how many transfers there were.
+    cut: [Option<Cut>; 5],
+    transfers: u64,
+    /// Large records leave in pieces.
+    fragments: bool,
+    /// What each lane that shares has had, by its costs.
+    had: [u64; 5],
+    /// What urgent has spent, bytes: of the burst, or more.
+    urgent_spent: i64,
     control_bytes: usize,
     /// Set once: Error record and code. Nothing is queued after it.
     closing: Option<(Vec<u8>, u16)>,
@@ -51,8 +78,7 @@ pub(super) struct Outbox {
     ready: Notify,
     /// Something waits on that lane.
     lane_ready: [Notify; 5],
-    /// Lanes are ignored.
-    one_queue: bool,
+    mutant: Option<Mutant>,
 }
 
 /// What to do next.
@@ -62,21 +88,29 @@ pub(super) enum Turn {
 }
 
 impl Outbox {
-    pub(super) fn new(one_queue: bool) -> Self {
-        Self { one_queue, ..Self::default() }
+    pub(super) fn new(mutant: Option<Mutant>) -> Self {
+        Self { mutant, ..Self::default() }
+    }
+
+    /// Whether large records leave in pieces, on a transport that all lanes have together.
+    pub(super) fn set_fragments(&self, fragments: bool) {
+        let is_one = self.mutant == Some(Mutant::OneQueue);
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).fragments = fragments && !is_one;
     }
 
     pub(super) fn push(&self, lane: usize, out: Out) {
-        let lane = if self.one_queue { CONTROL } else { lane };
+        let one_queue = self.mutant == Some(Mutant::OneQueue);
+        let lane = if one_queue { CONTROL } else { lane };
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if lanes.closing.is_some() {
             return;
         }
-        if lane == CONTROL && !self.one_queue {
+        if lane == CONTROL && !one_queue {
             lanes.control_bytes += out.record.len();
             lanes.overflow |= lanes.control_bytes > CONTROL_BYTES_MAX;
         }
-        let room = if self.one_queue { 0 } else { out.room };
+        let room = if one_queue { 0 } else { out.room };
+        lanes.rejoin(lane);
         let queues = &mut lanes.queues[lane];
         match queues.iter_mut().find(|(key, _)| *key == room) {
             Some((_, queue)) => {
@@ -110,6 +144,12 @@ impl Outbox {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         for queues in &mut lanes.queues[1..] {
             queues.retain(|(key, _)| *key != room);
+        }
+        let aborts = self.mutant != Some(Mutant::TransfersLeft);
+        for lane in URGENT..=BULK {
+            if lanes.cut[lane].as_ref().is_some_and(|cut| cut.out.room == room) {
+                lanes.give_up(lane, None, aborts);
+            }
         }
     }
 
@@ -163,12 +203,12 @@ impl Outbox {
             return Some(Turn::Close(bytes, code));
         }
         let mut batch = Vec::new();
-        for lane in 0..lanes.queues.len() {
-            let more = lanes.drain(lane, BATCH_BYTES.saturating_sub(batch.len()));
-            batch.extend(more);
-            if batch.len() >= BATCH_BYTES {
-                break;
-            }
+        while batch.len() < BATCH_BYTES
+            && let Some(lane) = lanes.choose(self.mutant)
+        {
+            let record = lanes.next(lane);
+            lanes.count(lane, record.len());
+            batch.extend(record);
         }
         (!batch.is_empty()).then_some(Turn::Send(batch))
     }
@@ -182,6 +222,84 @@ impl Lanes {
             batch.extend(out.record);
         }
         batch
+    }
+
+    fn waits(&self, lane: usize) -> bool {
+        self.cut[lane].is_some() || !self.queues[lane].is_empty()
+    }
+
+    fn sharing(&self) -> impl Iterator<Item = usize> + '_ {
+        (NORMAL..=BULK).filter(|lane| self.waits(*lane))
+    }
+
+    /// The lane that leaves next: of those that share, the one that has had the least.
+    fn choose(&self, mutant: Option<Mutant>) -> Option<usize> {
+        let affords = self.urgent_spent < URGENT_BURST || mutant == Some(Mutant::UrgentUnbounded);
+        if self.waits(CONTROL) {
+            Some(CONTROL)
+        } else if self.waits(URGENT) && (affords || self.sharing().next().is_none()) {
+            Some(URGENT)
+        } else if mutant == Some(Mutant::StrictLanes) {
+            self.sharing().next()
+        } else {
+            self.sharing().min_by_key(|lane| self.had[*lane])
+        }
+    }
+
+    /// A lane that did not wait saved nothing up.
+    fn rejoin(&mut self, lane: usize) {
+        if !self.waits(lane)
+            && let Some(least) = self.sharing().map(|other| self.had[other]).min()
+        {
+            self.had[lane] = self.had[lane].max(least);
+        }
+    }
+
+    fn count(&mut self, lane: usize, bytes: usize) {
+        self.had[lane] += COSTS[lane] * bytes as u64;
+        let bytes = bytes as i64;
+        if lane == URGENT && self.sharing().next().is_some() {
+            self.urgent_spent += bytes;
+        }
+        self.urgent_spent = (self.urgent_spent - bytes / 2).max(0);
+    }
+
+    /// The next record of a lane, or the next piece of it.
+    fn next(&mut self, lane: usize) -> Vec<u8> {
+        if let Some(cut) = &mut self.cut[lane] {
+            let expires_at_ms = cut.out.expires_at_ms;
+            if expires_at_ms != 0 && expires_at_ms <= now_ms() {
+                let instead = cut.out.instead.take();
+                self.give_up(lane, instead, true);
+            }
+        }
+        if self.cut[lane].is_none() {
+            let Some(out) = self.pop(lane) else { return Vec::new() };
+            let is_cut = self.fragments && lane != CONTROL;
+            let transfer = self.transfers + 1;
+            let pieces = if is_cut { fragments::cut(transfer, WIRE[lane], &out.record) } else { Vec::new() };
+            if pieces.is_empty() {
+                return out.record;
+            }
+            self.transfers = transfer;
+            self.cut[lane] = Some(Cut { transfer, out, pieces: pieces.into() });
+        }
+        let Some(cut) = &mut self.cut[lane] else { return Vec::new() };
+        let piece = cut.pieces.pop_front().unwrap_or_default();
+        if cut.pieces.is_empty() {
+            self.cut[lane] = None;
+        }
+        piece
+    }
+
+    /// Ends a transfer early; what is due instead of it comes next.
+    fn give_up(&mut self, lane: usize, instead: Option<Vec<u8>>, aborts: bool) {
+        let Some(cut) = self.cut[lane].take() else { return };
+        let mut record = if aborts { fragments::abort(cut.transfer, WIRE[lane]) } else { Vec::new() };
+        record.extend(instead.unwrap_or_default());
+        if !record.is_empty() {
+            self.queues[lane].push_front((0, VecDeque::from([Out { record, ..Out::default() }])));
+        }
     }
 
     /// The next record of a lane, in the turn of its room; an empty one if it expired and nothing stands for it.

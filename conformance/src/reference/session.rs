@@ -9,13 +9,14 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use v1::frame::Body;
 
+use super::fragments::Pieces;
 use super::mutant::Mutant;
 use super::outbox::Outbox;
 use super::rights::Identity;
 use super::state::{Asker, Refusal, answer, record};
 use super::{
-    CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, PUBLISHES, RECORD_BYTES, ROOMS, SIGNALS,
-    SIGNALS_BURST, Shared, USER_CONNECTIONS, next_connection,
+    CAPABILITIES, CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, PUBLISHES, RECORD_BYTES, ROOMS,
+    SIGNALS, SIGNALS_BURST, Shared, USER_CONNECTIONS, next_connection,
 };
 use crate::schema::v1;
 use crate::target::{now_ms, open_jwt, open_jwt_of_any_kid};
@@ -87,6 +88,7 @@ pub(super) struct Session {
     place: Option<String>,
     /// Closes without Error.
     silent: bool,
+    pieces: Pieces,
 }
 
 impl Session {
@@ -95,7 +97,8 @@ impl Session {
         Self {
             silent: shared.is(Mutant::CloseWithoutError),
             connection: next_connection(&shared),
-            outbox: Arc::new(Outbox::new(shared.is(Mutant::OneQueue))),
+            outbox: Arc::new(Outbox::new(shared.mutant)),
+            pieces: Pieces::default(),
             shared,
             identity: None,
             instance: String::new(),
@@ -200,9 +203,7 @@ impl Session {
         identity.device = identity.device.or(Some(hello.device));
         let welcome = v1::Welcome {
             version: 1,
-            capabilities: [v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh]
-                .map(|capability| capability as i32)
-                .to_vec(),
+            capabilities: CAPABILITIES.map(|capability| capability as i32).to_vec(),
             connection_id: format!("{}-{}", self.shared.node, self.connection),
             user: identity.user.clone(),
             device: identity.device.clone().unwrap_or_default(),
@@ -232,6 +233,8 @@ impl Session {
             }
             self.place = Some(place);
         }
+        let takes_fragments = hello.capabilities.contains(&v1::Capability::Fragments.into());
+        self.outbox.set_fragments(takes_fragments || self.shared.is(Mutant::FragmentsForAll));
         self.instance = hello.instance;
         self.identity = Some(identity);
         self.shared.lock().outboxes.insert(self.connection, self.outbox.clone());
@@ -332,7 +335,15 @@ impl Session {
                 self.pong(id, ping.stamp);
                 return Ok(());
             }
-            Some(Body::Pong(_) | Body::Credit(_) | Body::FragmentAbort(_)) => return Ok(()),
+            Some(Body::Pong(_) | Body::Credit(_)) => return Ok(()),
+            Some(Body::Fragment(fragment)) => {
+                let whole = self.pieces.take(&self.shared, fragment)?;
+                return whole.map_or(Ok(()), |frame| self.frame(frame));
+            }
+            Some(Body::FragmentAbort(abort)) => {
+                self.pieces.abort(abort.transfer);
+                return Ok(());
+            }
             Some(Body::RefreshToken(ask)) => return self.refresh(id, &ask.token),
             Some(Body::Subscribe(ask)) => {
                 let result = self.with_state(|state, asker| state.subscribe(asker, id, &ask));

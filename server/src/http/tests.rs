@@ -171,6 +171,7 @@ async fn the_routes_answer() {
             "CAPABILITY_REFRESH",
             "CAPABILITY_CREDIT",
             "CAPABILITY_FOCUS",
+            "CAPABILITY_FRAGMENTS",
         ])
     );
     assert!(known.head.contains("access-control-allow-origin: *"), "{}", known.head);

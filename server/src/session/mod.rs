@@ -110,7 +110,7 @@ impl<T: Transport> Connection<T> {
     /// A connection whose transport is open.
     pub fn new(node: Arc<Node>, transport: T, labels: (labels::Transport, labels::Encoding), peer: SocketAddr) -> Self {
         let entry = node.registry.add(peer, node.clock.now_ms());
-        let session = Session::new(Arc::clone(&node.session), now(&node));
+        let session = new_session(&node, labels.0, now(&node));
         node.metrics.connections.of(labels).inc();
         Self {
             node,
@@ -137,7 +137,7 @@ impl<T: Transport> Connection<T> {
 
     /// Counts the time for Hello from when the transport was opened, which may be earlier.
     pub fn opened(mut self, opened: Now) -> Self {
-        self.session = Session::new(Arc::clone(&self.node.session), opened);
+        self.session = new_session(&self.node, self.labels.0, opened);
         self
     }
 
@@ -594,6 +594,13 @@ impl<T> Drop for Connection<T> {
         self.node.registry.remove(&self.entry);
         self.node.metrics.connections.of(self.labels).dec();
     }
+}
+
+/// The session of a fresh connection.
+fn new_session(node: &Node, transport: labels::Transport, opened: Now) -> Session {
+    let mut session = Session::new(Arc::clone(&node.session), opened);
+    session.set_pipe(transport == labels::Transport::WebSocket);
+    session
 }
 
 /// The node's time as sessions take it.

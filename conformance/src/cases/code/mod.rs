@@ -4,6 +4,7 @@ mod batch;
 mod bytes;
 mod credit;
 mod flow;
+mod fragments;
 mod life;
 mod limits;
 mod operate;
@@ -19,6 +20,7 @@ pub(super) fn all() -> Vec<Case> {
     cases.extend(credit::cases());
     cases.extend(life::cases());
     cases.extend(flow::cases());
+    cases.extend(fragments::cases());
     cases.extend(operate::cases());
     cases.extend(limits::cases());
     cases.extend(sse::cases());
