@@ -8,9 +8,9 @@ use super::Lane;
 use crate::schema::v1;
 
 /// The lanes under credit.
-const CREDIT_LANES: [Lane; 2] = [Lane::Normal, Lane::Bulk];
+pub(crate) const CREDIT_LANES: [Lane; 2] = [Lane::Normal, Lane::Bulk];
 /// Bytes that may stay uncounted.
-const UNCOUNTED: u64 = 4 * 1024;
+pub(crate) const UNCOUNTED: u64 = 4 * 1024;
 /// More of them are counted after this at the latest.
 const WITHIN: Duration = Duration::from_millis(50);
 /// So many are worth a Credit, but none sooner than this after the one before.

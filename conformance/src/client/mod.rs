@@ -21,7 +21,7 @@ mod tls;
 mod track;
 
 pub use conn::{Conn, Incoming, Received, hex, short};
-pub(crate) use credit::Meter;
+pub(crate) use credit::{CREDIT_LANES, Meter, UNCOUNTED};
 pub(crate) use fragments::{Assembler, Broken};
 pub(crate) use framing::{Fault, Piece, RecordReader, header_record};
 pub use lane::Lane;

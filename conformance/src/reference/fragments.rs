@@ -13,6 +13,8 @@ use prost::Message as _;
 
 /// Longest record that leaves whole, and data of a piece.
 const WHOLE_BYTES: usize = 8 * 1024;
+/// Bytes of the longest record of a piece.
+pub(super) const PIECE_BYTES_MAX: usize = WHOLE_BYTES + 32;
 const UNFINISHED_MAX: usize = 4;
 const SILENCE: Duration = Duration::from_secs(30);
 

@@ -4,6 +4,7 @@
 //! of the fixture, so that the suite can be tested without a node. It refuses to be a product: it holds one lock, keeps no bound on
 //! what a slow subscriber has waiting, and knows no HTTP API.
 
+mod credit;
 mod fragments;
 mod mutant;
 mod outbox;
@@ -56,8 +57,13 @@ const IDLE_CLOSE: Duration = Duration::from_secs(20);
 const NO_PROGRESS: Duration = Duration::from_secs(30);
 /// Between GoAway and the close of who is still there.
 const CLOSES_IN: Duration = Duration::from_millis(1500);
-const CAPABILITIES: [v1::Capability; 4] =
-    [v1::Capability::History, v1::Capability::Signals, v1::Capability::Refresh, v1::Capability::Fragments];
+const CAPABILITIES: [v1::Capability; 5] = [
+    v1::Capability::History,
+    v1::Capability::Signals,
+    v1::Capability::Refresh,
+    v1::Capability::Fragments,
+    v1::Capability::Credit,
+];
 
 /// What all connections share.
 struct Shared {

@@ -137,6 +137,18 @@ mutants! {
     SilentTransferKept breaks "LC-FRM-031";
     /// Says nothing of transfers that it does not finish.
     TransfersLeft breaks "LC-FRM-032";
+    /// Sends whatever the client has consumed.
+    CreditIgnored breaks "LC-FLOW-010";
+    /// Takes credit that contradicts what came before.
+    CreditUnchecked breaks "LC-FLOW-010";
+    /// Gives no credit.
+    CreditNeverGiven breaks "LC-FLOW-010";
+    /// Counts what it never got.
+    CreditOverstated breaks "LC-FLOW-010";
+    /// Gives credit to clients that do not know it.
+    CreditForAll breaks "LC-FLOW-010";
+    /// Waits for ever for a client that gives no credit.
+    CreditAwaited breaks "LC-FLOW-005" | "LC-FLOW-010";
     /// Pages are always backward.
     HistoryBackwardOnly breaks "LC-HIST-001";
     /// A page's cursor is inclusive.

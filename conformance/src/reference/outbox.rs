@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::credit::Gate;
 use super::fragments;
 use super::mutant::Mutant;
 use crate::target::now_ms;
@@ -21,7 +22,7 @@ const URGENT_BURST: i64 = 64 * 1024;
 /// Lanes in the order in which they leave.
 pub(super) const CONTROL: usize = 0;
 pub(super) const URGENT: usize = 1;
-const NORMAL: usize = 2;
+pub(super) const NORMAL: usize = 2;
 pub(super) const SIGNAL: usize = 3;
 pub(super) const BULK: usize = 4;
 /// Their values on the wire.
@@ -62,6 +63,8 @@ struct Lanes {
     fragments: bool,
     /// What each lane that shares has had, by its costs.
     had: [u64; 5],
+    /// What lets lanes under credit leave, where the client gives it.
+    gate: Option<Gate>,
     /// What urgent has spent, bytes: of the burst, or more.
     urgent_spent: i64,
     control_bytes: usize,
@@ -96,6 +99,24 @@ impl Outbox {
     pub(super) fn set_fragments(&self, fragments: bool) {
         let is_one = self.mutant == Some(Mutant::OneQueue);
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).fragments = fragments && !is_one;
+    }
+
+    /// From now on the client says what it takes of lanes normal and bulk.
+    pub(super) fn set_gate(&self, gate: Gate) {
+        self.lock().gate = Some(gate);
+    }
+
+    /// Looks at, or changes, what is under way; `None`: the client gives no credit.
+    pub(super) fn with_gate<T>(&self, act: impl FnOnce(&mut Gate) -> T) -> Option<T> {
+        let result = self.lock().gate.as_mut().map(act);
+        for ready in [&self.ready, &self.lane_ready[NORMAL], &self.lane_ready[BULK]] {
+            ready.notify_one();
+        }
+        result
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn push(&self, lane: usize, out: Out) {
@@ -185,7 +206,7 @@ impl Outbox {
     /// Waits for the next record of a lane. What expired meanwhile gives way to what stands for it.
     pub(super) async fn lane_turn(&self, lane: usize) -> Out {
         loop {
-            let next = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop(lane);
+            let next = self.lock().pop_let(lane);
             match next {
                 Some(out) if !out.record.is_empty() => return out,
                 Some(_) => {}
@@ -208,6 +229,7 @@ impl Outbox {
         {
             let record = lanes.next(lane);
             lanes.count(lane, record.len());
+            lanes.sent(lane, record.len());
             batch.extend(record);
         }
         (!batch.is_empty()).then_some(Turn::Send(batch))
@@ -232,17 +254,49 @@ impl Lanes {
         (NORMAL..=BULK).filter(|lane| self.waits(*lane))
     }
 
+    /// Whether credit lets the next record of a lane, or the next piece of it, leave.
+    fn lets(&mut self, lane: usize) -> bool {
+        let bytes = match &self.cut[lane] {
+            Some(cut) => cut.pieces.front().map_or(0, Vec::len),
+            None => {
+                let next = self.queues[lane].front().and_then(|(_, queue)| queue.front());
+                let bytes = next.map_or(0, |out| out.record.len());
+                if self.fragments { bytes.min(fragments::PIECE_BYTES_MAX) } else { bytes }
+            }
+        };
+        bytes == 0 || self.gate.as_mut().is_none_or(|gate| gate.lets(lane, bytes))
+    }
+
+    fn sent(&mut self, lane: usize, bytes: usize) {
+        if let Some(gate) = &mut self.gate {
+            gate.sent(lane, bytes);
+        }
+    }
+
+    /// The next record of a lane, if credit lets it leave.
+    fn pop_let(&mut self, lane: usize) -> Option<Out> {
+        if !self.lets(lane) {
+            return None;
+        }
+        let out = self.pop(lane)?;
+        self.sent(lane, out.record.len());
+        Some(out)
+    }
+
     /// The lane that leaves next: of those that share, the one that has had the least.
-    fn choose(&self, mutant: Option<Mutant>) -> Option<usize> {
+    fn choose(&mut self, mutant: Option<Mutant>) -> Option<usize> {
+        let [normal, signal, bulk] = [NORMAL, SIGNAL, BULK].map(|lane| self.waits(lane) && self.lets(lane));
+        let sharing = [(NORMAL, normal), (SIGNAL, signal), (BULK, bulk)];
+        let mut sharing = sharing.into_iter().filter(|(_, ready)| *ready).map(|(lane, _)| lane).peekable();
         let affords = self.urgent_spent < URGENT_BURST || mutant == Some(Mutant::UrgentUnbounded);
         if self.waits(CONTROL) {
             Some(CONTROL)
-        } else if self.waits(URGENT) && (affords || self.sharing().next().is_none()) {
+        } else if self.waits(URGENT) && (affords || sharing.peek().is_none()) {
             Some(URGENT)
         } else if mutant == Some(Mutant::StrictLanes) {
-            self.sharing().next()
+            sharing.next()
         } else {
-            self.sharing().min_by_key(|lane| self.had[*lane])
+            sharing.min_by_key(|lane| self.had[*lane])
         }
     }
 

@@ -9,6 +9,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use v1::frame::Body;
 
+use super::credit::{Gate, Told};
 use super::fragments::Pieces;
 use super::mutant::Mutant;
 use super::outbox::Outbox;
@@ -18,7 +19,8 @@ use super::{
     CAPABILITIES, CLOSES_IN, HELLO_WITHIN, HISTORY_PAGE, IDLE_CLOSE, MESSAGE_BYTES, PUBLISHES, RECORD_BYTES, ROOMS,
     SIGNALS, SIGNALS_BURST, Shared, USER_CONNECTIONS, next_connection,
 };
-use crate::schema::v1;
+use crate::client::Lane;
+use crate::schema::{record_length, v1};
 use crate::target::{now_ms, open_jwt, open_jwt_of_any_kid};
 
 /// How long a token may live: ten years, in seconds.
@@ -34,7 +36,7 @@ pub(super) fn limits_json() -> Value {
         "publishesInFlight": PUBLISHES, "signalsPerSecond": SIGNALS, "historyPage": HISTORY_PAGE})
 }
 
-fn error_record(code: u16) -> Vec<u8> {
+pub(super) fn error_record(code: u16) -> Vec<u8> {
     let error = v1::Error { code: code.into(), detail: "see the table".into(), closing: true, ..v1::Error::default() };
     record(0, Body::Error(error))
 }
@@ -89,6 +91,8 @@ pub(super) struct Session {
     /// Closes without Error.
     silent: bool,
     pieces: Pieces,
+    /// What the client is told of what it sent, if it takes credit.
+    told: Option<Told>,
 }
 
 impl Session {
@@ -99,6 +103,7 @@ impl Session {
             connection: next_connection(&shared),
             outbox: Arc::new(Outbox::new(shared.mutant)),
             pieces: Pieces::default(),
+            told: None,
             shared,
             identity: None,
             instance: String::new(),
@@ -168,11 +173,18 @@ impl Session {
         if packet.stream_header.is_some() && !self.shared.is(Mutant::HeaderInPacketTaken) {
             return Err(PROTOCOL);
         }
-        packet.frames.into_iter().try_for_each(|frame| self.frame(frame))
+        packet.frames.into_iter().try_for_each(|frame| self.take(frame))
     }
 
-    /// Carries out one frame.
-    pub(super) fn frame(&mut self, frame: v1::Frame) -> Result<(), Fatal> {
+    /// Carries out one frame that came.
+    pub(super) fn take(&mut self, frame: v1::Frame) -> Result<(), Fatal> {
+        if let (Some(told), Some(body)) = (&self.told, &frame.body) {
+            told.came(Lane::of_body(body), record_length(frame.encoded_len()));
+        }
+        self.frame(frame)
+    }
+
+    fn frame(&mut self, frame: v1::Frame) -> Result<(), Fatal> {
         let id = frame.id;
         match (frame.body, self.identity.is_some()) {
             (Some(Body::Hello(hello)), false) => self.hello(id, hello),
@@ -235,6 +247,12 @@ impl Session {
         }
         let takes_fragments = hello.capabilities.contains(&v1::Capability::Fragments.into());
         self.outbox.set_fragments(takes_fragments || self.shared.is(Mutant::FragmentsForAll));
+        if hello.capabilities.contains(&v1::Capability::Credit.into()) {
+            self.outbox.set_gate(Gate::new(self.shared.mutant));
+            self.told = Some(Told::start(&self.outbox, &self.shared));
+        } else if self.shared.is(Mutant::CreditForAll) {
+            self.told = Some(Told::start(&self.outbox, &self.shared));
+        }
         self.instance = hello.instance;
         self.identity = Some(identity);
         self.shared.lock().outboxes.insert(self.connection, self.outbox.clone());
@@ -335,7 +353,11 @@ impl Session {
                 self.pong(id, ping.stamp);
                 return Ok(());
             }
-            Some(Body::Pong(_) | Body::Credit(_)) => return Ok(()),
+            Some(Body::Pong(_)) => return Ok(()),
+            // Without the capability it says nothing (LC-FRM-011).
+            Some(Body::Credit(credit)) => {
+                return self.outbox.with_gate(|gate| gate.credit(&credit)).unwrap_or(Ok(()));
+            }
             Some(Body::Fragment(fragment)) => {
                 let whole = self.pieces.take(&self.shared, fragment)?;
                 return whole.map_or(Ok(()), |frame| self.frame(frame));

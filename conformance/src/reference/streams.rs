@@ -230,7 +230,7 @@ async fn serve(
         let result = match session.wait(&clocks, inputs.recv()).await {
             Err(fatal) => return Some(fatal),
             Ok(None) => return None,
-            Ok(Some(Input::Frame(frame))) => session.frame(*frame),
+            Ok(Some(Input::Frame(frame))) => session.take(*frame),
             Ok(Some(Input::Packet(bytes))) => session.packet(&bytes),
             Ok(Some(Input::Fault(fatal))) => Err(fatal),
         };
