@@ -57,12 +57,13 @@ const IDLE_CLOSE: Duration = Duration::from_secs(20);
 const NO_PROGRESS: Duration = Duration::from_secs(30);
 /// Between GoAway and the close of who is still there.
 const CLOSES_IN: Duration = Duration::from_millis(1500);
-const CAPABILITIES: [v1::Capability; 5] = [
+const CAPABILITIES: [v1::Capability; 6] = [
     v1::Capability::History,
     v1::Capability::Signals,
     v1::Capability::Refresh,
     v1::Capability::Fragments,
     v1::Capability::Credit,
+    v1::Capability::Focus,
 ];
 
 /// What all connections share.

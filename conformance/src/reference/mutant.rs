@@ -149,6 +149,14 @@ mutants! {
     CreditForAll breaks "LC-FLOW-010";
     /// Waits for ever for a client that gives no credit.
     CreditAwaited breaks "LC-FLOW-005" | "LC-FLOW-010";
+    /// Answers Focus and does nothing.
+    FocusIgnored breaks "LC-FLOW-020";
+    /// Says nothing of limits that change.
+    LimitsUntold breaks "LC-FLOW-007";
+    /// A lower limit holds at once.
+    LimitLoweredAtOnce breaks "LC-FLOW-007";
+    /// A lower limit never holds.
+    LimitNeverLowered breaks "LC-FLOW-007";
     /// Pages are always backward.
     HistoryBackwardOnly breaks "LC-HIST-001";
     /// A page's cursor is inclusive.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::credit::Gate;
 use super::fragments;
 use super::mutant::Mutant;
+use crate::schema::v1;
 use crate::target::now_ms;
 
 /// Bytes of lane control that may wait (LC-FLOW-004).
@@ -16,6 +17,8 @@ const CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Bytes handed to the transport at once, so that a higher lane can overtake (LC-LANE-005).
 const BATCH_BYTES: usize = 16 * 1024;
 
+/// Of so many turns of a lane one is that of the lowest level of focus (LC-FLOW-020).
+const LOWEST_EVERY: u64 = 16;
 /// Tokens of lane urgent, bytes (LC-LANE-006).
 const URGENT_BURST: i64 = 64 * 1024;
 
@@ -63,6 +66,10 @@ struct Lanes {
     fragments: bool,
     /// What each lane that shares has had, by its costs.
     had: [u64; 5],
+    /// Rooms that are not as every other: by handle, the level of the focus.
+    focus: HashMap<u64, i32>,
+    /// Turns that each lane had.
+    turns: [u64; 5],
     /// What lets lanes under credit leave, where the client gives it.
     gate: Option<Gate>,
     /// What urgent has spent, bytes: of the burst, or more.
@@ -99,6 +106,11 @@ impl Outbox {
     pub(super) fn set_fragments(&self, fragments: bool) {
         let is_one = self.mutant == Some(Mutant::OneQueue);
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).fragments = fragments && !is_one;
+    }
+
+    /// What waits of a room comes before or behind the others.
+    pub(super) fn set_focus(&self, room: u64, level: i32) {
+        self.lock().focus.insert(room, level);
     }
 
     /// From now on the client says what it takes of lanes normal and bulk.
@@ -259,7 +271,8 @@ impl Lanes {
         let bytes = match &self.cut[lane] {
             Some(cut) => cut.pieces.front().map_or(0, Vec::len),
             None => {
-                let next = self.queues[lane].front().and_then(|(_, queue)| queue.front());
+                let turn = self.turn(lane);
+                let next = turn.and_then(|place| self.queues[lane][place].1.front());
                 let bytes = next.map_or(0, |out| out.record.len());
                 if self.fragments { bytes.min(fragments::PIECE_BYTES_MAX) } else { bytes }
             }
@@ -356,9 +369,19 @@ impl Lanes {
         }
     }
 
+    /// Which room of a lane is next: the first of the highest level of focus, and now and then of the lowest.
+    fn turn(&self, lane: usize) -> Option<usize> {
+        let level = |(room, _): &(u64, _)| self.focus.get(room).copied().unwrap_or(v1::FocusLevel::Default as i32);
+        let levels = || self.queues[lane].iter().map(level);
+        let wanted = if (self.turns[lane] + 1).is_multiple_of(LOWEST_EVERY) { levels().min() } else { levels().max() };
+        levels().position(|level| Some(level) == wanted)
+    }
+
     /// The next record of a lane, in the turn of its room; an empty one if it expired and nothing stands for it.
     fn pop(&mut self, lane: usize) -> Option<Out> {
-        let (room, mut queue) = self.queues[lane].pop_front()?;
+        let turn = self.turn(lane)?;
+        self.turns[lane] += 1;
+        let (room, mut queue) = self.queues[lane].remove(turn)?;
         let mut out = queue.pop_front().unwrap_or_default();
         if !queue.is_empty() {
             self.queues[lane].push_back((room, queue));

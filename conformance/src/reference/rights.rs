@@ -9,6 +9,8 @@ pub(super) struct Identity {
     pub device: Option<String>,
     pub expires_at_ms: u64,
     pub rights: Vec<Value>,
+    /// Signals per second, in place of what others may send.
+    pub signals: Option<u32>,
     pub star_matches_all: bool,
 }
 
@@ -48,6 +50,7 @@ impl Identity {
             device: claims["device"].as_str().map(str::to_owned),
             expires_at_ms: claims["exp"].as_u64().unwrap_or(0) * 1000,
             rights,
+            signals: claims["lanecast"]["signals_per_second"].as_u64().and_then(|rate| u32::try_from(rate).ok()),
             star_matches_all: false,
         })
     }
@@ -168,6 +171,7 @@ mod tests {
             user: "ann".into(),
             device: None,
             expires_at_ms: 0,
+            signals: None,
             rights: Vec::new(),
             star_matches_all: false,
         };

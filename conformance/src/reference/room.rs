@@ -38,6 +38,8 @@ pub(super) struct Subscriber {
     /// Who, and the types that the right lets through.
     pub identity: Identity,
     pub types: Option<Vec<String>>,
+    /// The level of its focus.
+    pub focus: i32,
     /// Set by the mutant that goes on after Unsubscribed.
     pub ended: bool,
 }

@@ -26,6 +26,9 @@ use crate::target::{now_ms, open_jwt, open_jwt_of_any_kid};
 /// How long a token may live: ten years, in seconds.
 const LIFETIME_S_MAX: i64 = 315_360_000;
 
+/// When a limit that was lowered holds.
+const LOWERED_AFTER: Duration = Duration::from_secs(10);
+
 /// Why a connection ends: code of the table.
 pub(super) struct Fatal(pub u16);
 
@@ -39,6 +42,26 @@ pub(super) fn limits_json() -> Value {
 pub(super) fn error_record(code: u16) -> Vec<u8> {
     let error = v1::Error { code: code.into(), detail: "see the table".into(), closing: true, ..v1::Error::default() };
     record(0, Body::Error(error))
+}
+
+/// The limits of who has that identity.
+fn limits(identity: &Identity) -> v1::Limits {
+    v1::Limits {
+        record_bytes: RECORD_BYTES,
+        message_bytes: MESSAGE_BYTES as u32,
+        rooms: ROOMS,
+        publishes_in_flight: PUBLISHES,
+        signals_per_second: signals_of(identity),
+        history_page: HISTORY_PAGE,
+    }
+}
+
+fn signals_of(identity: &Identity) -> u32 {
+    identity.signals.unwrap_or(SIGNALS)
+}
+
+fn burst(signals_per_second: u32) -> u32 {
+    signals_per_second.max(SIGNALS_BURST)
 }
 
 /// Sends GoAway to all and closes who is still there after a while.
@@ -86,6 +109,9 @@ pub(super) struct Session {
     instance: String,
     /// Tokens of the bucket for signals, and when they were counted.
     signals: (f64, Instant),
+    /// Signals per second, and from when on fewer of them.
+    signal_rate: u32,
+    lowered: Option<(Instant, u32)>,
     /// Its place among the connections of its user.
     place: Option<String>,
     /// Closes without Error.
@@ -108,6 +134,8 @@ impl Session {
             identity: None,
             instance: String::new(),
             signals: (f64::from(SIGNALS_BURST), Instant::now()),
+            signal_rate: SIGNALS,
+            lowered: None,
             place: None,
         }
     }
@@ -225,14 +253,7 @@ impl Session {
                 pong_within_ms: 5_000,
                 idle_close_ms: IDLE_CLOSE.as_millis() as u32,
             }),
-            limits: Some(v1::Limits {
-                record_bytes: RECORD_BYTES,
-                message_bytes: MESSAGE_BYTES as u32,
-                rooms: ROOMS,
-                publishes_in_flight: PUBLISHES,
-                signals_per_second: SIGNALS,
-                history_page: HISTORY_PAGE,
-            }),
+            limits: Some(limits(&identity)),
             server_time_ms: now_ms(),
             reconnect: Some(v1::ReconnectWindow { min_ms: 500, max_ms: 30_000 }),
             node: self.shared.node.clone(),
@@ -247,6 +268,8 @@ impl Session {
         }
         let takes_fragments = hello.capabilities.contains(&v1::Capability::Fragments.into());
         self.outbox.set_fragments(takes_fragments || self.shared.is(Mutant::FragmentsForAll));
+        self.signal_rate = signals_of(&identity);
+        self.signals.0 = f64::from(burst(self.signal_rate));
         if hello.capabilities.contains(&v1::Capability::Credit.into()) {
             self.outbox.set_gate(Gate::new(self.shared.mutant));
             self.told = Some(Told::start(&self.outbox, &self.shared));
@@ -330,9 +353,27 @@ impl Session {
             identity.rights.clone_from(&former.rights);
         }
         identity.device = device;
+        self.change_signal_rate(&identity);
         self.identity = Some(identity);
         self.with_state(|state, asker| state.hold_to_rights(asker));
         Ok(())
+    }
+
+    /// Tells the client of another rate of signals: more holds at once, less after a while (LC-FLOW-007).
+    fn change_signal_rate(&mut self, identity: &Identity) {
+        let (now, next) = (Instant::now(), signals_of(identity));
+        let former = self.lowered.map_or(self.signal_rate, |(_, rate)| rate);
+        if next == former {
+            return;
+        }
+        if !self.shared.is(Mutant::LimitsUntold) {
+            answer(&self.outbox, 0, Body::Limits(limits(identity)));
+        }
+        self.lowered = (next < self.signal_rate).then(|| (now + LOWERED_AFTER, next));
+        if self.shared.is(Mutant::LimitLoweredAtOnce) || self.lowered.is_none() {
+            self.signal_rate = next;
+            self.signals.0 = self.signals.0.min(f64::from(burst(next)));
+        }
     }
 
     fn with_state<T>(&self, act: impl FnOnce(&mut super::state::State, &Asker<'_>) -> T) -> T {
@@ -378,6 +419,10 @@ impl Session {
             Some(Body::Publish(ask)) => {
                 (ask.room.clone(), self.with_state(|state, asker| state.publish(asker, id, ask)))
             }
+            Some(Body::Focus(ask)) => {
+                let result = self.with_state(|state, asker| state.focus(asker, id, &ask));
+                (ask.room, result)
+            }
             Some(Body::History(ask)) => {
                 let result = self.with_state(|state, asker| state.history(asker, id, &ask));
                 (ask.room, result)
@@ -414,8 +459,15 @@ impl Session {
     }
 
     fn signal_allowed(&mut self) -> bool {
+        if let Some((from, rate)) = self.lowered
+            && from <= Instant::now()
+            && !self.shared.is(Mutant::LimitNeverLowered)
+        {
+            (self.signal_rate, self.lowered) = (rate, None);
+        }
+        let rate = self.signal_rate;
         let (tokens, counted) = &mut self.signals;
-        *tokens = (*tokens + counted.elapsed().as_secs_f64() * f64::from(SIGNALS)).min(f64::from(SIGNALS_BURST));
+        *tokens = (*tokens + counted.elapsed().as_secs_f64() * f64::from(rate)).min(f64::from(burst(rate)));
         *counted = Instant::now();
         if *tokens < 1.0 && !self.shared.is(Mutant::SignalRateUnchecked) {
             return false;
@@ -452,7 +504,6 @@ fn only_nodes(body: &Body) -> bool {
 /// The room that a request of a kind that is not served names.
 fn room_of(body: &Body) -> String {
     match body {
-        Body::Focus(ask) => ask.room.clone(),
         Body::PresenceEnter(ask) => ask.room.clone(),
         Body::PresenceUpdate(ask) => ask.room.clone(),
         Body::PresenceLeave(ask) => ask.room.clone(),

@@ -178,9 +178,11 @@ impl State {
         if former.is_none() && mine >= ROOMS as usize && !limit_unchecked {
             return Err((TOO_MANY_ROOMS, "too many rooms"));
         }
+        let mut focus = v1::FocusLevel::Default as i32;
         if let Some(former) = former {
             let former = room.subscribers.remove(former);
             asker.outbox.forget(former.handle);
+            focus = former.focus;
         }
         let handle = if own_handle { fresh } else { room.handle };
         let (position, recovered, rolled_back) = begin(room, start.as_ref(), mutant);
@@ -215,6 +217,7 @@ impl State {
             signals: ask.signals,
             identity: asker.identity.clone(),
             types: asker.identity.visible_types(&ask.room),
+            focus,
             ended: false,
         };
         catch_up(room, asker.outbox, &subscriber, position, mutant);
@@ -274,6 +277,7 @@ impl State {
         };
         for subscriber in &room.subscribers {
             if let Some(outbox) = self.outboxes.get(&subscriber.connection) {
+                outbox.set_focus(subscriber.handle, subscriber.focus);
                 answer(outbox, 0, Body::Subscribed(body.clone()));
             }
         }
@@ -303,6 +307,27 @@ impl State {
         }
     }
 
+    /// Puts what waits of a room before or behind the others (LC-FLOW-020).
+    pub(super) fn focus(&mut self, asker: &Asker<'_>, id: u32, ask: &v1::Focus) -> Result<(), Refusal> {
+        self.check_room(&ask.room)?;
+        let level = match v1::FocusLevel::try_from(ask.level).unwrap_or_default() {
+            v1::FocusLevel::Unspecified => v1::FocusLevel::Default,
+            level => level,
+        };
+        let ignored = self.is(Mutant::FocusIgnored);
+        let room = self.room(&ask.room);
+        let mut mine = room.subscribers.iter_mut().filter(|one| one.connection == asker.connection && !one.ended);
+        let Some(subscriber) = mine.next() else { return Err((NOT_SUBSCRIBED, "not subscribed")) };
+        if !ignored {
+            subscriber.focus = level as i32;
+            asker.outbox.set_focus(subscriber.handle, subscriber.focus);
+        }
+        if id != 0 {
+            answer(asker.outbox, id, Body::Done(v1::Done {}));
+        }
+        Ok(())
+    }
+
     pub(super) fn unsubscribe(&mut self, asker: &Asker<'_>, id: u32, ask: &v1::Unsubscribe) -> Result<(), Refusal> {
         self.check_room(&ask.room)?;
         let goes_on = self.is(Mutant::UnsubscribeIgnored);
@@ -311,6 +336,7 @@ impl State {
         let Some(subscriber) = mine.next() else { return Err((NOT_SUBSCRIBED, "not subscribed")) };
         subscriber.ended = true;
         let handle = subscriber.handle;
+        asker.outbox.set_focus(handle, v1::FocusLevel::Default as i32);
         if !goes_on {
             asker.outbox.forget(handle);
             room.subscribers.retain(|subscriber| subscriber.connection != asker.connection);
