@@ -35,6 +35,13 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// Goes on at another rate: what is missing are as many tokens as before, and not as long a time.
+    pub fn change(&mut self, from: Rate, to: Rate, now_ns: u64) {
+        let missing = self.full_at_ns.saturating_sub(now_ns).div_ceil(from.token_ns.max(1));
+        self.full_at_ns = now_ns.saturating_add(missing.saturating_mul(to.token_ns));
+        self.refused = 0;
+    }
+
     /// Whether it is as good as a fresh one.
     pub fn is_full(&self, now_ns: u64) -> bool {
         self.full_at_ns <= now_ns
@@ -104,6 +111,20 @@ mod tests {
         assert_eq!(waits, [100, 200, 300, 300, 300], "a full bucket is as much as there will ever be");
         assert!((0..3).all(|_| take(&mut bucket, rate, 300).is_ok()));
         assert_eq!(take(&mut bucket, rate, 300), Err(100), "counted anew");
+    }
+
+    #[test]
+    fn another_rate_holds_at_once() {
+        // LC-FLOW-007
+        let (slow, fast) = (Rate::per_second(2, 60).unwrap(), Rate::per_second(600, 600).unwrap());
+        let mut bucket = Bucket::default();
+        assert!((0..60).all(|_| take(&mut bucket, slow, 0).is_ok()));
+        assert!(take(&mut bucket, slow, 0).is_err());
+        bucket.change(slow, fast, 0);
+        assert!((0..540).all(|_| take(&mut bucket, fast, 0).is_ok()));
+        assert!(take(&mut bucket, fast, 0).is_err());
+        bucket.change(fast, slow, 0);
+        assert!(take(&mut bucket, slow, 499).is_err(), "as much is missing as before");
     }
 
     #[test]

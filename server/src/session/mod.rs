@@ -43,7 +43,7 @@ use crate::auth::rights::TypeFilter;
 use crate::engine::EngineError;
 use crate::hub::{Hub, Interest, Mark, ReadOut, Room};
 use crate::node::Node;
-use crate::rates::Bucket;
+use crate::rates::{Bucket, Rate};
 use crate::telemetry::labels;
 use crate::trace::Follower;
 use crate::transport::{Gone, Received, Transport};
@@ -81,6 +81,8 @@ pub struct Connection<T> {
     refreshed: bool,
     joined: Vec<Joined>,
     signals: Bucket,
+    /// The rate of that bucket, which a newer token may change.
+    signals_rate: Option<Rate>,
     /// What waits; made when something does.
     pending: Option<Box<Pending>>,
     /// Queued bytes by lane as the node's gauges know them.
@@ -125,6 +127,7 @@ impl<T: Transport> Connection<T> {
             refreshed: false,
             joined: Vec::new(),
             signals: Bucket::default(),
+            signals_rate: None,
             pending: None,
             counted_bytes: [0; 5],
             one_queue: false,

@@ -391,6 +391,9 @@ impl<T: Transport> Connection<T> {
         let (per_second, now_ns) = (self.session.signals_per_second(now), now.monotonic_ms * 1_000_000);
         let burst = self.node.config.limits.signals_burst.max(per_second);
         let Some(rate) = Rate::per_second(per_second, burst) else { return Ok(()) };
+        if let Some(former) = self.signals_rate.replace(rate).filter(|former| *former != rate) {
+            self.signals.change(former, rate, now_ns);
+        }
         match self.signals.wait_ns(rate, now_ns) {
             0 => {
                 self.signals.take(rate, now_ns);
