@@ -47,7 +47,6 @@ pub struct Meter {
     shared: Arc<Shared>,
     /// A connection that moves to another address gets another controller.
     remote: SocketAddr,
-    is_paced: bool,
 }
 
 /// What a controller knows of its path.
@@ -65,28 +64,31 @@ impl Meter {
     /// The meter of a connection; `None` if its controller is not one of [`Pacing`].
     pub fn of(connection: &Connection) -> Option<Self> {
         let controller = connection.congestion_state().into_any().downcast::<Controller>().ok()?;
-        Some(Self { shared: controller.shared, remote: connection.remote_address(), is_paced: true })
+        Some(Self { shared: controller.shared, remote: connection.remote_address() })
     }
 
     /// The figures now, of the path that the connection uses.
-    pub fn read(&mut self, connection: &Connection) -> Figures {
-        if connection.remote_address() != self.remote
-            && let Some(other) = Self::of(connection)
-        {
-            *self = Self { is_paced: self.is_paced, ..other };
-            self.shared.is_paced.store(self.is_paced, Ordering::Relaxed);
+    pub fn read(&self, connection: &Connection) -> Figures {
+        if connection.remote_address() == self.remote {
+            return self.shared.figures();
         }
-        Figures {
-            window: self.shared.window.load(Ordering::Relaxed),
-            acknowledged: self.shared.acknowledged.load(Ordering::Relaxed),
-            in_flight: self.shared.in_flight.load(Ordering::Relaxed),
-        }
+        let other = Self::of(connection);
+        other.as_ref().unwrap_or(self).shared.figures()
     }
 
     /// Switches the delay window off, and on again: without it cubic alone decides, for comparison.
-    pub fn set_paced(&mut self, is_paced: bool) {
-        self.is_paced = is_paced;
+    pub fn set_paced(&self, is_paced: bool) {
         self.shared.is_paced.store(is_paced, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn figures(&self) -> Figures {
+        Figures {
+            window: self.window.load(Ordering::Relaxed),
+            acknowledged: self.acknowledged.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ fn paced() -> TransportConfig {
 async fn a_meter_reads_what_the_controller_knows() {
     const BYTES: usize = 2_000_000;
     let (_client, _server, ours, theirs) = connected(paced()).await;
-    let mut meter = Meter::of(&ours).unwrap();
+    let meter = Meter::of(&ours).unwrap();
     assert!(meter.read(&ours).window >= 2_400);
     let sending = async {
         let mut stream = ours.open_uni().await.unwrap();

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use super::forwarded::Client;
 use super::proxy_header;
 use super::secure::Secure;
-use super::socket::{Slot, Socket};
+use super::socket::{Carrier, Slot, Socket};
 use crate::node::Node;
 use crate::telemetry::labels::{Cap, Drop};
 
@@ -106,10 +106,6 @@ impl Listener {
             let _ = stream.into_std().and_then(|mut stream| stream.write(TOO_MANY));
             return;
         };
-        // Frames are gathered before they are written; the kernel must not hold them back further.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%hop, %error, "cannot set TCP_NODELAY");
-        }
         let slot = Slot::new(permit, self.node.shutdown.hold(), self.node.metrics.sockets.clone());
         // Boxed: the task keeps the size of its largest state, and this one ends when the socket is upgraded.
         let secure = self.secure.clone();
@@ -144,21 +140,28 @@ async fn serve_socket(
     // Twice the session's own limit, which ends a WebSocket with a code first.
     let stall = 2 * Duration::from_millis(node.config.heartbeat.no_progress_ms.into());
     let socket = Socket::new(stream, stall, slot.with_address(place));
-    let Some(secure) = secure else { return serve_stream(socket, has_place, peer, router, node).await };
+    let carrier = Carrier { pace: socket.pace(), is_end_to_end: peer == hop };
+    let Some(secure) = secure else { return serve_stream(socket, carrier, has_place, peer, router, node).await };
     // Boxed: what a handshake needs is not kept for the life of the connection.
     match Box::pin(secure.accept(socket, &node)).await {
-        Ok(stream) => Box::pin(serve_stream(stream, has_place, peer, router, node)).await,
+        Ok(stream) => Box::pin(serve_stream(stream, carrier, has_place, peer, router, node)).await,
         Err(error) => tracing::debug!(%peer, %error, "no TLS"),
     }
 }
 
 /// One stream, whatever it came through: HTTP for whose address has a place for it.
-async fn serve_stream<S>(stream: S, has_place: bool, peer: SocketAddr, router: Router, node: Arc<Node>)
-where
+async fn serve_stream<S>(
+    stream: S,
+    carrier: Carrier,
+    has_place: bool,
+    peer: SocketAddr,
+    router: Router,
+    node: Arc<Node>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if has_place {
-        return serve_http(stream, peer, router, node).await;
+        return serve_http(stream, carrier, peer, router, node).await;
     }
     tracing::debug!(%peer, "too many connections of this address");
     turn_away(stream).await;
@@ -179,7 +182,7 @@ async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 /// Answers the requests of one stream. Ends when it is closed, or was handed on to a WebSocket.
-async fn serve_http<S>(stream: S, peer: SocketAddr, router: Router, node: Arc<Node>)
+async fn serve_http<S>(stream: S, carrier: Carrier, peer: SocketAddr, router: Router, node: Arc<Node>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -189,6 +192,8 @@ where
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let client = Client::of(&known.admission, known.config.dev, peer, request.headers());
         request.extensions_mut().insert(ConnectInfo(client.address));
+        let is_end_to_end = carrier.is_end_to_end && client.address == peer;
+        request.extensions_mut().insert(Carrier { is_end_to_end, ..carrier.clone() });
         request.extensions_mut().insert(client);
         router.call(request)
     });

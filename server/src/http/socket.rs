@@ -2,13 +2,14 @@
 //!
 //! Everything that must last exactly as long as the socket lives inside it, so that no layer above has to hand it on:
 //! the slot among the connections that the node takes, and the hold by which a drain waits for it. TLS stands above it,
-//! the bounds on unsent bytes inside it.
+//! the bounds on unsent bytes inside it; a [`Carrier`] takes word of them past TLS and HTTP.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use lanecast_pacing::{Pace, PacedTcp};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -24,11 +25,20 @@ use crate::admission::AddressSlot;
 /// slot for as long as it likes, since HTTP has no heartbeat. Reads have deadlines of their own, above.
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    stream: PacedTcp,
     stall: Duration,
     /// Armed while a write waits. Boxed: nearly always there is none.
     stalled: Option<Pin<Box<Sleep>>>,
     _slot: Slot,
+}
+
+/// The socket under a request, for what goes on above it after an upgrade.
+#[derive(Clone, Debug)]
+pub struct Carrier {
+    /// When the socket has room.
+    pub pace: Pace,
+    /// Whether its other end is the client itself; else it is a proxy, whose buffers nobody here sees.
+    pub is_end_to_end: bool,
 }
 
 /// What a socket holds of the node.
@@ -61,12 +71,12 @@ impl Drop for Slot {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, stall: Duration, slot: Slot) -> Self {
-        Self { stream, stall, stalled: None, _slot: slot }
+        Self { stream: PacedTcp::new(stream), stall, stalled: None, _slot: slot }
     }
 
-    /// The stream, for its options.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Tells when it has room.
+    pub(super) fn pace(&self) -> Pace {
+        self.stream.pace()
     }
 
     /// Watches over a write that came to `written`.

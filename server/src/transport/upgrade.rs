@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,6 +17,7 @@ use crate::admission::AddressSlot;
 use crate::http::error::Refused;
 use crate::http::forwarded::Client;
 use crate::http::origin;
+use crate::http::socket::Carrier;
 use crate::node::Node;
 use crate::session::Connection;
 use crate::telemetry::labels;
@@ -31,6 +32,7 @@ pub fn routes() -> Router<Arc<Node>> {
 async fn connect(
     State(node): State<Arc<Node>>,
     client: Client,
+    Extension(carrier): Extension<Carrier>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -42,7 +44,7 @@ async fn connect(
         }
         Ok((encoding, slot)) => match upgrade {
             Err(rejection) => rejection.into_response(),
-            Ok(upgrade) => open(node, upgrade, encoding, client.address, slot),
+            Ok(upgrade) => open(node, upgrade, (encoding, carrier), client.address, slot),
         },
     }
 }
@@ -68,7 +70,7 @@ fn chosen(headers: &HeaderMap) -> Option<Encoding> {
 fn open(
     node: Arc<Node>,
     upgrade: WebSocketUpgrade,
-    encoding: Encoding,
+    (encoding, carrier): (Encoding, Carrier),
     peer: SocketAddr,
     slot: Option<AddressSlot>,
 ) -> Response {
@@ -88,7 +90,7 @@ fn open(
         .on_upgrade(move |socket| {
             // Boxed: the upgrade's own future, which waits for the handshake, stays small.
             Box::pin(async move {
-                let transport = WebSocketTransport::new(socket, encoding, record_bytes, node.one_write_each);
+                let transport = WebSocketTransport::new(socket, carrier, encoding, record_bytes, node.one_write_each);
                 Box::new(Connection::new(node, transport, (labels::Transport::WebSocket, label), peer)).run().await;
                 drop((slot, held));
             })

@@ -1,7 +1,11 @@
 //! WebSocket: all routes fold into one pipe (LC-WS-008).
+//!
+//! What is in the pipe can no longer be overtaken, so little goes in: a small message at a time, and the next one once the
+//! socket has taken it. Control and urgent go in as soon as the socket takes more, the other lanes only while what is under
+//! way causes no queue (see [`lanecast_pacing`]).
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::{Bytes, BytesMut};
@@ -9,14 +13,22 @@ use futures_util::{Sink, Stream};
 use lanecast_protocol::codec::{self, CodecError};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::json;
-use lanecast_protocol::lane::Lanes;
+use lanecast_protocol::lane::{Lane, Lanes};
 use tokio_tungstenite::tungstenite;
 
 use super::{Gone, Received, Source, Transport};
+use crate::http::socket::Carrier;
 
 /// Bytes of records that go into one message, unless a single record is longer. What is in a message is beyond our
 /// queues, so it bounds how long an urgent record can wait behind others; below it the cost per message shows.
-const MESSAGE_BYTES: usize = 16 * 1024;
+const MESSAGE_BYTES: usize = 4 * 1024;
+/// The same without pacing, where the kernel holds far more.
+const UNPACED_MESSAGE_BYTES: usize = 16 * 1024;
+/// Bytes that are written in one go while the socket takes them, before input has its turn.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// The lanes that never wait for a queue beyond this one to drain.
+const UNHELD: Lanes = Lanes::NONE.with(Lane::Control).with(Lane::Urgent);
 
 /// How the packets of a connection are written: the WebSocket subprotocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +55,7 @@ impl Encoding {
 /// A WebSocket connection.
 pub struct WebSocketTransport {
     socket: WebSocket,
+    carrier: Carrier,
     encoding: Encoding,
     /// Longest record, and so longest message, bytes.
     record_bytes: usize,
@@ -52,14 +65,79 @@ pub struct WebSocketTransport {
     carry: Option<Bytes>,
     /// Whether the socket holds something to flush.
     dirty: bool,
+    /// Whether something got into the socket since a flush said so: the session may have more by then.
+    has_written: bool,
+    /// Whether lanes wait for the socket to have room.
+    is_held: bool,
+    is_paced: bool,
+    /// Whether a write said that the peer is gone.
+    is_gone: bool,
     /// Whether each record is to be written by itself, as the bench's other half.
     one_by_one: bool,
 }
 
 impl WebSocketTransport {
     /// Wraps a socket after its handshake.
-    pub fn new(socket: WebSocket, encoding: Encoding, record_bytes: usize, one_by_one: bool) -> Self {
-        Self { socket, encoding, record_bytes, unsent: None, carry: None, dirty: false, one_by_one }
+    pub fn new(socket: WebSocket, carrier: Carrier, encoding: Encoding, record_bytes: usize, one_by_one: bool) -> Self {
+        Self {
+            socket,
+            carrier,
+            encoding,
+            record_bytes,
+            unsent: None,
+            carry: None,
+            dirty: false,
+            has_written: false,
+            is_held: false,
+            is_paced: true,
+            is_gone: false,
+            one_by_one,
+        }
+    }
+
+    /// Whether something is on its way into the socket.
+    fn is_writing(&self) -> bool {
+        self.unsent.is_some() || self.dirty || self.is_gone
+    }
+
+    /// Folds outputs of these lanes into one packet; a single one is passed on without a copy.
+    fn fold(&mut self, bytes_max: usize, lanes: Lanes, next: &mut Source<'_>) -> Option<Bytes> {
+        let mut next = || next(lanes);
+        let packet = self.carry.take().or_else(|| next().map(|output| output.record))?;
+        let mut joined = BytesMut::new();
+        while !self.one_by_one
+            && joined.len().max(packet.len()) < bytes_max
+            && let Some(output) = next()
+        {
+            if joined.len().max(packet.len()) + output.record.len() > self.record_bytes {
+                self.carry = Some(output.record);
+                break;
+            }
+            if joined.is_empty() {
+                joined.reserve(bytes_max.min(packet.len() + output.record.len() + 1024));
+                joined.extend_from_slice(&packet);
+            }
+            joined.extend_from_slice(&output.record);
+        }
+        Some(if joined.is_empty() { packet } else { joined.freeze() })
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.is_gone {
+            return Poll::Ready(Err(Gone));
+        }
+        if self.unsent.is_some() {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(|_| Gone)?;
+            if let Some(message) = self.unsent.take() {
+                Pin::new(&mut self.socket).start_send(message).map_err(|_| Gone)?;
+                self.dirty = true;
+            }
+        }
+        if self.dirty {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(|_| Gone)?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn received(&self, message: Message) -> Option<Received> {
@@ -126,56 +204,57 @@ impl Transport for WebSocketTransport {
     }
 
     fn takes(&self) -> Lanes {
-        if self.is_busy() { Lanes::NONE } else { Lanes::ALL }
+        match () {
+            () if self.is_writing() => Lanes::NONE,
+            () if self.carrier.pace.has_room() => Lanes::ALL,
+            () => UNHELD,
+        }
     }
 
     fn is_busy(&self) -> bool {
-        self.unsent.is_some() || self.dirty
+        self.is_writing() || self.has_written || self.is_held
     }
 
     fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize {
-        if self.is_busy() {
-            return 0;
-        }
-        let mut next = || next(Lanes::ALL);
-        let bytes_max = bytes_max.min(MESSAGE_BYTES);
-        let Some(mut packet) = self.carry.take().or_else(|| next().map(|output| output.record)) else { return 0 };
-        let mut joined = BytesMut::new();
-        while !self.one_by_one
-            && joined.len().max(packet.len()) < bytes_max
-            && let Some(output) = next()
-        {
-            if joined.len().max(packet.len()) + output.record.len() > self.record_bytes {
-                self.carry = Some(output.record);
+        let message_max = if self.is_paced { MESSAGE_BYTES } else { UNPACED_MESSAGE_BYTES };
+        let mut sent = 0;
+        while sent < bytes_max.min(TURN_BYTES) {
+            let lanes = self.takes();
+            if lanes.is_empty() {
                 break;
             }
-            if joined.is_empty() {
-                joined.reserve(MESSAGE_BYTES.min(packet.len() + output.record.len() + 1024));
-                joined.extend_from_slice(&packet);
+            self.is_held = lanes != Lanes::ALL;
+            let Some(packet) = self.fold(message_max.min(bytes_max - sent), lanes, next) else { break };
+            sent += packet.len();
+            self.unsent = Some(self.message(packet));
+            // A waker that does nothing is safe here: while something is left it is polled with the real one.
+            let written = self.poll_write(&mut Context::from_waker(Waker::noop()));
+            if written != Poll::Ready(Ok(())) {
+                self.is_gone = written.is_ready();
+                break;
             }
-            joined.extend_from_slice(&output.record);
+            self.has_written = true;
         }
-        if !joined.is_empty() {
-            packet = joined.freeze();
-        }
-        let bytes = packet.len();
-        self.unsent = Some(self.message(packet));
-        bytes
+        sent
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.unsent.is_some() {
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(|_| Gone)?;
-            if let Some(message) = self.unsent.take() {
-                Pin::new(&mut self.socket).start_send(message).map_err(|_| Gone)?;
-                self.dirty = true;
-            }
+        if self.is_writing() {
+            ready!(self.poll_write(cx))?;
+        } else if self.is_held && !self.has_written {
+            ready!(self.carrier.pace.poll_room(cx));
         }
-        if self.dirty {
-            ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(|_| Gone)?;
-            self.dirty = false;
-        }
+        (self.has_written, self.is_held) = (false, false);
         Poll::Ready(Ok(()))
+    }
+
+    fn window(&self) -> Option<u64> {
+        self.carrier.pace.window().filter(|_| self.carrier.is_end_to_end)
+    }
+
+    fn set_paced(&mut self, is_paced: bool) {
+        self.is_paced = is_paced;
+        self.carrier.pace.set_paced(is_paced);
     }
 
     fn start_close(&mut self, code: Code) {

@@ -9,6 +9,7 @@ use lanecast_protocol::binding::{Piece, Purpose, StreamReader};
 use lanecast_protocol::codec;
 use lanecast_protocol::v1;
 use lanecast_protocol::v1::frame::Body;
+use prost::Message as _;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind};
@@ -68,10 +69,20 @@ impl Https {
     }
 
     async fn websocket(&self, origin: &str) -> Result<Socket, tokio_tungstenite::tungstenite::Error> {
+        self.websocket_on(self.node.connect().await, origin).await
+    }
+
+    async fn websocket_on(
+        &self,
+        tcp: TcpStream,
+        origin: &str,
+    ) -> Result<Socket, tokio_tungstenite::tungstenite::Error> {
         let mut request = format!("wss://localhost:{}/v1/connect", self.node.address.port()).into_client_request()?;
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("lanecast.v1"));
         request.headers_mut().insert("origin", HeaderValue::from_str(origin).unwrap());
-        Ok(tokio_tungstenite::client_async(request, self.handshake().await).await?.0)
+        let connector = TlsConnector::from(self.authority.client(&[b"http/1.1"]));
+        let tls = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await?;
+        Ok(tokio_tungstenite::client_async(request, tls).await?.0)
     }
 
     /// A connection by raw QUIC.
@@ -260,4 +271,62 @@ async fn the_own_origin_of_a_node_with_tls_is_https() {
     let port = https.node.address.port();
     assert!(https.websocket(&format!("https://localhost:{port}")).await.is_ok());
     assert!(https.websocket(&format!("http://localhost:{port}")).await.is_err(), "whoever is in the middle wrote it");
+}
+
+/// An event that is published, or comes.
+fn publish(room: &str, lane: v1::Lane, number: u64, bytes: usize) -> Body {
+    let envelope = v1::Envelope {
+        r#type: "t".into(),
+        body: Some(v1::envelope::Body::Data(vec![7; bytes].into())),
+        ..Default::default()
+    };
+    Body::Publish(v1::Publish {
+        room: room.into(),
+        lane: lane.into(),
+        number,
+        after: number - 1,
+        envelope: envelope.encode_to_vec().into(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test]
+async fn an_urgent_event_overtakes_what_a_slow_reader_has_not_taken() {
+    // LC-LANE-006
+    const BULK: (u64, usize) = (200, 8 * 1024);
+    /// What the sockets of both sides, TLS and messages may hold; the kernel alone would take megabytes.
+    const BEYOND_OUR_QUEUES: usize = 256 * 1024;
+    let https = Https::start(|_| {}).await;
+    let tcp = tokio::net::TcpSocket::new_v4().unwrap();
+    tcp.set_recv_buffer_size(4 * 1024).unwrap();
+    let tcp = tcp.connect(https.node.address).await.unwrap();
+    let origin = format!("https://localhost:{}", https.node.address.port());
+    let mut reader = https.websocket_on(tcp, &origin).await.unwrap();
+    assert!(matches!(ask(&mut reader, 1, hello()).await, Body::Welcome(_)));
+    let subscribe = Body::Subscribe(v1::Subscribe { room: "a".into(), ..Default::default() });
+    assert!(matches!(ask(&mut reader, 2, subscribe).await, Body::Subscribed(_)));
+
+    let mut writer = https.connect().await;
+    for number in 1..=BULK.0 {
+        let bulk = publish("a", v1::Lane::Bulk, number, BULK.1);
+        assert!(matches!(ask(&mut writer, 3, bulk).await, Body::Published(_)));
+    }
+    let urgent = publish("a", v1::Lane::Urgent, 1, 10);
+    assert!(matches!(ask(&mut writer, 4, urgent).await, Body::Published(_)));
+
+    let (mut before, mut after) = (0, 0);
+    let mut came = false;
+    while before + after < BULK.0 as usize * BULK.1 {
+        let packet = reader.next().await.expect("the connection lives").unwrap().into_data();
+        for record in codec::records(packet, usize::MAX) {
+            let frame = codec::decode(record.unwrap()).unwrap();
+            let Some(Body::Event(event)) = frame.body else { continue };
+            match event.lane() {
+                v1::Lane::Urgent => came = true,
+                _ if came => after += BULK.1,
+                _ => before += BULK.1,
+            }
+        }
+    }
+    assert!(came && before <= BEYOND_OUR_QUEUES, "{before} bytes before it, {after} behind");
 }

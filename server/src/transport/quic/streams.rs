@@ -356,7 +356,7 @@ impl StreamsTransport {
     }
 
     fn figures(&self) -> Option<Figures> {
-        self.meter.as_ref().map(|meter| meter.clone().read(self.link.connection()))
+        self.meter.as_ref().map(|meter| meter.read(self.link.connection()))
     }
 
     /// What lanes other than control and urgent may have in QUIC, bytes.
@@ -525,7 +525,7 @@ impl Transport for StreamsTransport {
     fn set_paced(&mut self, is_paced: bool) {
         self.is_paced = is_paced;
         self.link.is_prioritized = is_paced;
-        if let Some(meter) = &mut self.meter {
+        if let Some(meter) = &self.meter {
             meter.set_paced(is_paced);
         }
         let ordered = self.urgent.iter_mut().chain(&mut self.ending).map(|(_, outgoing)| outgoing);
