@@ -35,6 +35,7 @@ pub struct Builder {
     trust: Trust,
     http_proxy: Option<String>,
     quic_port: u16,
+    one_queue: bool,
 }
 
 impl Builder {
@@ -52,6 +53,7 @@ impl Builder {
             trust: Trust::default(),
             http_proxy: None,
             quic_port: QUIC_PORT,
+            one_queue: false,
         }
     }
 
@@ -125,6 +127,13 @@ impl Builder {
     /// does not ask the node for it, because it would have to ask over TCP, and QUIC has to work where TCP is blocked.
     pub fn quic_port(mut self, port: u16) -> Self {
         self.quic_port = port;
+        self
+    }
+
+    /// For measuring what lanes are worth: everything leaves in the order in which it was made, whatever its lane, and waits
+    /// where it cannot be overtaken. Off unless told otherwise; nobody wants this in an application.
+    pub fn one_queue(mut self, one_queue: bool) -> Self {
+        self.one_queue = one_queue;
         self
     }
 
@@ -207,6 +216,6 @@ impl Builder {
         if target.is_secret() {
             tls.prepare().map_err(|detail| ConnectError::local(ConnectErrorKind::Certificates, detail))?;
         }
-        Ok(Dialer::new(tls, proxy, self.quic_port))
+        Ok(Dialer::new(tls, proxy, self.quic_port, self.one_queue))
     }
 }

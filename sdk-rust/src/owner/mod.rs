@@ -137,6 +137,7 @@ impl Owner {
         outcomes: mpsc::UnboundedSender<Outcome>,
     ) -> Self {
         let (mut session, clock) = (session::Client::new(options), Clock { origin: Instant::now() });
+        session.set_one_queue(dialer.one_queue);
         let mut publishes = Publishes::new(seams.pending.clone(), outcomes);
         if let Some((contents, writer)) = kept {
             publishes.take_over(&mut session, clock.now(), contents, writer);

@@ -20,6 +20,8 @@ pub(crate) struct Dialer {
     pub(crate) proxy: Option<Proxy>,
     /// The port of QUIC where the address means TCP as well.
     pub(crate) quic_port: u16,
+    /// Whether all lanes share one queue, which is then not kept short beyond it either: for comparison.
+    pub(crate) one_queue: bool,
     memory: Mutex<Memory>,
 }
 
@@ -39,12 +41,20 @@ pub(crate) struct Trial {
 }
 
 impl Dialer {
-    pub(crate) fn new(tls: Tls, proxy: Option<Proxy>, quic_port: u16) -> Self {
-        Self { tls, proxy, quic_port, memory: Mutex::default() }
+    pub(crate) fn new(tls: Tls, proxy: Option<Proxy>, quic_port: u16, one_queue: bool) -> Self {
+        Self { tls, proxy, quic_port, one_queue, memory: Mutex::default() }
     }
 
     /// Opens a connection. The caller bounds the wait; dropped before, everything that was begun is closed.
     pub(crate) async fn open(&self, target: &Target) -> Result<Opened, String> {
+        let mut opened = self.dial(target).await?;
+        if self.one_queue {
+            opened.link.set_paced(false);
+        }
+        Ok(opened)
+    }
+
+    async fn dial(&self, target: &Target) -> Result<Opened, String> {
         let link = match target.scheme {
             Scheme::Plain | Scheme::Tls => self.websocket(target).await?,
             Scheme::Quic => self.quic(target, target.port).await?,

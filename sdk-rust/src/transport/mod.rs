@@ -59,7 +59,7 @@ pub(crate) trait Transport: Send {
     fn ordered(&self) -> bool;
 
     /// Takes as much as it can write now, and nothing of what it still writes: one that keeps lanes apart takes of those
-    /// that have room. `message_max`: the node's limit of a
+    /// that have room. Of lanes other than control and urgent it takes what would not wait in a queue beyond this one. `message_max`: the node's limit of a
     /// message, where it is known.
     fn write(&mut self, next: &mut Source<'_>, message_max: Option<usize>);
 
@@ -71,6 +71,9 @@ pub(crate) trait Transport: Send {
     fn window(&self) -> Option<u64> {
         None
     }
+
+    /// Switches off, and on again, what keeps the queues beyond this one short: for comparison.
+    fn set_paced(&mut self, paced: bool);
 
     /// The network may be another one: goes on from a new socket, if it can. Whether the peer still hears, its answers
     /// say.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use lanecast_pacing::PacedTcp;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -18,27 +19,26 @@ pub(super) async fn open(target: &Target, tls: &Tls, proxy: Option<&Proxy>) -> R
         Some(proxy) => connect(&proxy.host, proxy.port).await.map_err(|error| format!("the proxy: {error}"))?,
         None => connect(&target.host, target.port).await?,
     };
+    let pace = stream.pace();
     if let Some(proxy) = proxy {
         proxy.tunnel(&mut stream, &target.authority()).await?;
     }
     if !target.is_secret() {
-        return Ok(Box::new(WebSocket::open(stream, uri).await?));
+        return Ok(Box::new(WebSocket::open(stream, pace, uri).await?));
     }
     let connector = TlsConnector::from(tls.http()?);
     let connecting = connector.connect_with(tls::server_name(&target.host)?, stream, |connection| {
         connection.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     });
     let stream = connecting.await.map_err(|error| format!("TLS: {error}"))?;
-    Ok(Box::new(WebSocket::open(stream, uri).await?))
+    Ok(Box::new(WebSocket::open(stream, pace, uri).await?))
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+async fn connect(host: &str, port: u16) -> Result<PacedTcp, String> {
     let addresses = resolve::lookup(host, port).await?;
     resolve::first_of(addresses, |address: SocketAddr| async move {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))?;
-        // Records are coalesced by us; what is written should leave at once.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        Ok(stream)
+        Ok(PacedTcp::new(stream))
     })
     .await
 }

@@ -1,13 +1,18 @@
 //! WebSocket: all lanes folded into one pipe, whole records in binary messages (subprotocol `lanecast.v1`).
+//!
+//! What is in the pipe can no longer be overtaken, so little goes in: a small message at a time, and the next one once the
+//! socket has taken it. Control and urgent go in as soon as the socket takes more, the other lanes only while what is under
+//! way causes no queue (see [`lanecast_pacing`]).
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
+use lanecast_pacing::Pace;
 use lanecast_protocol::codes::Code;
-use lanecast_protocol::lane::Lanes;
+use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::Output;
 use lanecast_protocol::session::client::RECORD_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +27,13 @@ use super::{Source, Transport, Turn};
 
 const SUBPROTOCOL: &str = "lanecast.v1";
 /// A message is not made longer than this by adding to it: what is in it can no longer be overtaken.
-const MESSAGE_BYTES: usize = 16 * 1024;
+const MESSAGE_BYTES: usize = 4 * 1024;
+/// The same without pacing, where the kernel holds far more.
+const UNPACED_MESSAGE_BYTES: usize = 16 * 1024;
+/// Bytes that are written in one go while the socket takes them, before input has its turn.
+const TURN_BYTES: usize = 64 * 1024;
+/// The lanes that never wait for a queue beyond this one to drain.
+const UNHELD: Lanes = Lanes::NONE.with(Lane::Control).with(Lane::Urgent);
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 type Half<S> = fn(&mut WebSocket<S>, &mut Context<'_>) -> Poll<Turn>;
@@ -30,8 +41,15 @@ type Half<S> = fn(&mut WebSocket<S>, &mut Context<'_>) -> Poll<Turn>;
 /// An open WebSocket above a stream of bytes: TCP, or TLS above it.
 pub(super) struct WebSocket<S> {
     socket: WebSocketStream<S>,
+    /// Tells when the socket under it has room.
+    pace: Pace,
     /// A message is on its way into the socket.
     writing: bool,
+    /// A message has got there since it was said last.
+    written: bool,
+    /// Lanes wait for the socket to have room.
+    held: bool,
+    paced: bool,
     /// An output that did not fit into the last message.
     left: Option<Output>,
     /// Whose turn it is, so that neither reading nor writing starves.
@@ -39,7 +57,7 @@ pub(super) struct WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> WebSocket<S> {
-    pub(super) async fn open(stream: S, uri: Uri) -> Result<Self, String> {
+    pub(super) async fn open(stream: S, pace: Pace, uri: Uri) -> Result<Self, String> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(RECORD_BYTES_MAX))
@@ -48,15 +66,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> WebSocket<S> {
         // Fails unless the answer names the subprotocol.
         let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
         let (socket, _) = opened.map_err(|error| error.to_string())?;
-        Ok(Self { socket, writing: false, left: None, read_first: true })
+        Ok(Self {
+            socket,
+            pace,
+            writing: false,
+            written: false,
+            held: false,
+            paced: true,
+            left: None,
+            read_first: true,
+        })
     }
 
-    /// Folds outputs into one message; a single one is passed on without a copy.
-    fn fold(&mut self, next: &mut Source<'_>, message_max: usize) -> Option<Bytes> {
-        let first = self.left.take().or_else(|| next(Lanes::ALL))?.record;
+    /// Folds outputs of these lanes into one message; a single one is passed on without a copy.
+    fn fold(&mut self, lanes: Lanes, next: &mut Source<'_>, message_max: usize) -> Option<Bytes> {
+        let enough = if self.paced { MESSAGE_BYTES } else { UNPACED_MESSAGE_BYTES };
+        let first = self.left.take().or_else(|| next(lanes))?.record;
         let mut rest = BytesMut::new();
-        while first.len() + rest.len() < MESSAGE_BYTES.min(message_max) {
-            let Some(output) = next(Lanes::ALL) else { break };
+        while first.len() + rest.len() < enough.min(message_max) {
+            let Some(output) = next(lanes) else { break };
             if first.len() + rest.len() + output.record.len() > message_max {
                 self.left = Some(output);
                 break;
@@ -72,17 +100,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> WebSocket<S> {
         Some(message.freeze())
     }
 
+    /// Ready when all of the message is in the socket; a broken one says so to who polls it next.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(|error| error.to_string())?;
+        (self.writing, self.written) = (false, true);
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        if !self.writing {
-            return Poll::Pending;
+        if self.writing
+            && let Err(detail) = ready!(self.poll_flush(cx))
+        {
+            return Poll::Ready(Turn::Over { code: None, detail });
         }
-        match std::task::ready!(Pin::new(&mut self.socket).poll_flush(cx)) {
-            Ok(()) => {
-                self.writing = false;
-                Poll::Ready(Turn::Written)
+        if !self.written {
+            if !self.held {
+                return Poll::Pending;
             }
-            Err(error) => Poll::Ready(Turn::Over { code: None, detail: error.to_string() }),
+            ready!(self.pace.poll_room(cx));
         }
+        (self.written, self.held) = (false, false);
+        Poll::Ready(Turn::Written)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
@@ -110,13 +148,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
     }
 
     fn write(&mut self, next: &mut Source<'_>, message_max: Option<usize>) {
-        if self.writing {
-            return;
+        let mut left = TURN_BYTES;
+        while !self.writing && left > 0 {
+            let lanes = if self.pace.has_room() { Lanes::ALL } else { UNHELD };
+            self.held = lanes != Lanes::ALL;
+            let Some(message) = self.fold(lanes, next, message_max.unwrap_or(MESSAGE_BYTES)) else { return };
+            left = left.saturating_sub(message.len());
+            self.writing = true;
+            // The socket is flushed, so it takes a message; should it be broken, the flush says so.
+            let _ = Pin::new(&mut self.socket).start_send(Message::Binary(message));
+            // A waker that does nothing is safe here: while something is left it is polled with the real one.
+            let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()));
         }
-        let Some(message) = self.fold(next, message_max.unwrap_or(MESSAGE_BYTES)) else { return };
-        self.writing = true;
-        // The socket is flushed, so it takes a message; should it be broken, the flush says so.
-        let _ = Pin::new(&mut self.socket).start_send(Message::Binary(message));
+    }
+
+    fn set_paced(&mut self, paced: bool) {
+        self.paced = paced;
+        self.pace.set_paced(paced);
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {

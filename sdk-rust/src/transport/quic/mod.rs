@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use lanecast_pacing::quic::{Meter, Pacing};
 use lanecast_protocol::codes::Code;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportConfig, VarInt};
@@ -35,9 +36,9 @@ const STREAMS_MAX: u32 = 64;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// As much for all streams together, so that one that is full does not stop the others.
 const WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
-/// Bytes of ours that QUIC holds until they are acknowledged. When it is full, what an acknowledgement frees goes to the
-/// most urgent lane that waits.
-const SEND_WINDOW_BYTES: u64 = 256 * 1024;
+/// Bytes of ours that QUIC holds until they are acknowledged: so many that Credit bounds lanes normal and bulk first. Once it
+/// is full urgent bytes wait for an acknowledgement too; what that frees goes to the most urgent lane that waits.
+const SEND_WINDOW_BYTES: u64 = 1024 * 1024;
 /// Datagrams that wait for us: the oldest signal is the one to lose.
 const DATAGRAMS_IN_BYTES: usize = 64 * 1024;
 /// Datagrams of ours that wait in QUIC, about four: in our queue they are conflated, there not.
@@ -63,6 +64,7 @@ pub(super) struct Quic {
     incoming: Incoming,
     outgoing: Outgoing,
     watch: Watch,
+    meter: Option<Meter>,
     /// Whose turn it is, so that neither reading nor writing starves.
     read_first: bool,
 }
@@ -88,6 +90,8 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
+        .send_fairness(true)
+        .congestion_controller_factory(Arc::new(Pacing::default()))
         .datagram_receive_buffer_size(Some(DATAGRAMS_IN_BYTES))
         .datagram_send_buffer_size(DATAGRAMS_OUT_BYTES)
         .initial_rtt(INITIAL_RTT)
@@ -123,7 +127,8 @@ impl Quic {
         let incoming = Incoming::new(&connection, recv);
         let outgoing = Outgoing::new(connection.clone(), send);
         let watch = Watch::new(&connection);
-        Ok(Self { endpoint, connection, incoming, outgoing, watch, read_first: true })
+        let meter = Meter::of(&connection);
+        Ok(Self { endpoint, connection, incoming, outgoing, watch, meter, read_first: true })
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
@@ -168,6 +173,13 @@ impl Transport for Quic {
         }
         // Last, so that a node whose answer has come is not taken for a silent one.
         self.watch.poll(cx, &self.connection)
+    }
+
+    fn set_paced(&mut self, paced: bool) {
+        if let Some(meter) = &self.meter {
+            meter.set_paced(paced);
+        }
+        self.outgoing.set_prioritized(paced);
     }
 
     fn network_changed(&mut self) {

@@ -33,6 +33,7 @@ struct Out {
     lane: Lane,
     unsent: VecDeque<Bytes>,
     unsent_bytes: usize,
+    prioritized: bool,
 }
 
 /// A stream with one signal.
@@ -55,6 +56,8 @@ pub(super) struct Outgoing {
     datagram: Option<BoxFuture<'static, Result<(), SendDatagramError>>>,
     /// Something was handed over completely, so there is room for more.
     written: bool,
+    /// Whether QUIC is told which lane goes first.
+    prioritized: bool,
 }
 
 impl Outgoing {
@@ -67,6 +70,15 @@ impl Outgoing {
             signals: Vec::new(),
             datagram: None,
             written: false,
+            prioritized: true,
+        }
+    }
+
+    /// Tells QUIC which lane goes first, or no longer: for comparison.
+    pub(super) fn set_prioritized(&mut self, prioritized: bool) {
+        self.prioritized = prioritized;
+        for out in self.ordered.iter_mut().flatten() {
+            out.set_prioritized(prioritized);
         }
     }
 
@@ -118,8 +130,12 @@ impl Outgoing {
 
     fn append(&mut self, lane: Lane, record: Bytes) {
         let Some(at) = ORDERED.into_iter().position(|ordered| ordered == lane) else { return };
-        let connection = &self.connection;
-        let out = self.ordered[at].get_or_insert_with(|| Out::new(opening(connection), Purpose::Lane(lane)));
+        let (connection, prioritized) = (&self.connection, self.prioritized);
+        let out = self.ordered[at].get_or_insert_with(|| {
+            let mut out = Out::new(opening(connection), Purpose::Lane(lane));
+            out.set_prioritized(prioritized);
+            out
+        });
         out.push(record);
     }
 
@@ -217,12 +233,22 @@ impl SignalOut {
 
 impl Out {
     fn new(state: State, purpose: Purpose) -> Self {
-        let mut out = Self { state, lane: purpose.lane(), unsent: VecDeque::new(), unsent_bytes: 0 };
-        if let State::Open(stream) = &out.state {
-            prioritize(stream, out.lane);
-        }
+        let unsent = VecDeque::new();
+        let mut out = Self { state, lane: purpose.lane(), unsent, unsent_bytes: 0, prioritized: true };
+        out.prioritize();
         out.push(purpose.header());
         out
+    }
+
+    fn set_prioritized(&mut self, prioritized: bool) {
+        self.prioritized = prioritized;
+        self.prioritize();
+    }
+
+    fn prioritize(&self) {
+        let State::Open(stream) = &self.state else { return };
+        // Strict between lanes, as in our queues. A stream that is closed already needs no priority.
+        let _ = stream.set_priority(if self.prioritized { -(self.lane.index() as i32) } else { 0 });
     }
 
     fn push(&mut self, bytes: Bytes) {
@@ -236,8 +262,8 @@ impl Out {
             match &mut self.state {
                 State::Opening(opening) => {
                     let stream = ready!(opening.poll_unpin(cx)).map_err(WriteError::ConnectionLost)?;
-                    prioritize(&stream, self.lane);
                     self.state = State::Open(stream);
+                    self.prioritize();
                 }
                 State::Open(_) if self.unsent.is_empty() => return Poll::Ready(Ok(())),
                 State::Open(stream) => {
@@ -268,11 +294,6 @@ impl Out {
 fn opening(connection: &Connection) -> State {
     let connection = connection.clone();
     State::Opening(async move { connection.open_uni().await }.boxed())
-}
-
-fn prioritize(stream: &SendStream, lane: Lane) {
-    // Strict between lanes, as in our queues. A stream that is closed already needs no priority.
-    let _ = stream.set_priority(-(lane.index() as i32));
 }
 
 fn broken(error: WriteError) -> Turn {
