@@ -32,8 +32,8 @@ const MESSAGE_BYTES: usize = 4 * 1024;
 const UNPACED_MESSAGE_BYTES: usize = 16 * 1024;
 /// Bytes that are written in one go while the socket takes them, before input has its turn.
 const TURN_BYTES: usize = 64 * 1024;
-/// The lanes that never wait for a queue beyond this one to drain.
-const UNHELD: Lanes = Lanes::NONE.with(Lane::Control).with(Lane::Urgent);
+/// All lanes while the socket has no room: control and urgent never wait for a queue beyond this one to drain.
+const HELD: Lanes = Lanes::ALL.hold(Lane::Normal).hold(Lane::Signal).hold(Lane::Bulk);
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 type Half<S> = fn(&mut WebSocket<S>, &mut Context<'_>) -> Poll<Turn>;
@@ -150,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
     fn write(&mut self, next: &mut Source<'_>, message_max: Option<usize>) {
         let mut left = TURN_BYTES;
         while !self.writing && left > 0 {
-            let lanes = if self.pace.has_room() { Lanes::ALL } else { UNHELD };
+            let lanes = if self.pace.has_room() { Lanes::ALL } else { HELD };
             self.held = lanes != Lanes::ALL;
             let Some(message) = self.fold(lanes, next, message_max.unwrap_or(MESSAGE_BYTES)) else { return };
             left = left.saturating_sub(message.len());

@@ -54,6 +54,11 @@ const RECEIVED_PER_TURN: usize = 64;
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// Control bytes waiting beyond which no further input is read: the client has to take its answers first.
 const CONTROL_BYTES_BUSY: usize = 32 * 1024;
+/// Bytes after which lanes are filled again while the transport goes on taking. Less than a lane holds: one that is empty for
+/// a moment leaves its share to the others (LC-LANE-007).
+const REFILL_BYTES: usize = 4 * 1024;
+/// Bytes that are written before input has its turn.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
 /// Time that one write of a throttled connection may take: what was handed over can no longer be overtaken.
 const THROTTLED_WRITE_MS: u64 = 50;
 
@@ -97,6 +102,8 @@ pub struct Connection<T> {
     close_by_ms: Option<u64>,
     /// With a rate limit: when the next write may begin, monotonic ms.
     write_at_ms: u64,
+    /// Whether the transport may take more at once.
+    writes_on: bool,
 }
 
 /// What ended a wait.
@@ -135,6 +142,7 @@ impl<T: Transport> Connection<T> {
             input_first: true,
             close_by_ms: None,
             write_at_ms: 0,
+            writes_on: false,
         }
     }
 
@@ -264,7 +272,7 @@ impl<T: Transport> Connection<T> {
                     return Poll::Ready(Wake::Flushed(flushed));
                 }
             }
-            if woken.as_mut().poll(cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
+            if self.writes_on || woken.as_mut().poll(cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Wake::Other);
             }
             Poll::Pending
@@ -496,14 +504,36 @@ impl<T: Transport> Connection<T> {
             return;
         }
         let rate = self.entry.rate();
-        let bytes_max = rate.map_or(usize::MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
+        let limit = rate.map_or(WRITE_BYTES_MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
+        let mut bytes = 0;
+        self.writes_on = false;
+        while bytes < limit {
+            let sent = self.send(now, REFILL_BYTES.min(limit - bytes));
+            if sent == 0 {
+                break;
+            }
+            bytes += sent;
+            self.writes_on = rate.is_none() && bytes >= limit;
+            self.read_rooms();
+            self.take_lossy();
+        }
+        if bytes > 0 {
+            self.write_at_ms = rate.map_or(0, |rate| now.monotonic_ms + bytes as u64 * 1000 / rate);
+            self.node.metrics.writes.inc();
+        }
+        self.session.progress(now, Lanes::NONE, self.transport.is_busy());
+        self.count_queues();
+    }
+
+    /// Hands the transport about so many bytes of what may leave; returns how many it took.
+    fn send(&mut self, now: Now, bytes_max: usize) -> usize {
         let (session, metrics, board) = (&mut self.session, &self.node.metrics, self.entry.mailbox.board());
         session.set_window(self.transport.window());
         let (traces, connection, joined) = (&self.node.traces, &self.entry.id, &self.joined);
         let mut follower = traces.is_on().then(|| self.follower.get_or_insert_default());
         let room_of =
             |handle| joined.iter().find(|known| known.handle == handle).map(|known| Arc::clone(known.room.name()));
-        let bytes = self.transport.send(bytes_max, &mut |lanes| {
+        self.transport.send(bytes_max, &mut |lanes| {
             let output = session.poll_output(now, lanes)?;
             metrics.frames_out.of(output.lane).inc();
             metrics.queue_age.of(output.lane).observe(output.waited_ms as f64 / 1000.0);
@@ -514,13 +544,7 @@ impl<T: Transport> Connection<T> {
                 follower.popped(traces, connection, &output.record, room_of);
             }
             Some(output)
-        });
-        if bytes > 0 {
-            self.write_at_ms = rate.map_or(0, |rate| now.monotonic_ms + bytes as u64 * 1000 / rate);
-            self.node.metrics.writes.inc();
-        }
-        self.session.progress(now, Lanes::NONE, self.transport.is_busy());
-        self.count_queues();
+        })
     }
 
     /// The transport has written what it took: all of it once it is idle.

@@ -40,7 +40,7 @@ pub trait Transport: Send {
     fn takes(&self) -> Lanes;
 
     /// Takes outputs of the lanes that it [`takes`](Self::takes) while they fit into one write of about `bytes_max`, in
-    /// the order given; returns their bytes, 0 if there was nothing to send.
+    /// the order given; returns their bytes, 0 if there was nothing to send. It may take more at once: ask again.
     fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize;
 
     /// Whether something was handed over that is not written, or whose end has to be waited for, or lanes that were asked

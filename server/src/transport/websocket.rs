@@ -24,11 +24,6 @@ use crate::http::socket::Carrier;
 const MESSAGE_BYTES: usize = 4 * 1024;
 /// The same without pacing, where the kernel holds far more.
 const UNPACED_MESSAGE_BYTES: usize = 16 * 1024;
-/// Bytes that are written in one go while the socket takes them, before input has its turn.
-const TURN_BYTES: usize = 64 * 1024;
-
-/// The lanes that never wait for a queue beyond this one to drain.
-const UNHELD: Lanes = Lanes::NONE.with(Lane::Control).with(Lane::Urgent);
 
 /// How the packets of a connection are written: the WebSocket subprotocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +60,6 @@ pub struct WebSocketTransport {
     carry: Option<Bytes>,
     /// Whether the socket holds something to flush.
     dirty: bool,
-    /// Whether something got into the socket since a flush said so: the session may have more by then.
-    has_written: bool,
     /// Whether lanes wait for the socket to have room.
     is_held: bool,
     is_paced: bool,
@@ -87,7 +80,6 @@ impl WebSocketTransport {
             unsent: None,
             carry: None,
             dirty: false,
-            has_written: false,
             is_held: false,
             is_paced: true,
             is_gone: false,
@@ -207,44 +199,38 @@ impl Transport for WebSocketTransport {
         match () {
             () if self.is_writing() => Lanes::NONE,
             () if self.carrier.pace.has_room() => Lanes::ALL,
-            () => UNHELD,
+            () => HELD,
         }
     }
 
     fn is_busy(&self) -> bool {
-        self.is_writing() || self.has_written || self.is_held
+        self.is_writing() || self.is_held
     }
 
     fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize {
-        let message_max = if self.is_paced { MESSAGE_BYTES } else { UNPACED_MESSAGE_BYTES };
-        let mut sent = 0;
-        while sent < bytes_max.min(TURN_BYTES) {
-            let lanes = self.takes();
-            if lanes.is_empty() {
-                break;
-            }
-            self.is_held = lanes != Lanes::ALL;
-            let Some(packet) = self.fold(message_max.min(bytes_max - sent), lanes, next) else { break };
-            sent += packet.len();
-            self.unsent = Some(self.message(packet));
-            // A waker that does nothing is safe here: while something is left it is polled with the real one.
-            let written = self.poll_write(&mut Context::from_waker(Waker::noop()));
-            if written != Poll::Ready(Ok(())) {
-                self.is_gone = written.is_ready();
-                break;
-            }
-            self.has_written = true;
+        let lanes = self.takes();
+        if lanes.is_empty() {
+            return 0;
         }
-        sent
+        self.is_held = lanes != Lanes::ALL;
+        let message_max = if self.is_paced { MESSAGE_BYTES } else { UNPACED_MESSAGE_BYTES };
+        let Some(packet) = self.fold(message_max.min(bytes_max), lanes, next) else { return 0 };
+        let bytes = packet.len();
+        self.unsent = Some(self.message(packet));
+        // A waker that does nothing is safe here: while something is left it is polled with the real one.
+        let written = self.poll_write(&mut Context::from_waker(Waker::noop()));
+        self.is_gone = written == Poll::Ready(Err(Gone));
+        bytes
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         if self.is_writing() {
-            ready!(self.poll_write(cx))?;
-        } else if self.is_held && !self.has_written {
-            ready!(self.carrier.pace.poll_room(cx));
+            return self.poll_write(cx);
         }
-        (self.has_written, self.is_held) = (false, false);
+        if self.is_held {
+            ready!(self.carrier.pace.poll_room(cx));
+            self.is_held = false;
+        }
         Poll::Ready(Ok(()))
     }
 

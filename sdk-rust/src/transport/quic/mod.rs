@@ -175,6 +175,10 @@ impl Transport for Quic {
         self.watch.poll(cx, &self.connection)
     }
 
+    fn window(&self) -> Option<u64> {
+        self.meter.as_ref().map(|meter| meter.read(&self.connection).window)
+    }
+
     fn set_paced(&mut self, paced: bool) {
         if let Some(meter) = &self.meter {
             meter.set_paced(paced);
