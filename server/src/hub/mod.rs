@@ -98,6 +98,8 @@ pub struct ReadOut {
     pub cached_since_ms: Option<u64>,
     /// Where it was found.
     pub source: Source,
+    /// Where the next page begins, once little is left of the one that this came from: time to read it ahead.
+    pub ahead: Option<u64>,
 }
 
 /// A part of the rooms, by name.

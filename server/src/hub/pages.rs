@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use lanecast_protocol::log::Read;
 use lanecast_protocol::place::{Batch, Stored};
-use tokio::sync::{Mutex, MutexGuard};
+use parking_lot::Mutex;
+use tokio::sync::MutexGuard;
 
 use super::cache::Kept;
 use super::{READ_EVENTS_MAX, ReadOut, stored};
@@ -111,6 +112,7 @@ impl Page {
             more: last < self.head,
             cached_since_ms: None,
             source: Source::Engine,
+            ahead: (last < self.head && self.events.len() - skip <= self.events.len() / 2).then_some(self.through),
         }
     }
 
@@ -126,6 +128,8 @@ impl Page {
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     arrivals: AtomicU64,
+    /// Held while the log is read; what is there already serves meanwhile.
+    reading: tokio::sync::Mutex<()>,
     lane: Mutex<LanePages>,
 }
 
@@ -142,19 +146,48 @@ pub(super) struct LanePages {
 pub(super) struct Turn<'a> {
     pages: &'a Pages,
     arrival: u64,
-    lane: MutexGuard<'a, LanePages>,
+    _reading: MutexGuard<'a, ()>,
 }
 
 impl Pages {
     /// Waits until nobody reads the lane.
     pub(super) async fn turn(&self) -> Turn<'_> {
         let arrival = self.arrivals.fetch_add(1, Ordering::AcqRel);
-        Turn { pages: self, arrival, lane: self.lane.lock().await }
+        Turn { pages: self, arrival, _reading: self.reading.lock().await }
+    }
+
+    /// A turn, unless somebody reads the lane.
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+        let reading = self.reading.try_lock().ok()?;
+        Some(Turn { pages: self, arrival: self.arrivals.fetch_add(1, Ordering::AcqRel), _reading: reading })
+    }
+
+    /// What the page that was read a moment ago has after a seq.
+    pub(super) fn find(
+        &self,
+        handle: u64,
+        after: u64,
+        bytes_max: usize,
+        kept: &Kept,
+        now_ms: u64,
+        newest: u64,
+    ) -> Option<ReadOut> {
+        let lane = self.lane.lock();
+        let page = lane.pages.iter().find(|page| {
+            page.handle == handle
+                && page.after <= after
+                && after < page.through
+                && now_ms.saturating_sub(page.read_at_ms) <= PAGE_MS
+                && page.is_kept(after, kept, now_ms, newest)
+        })?;
+        // It was read before it was asked for: what it says of the head may be old.
+        Some(ReadOut { more: true, source: Source::Shared, ..page.slice(after, bytes_max) })
     }
 
     /// Drops what is too old. What is being read is left alone.
     pub(super) fn sweep(&self, now_ms: u64) {
-        let Ok(mut lane) = self.lane.try_lock() else { return };
+        let Ok(_reading) = self.reading.try_lock() else { return };
+        let mut lane = self.lane.lock();
         lane.pages.retain(|page| now_ms.saturating_sub(page.read_at_ms) <= PAGE_MS);
         if lane.pages.is_empty() {
             *lane = LanePages { heavy: lane.heavy, ..LanePages::default() };
@@ -170,51 +203,42 @@ impl Turn<'_> {
 
     /// The failure of a read that was made while this one waited.
     pub(super) fn failed(&self) -> Option<EngineError> {
-        self.lane.failed.filter(|(before, _)| self.arrival < *before).map(|(_, error)| error)
+        self.pages.lane.lock().failed.filter(|(before, _)| self.arrival < *before).map(|(_, error)| error)
     }
 
     /// A read that began with `before` failed.
     pub(super) fn fail(&mut self, before: u64, error: EngineError) {
-        self.lane.failed = Some((before, error));
-    }
-
-    /// The page that was read a moment ago and has what comes after a seq.
-    pub(super) fn find(&self, handle: u64, after: u64, kept: &Kept, now_ms: u64, newest: u64) -> Option<&Page> {
-        self.lane.pages.iter().find(|page| {
-            page.handle == handle
-                && page.after <= after
-                && after < page.through
-                && now_ms.saturating_sub(page.read_at_ms) <= PAGE_MS
-                && page.is_kept(after, kept, now_ms, newest)
-        })
+        self.pages.lane.lock().failed = Some((before, error));
     }
 
     /// After which seq to read for whoever is after this one: from where the page begins, or the one before it ended.
     pub(super) fn begin(&self, handle: u64, after: u64) -> u64 {
-        if self.lane.heavy {
+        let lane = self.pages.lane.lock();
+        if lane.heavy {
             return after;
         }
         let page_begin = after - after % READ_EVENTS_MAX as u64;
-        let ends = self.lane.pages.iter().filter(|page| page.handle == handle).map(|page| page.through);
+        let ends = lane.pages.iter().filter(|page| page.handle == handle).map(|page| page.through);
         ends.filter(|end| (page_begin..=after).contains(end)).max().unwrap_or(page_begin)
     }
 
     /// Keeps a page for the others.
     pub(super) fn keep(&mut self, mut page: Page, budget: &Arc<Budget>) {
-        self.lane.heavy = page.is_heavy();
+        let mut lane = self.pages.lane.lock();
+        lane.heavy = page.is_heavy();
         page.charge = budget.charge(page.bytes);
         if page.charge.is_none() || page.through <= page.after {
             return;
         }
-        self.lane.pages.retain(|known| known.handle == page.handle && known.after != page.after);
-        if self.lane.pages.len() == PAGES_MAX {
-            self.lane.pages.pop_front();
+        lane.pages.retain(|known| known.handle == page.handle && known.after != page.after);
+        if lane.pages.len() == PAGES_MAX {
+            lane.pages.pop_front();
         }
-        self.lane.pages.push_back(page);
+        lane.pages.push_back(page);
     }
 
     /// The next reads begin where they are asked to.
     pub(super) fn set_heavy(&mut self) {
-        self.lane.heavy = true;
+        self.pages.lane.lock().heavy = true;
     }
 }

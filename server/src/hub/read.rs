@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use lanecast_protocol::place::Batch;
 use lanecast_protocol::position::DurableLane;
 
-use super::pages::{PAGE_BYTES_MAX, Page};
+use super::pages::{PAGE_BYTES_MAX, Page, Pages, Turn};
 use super::room::Cached;
 use super::{Hub, READ_EVENTS_MAX, ReadOut, Room};
 use crate::engine::EngineError;
@@ -71,21 +71,65 @@ impl Hub {
         bytes_max: usize,
     ) -> Result<ReadOut, EngineError> {
         let pages = room.pages(lane, || self.paged.lock().push(Arc::downgrade(room)));
+        if let Some(out) = self.read_page_kept(room, pages, handle, lane, after, bytes_max) {
+            return Ok(out);
+        }
         let mut turn = pages.turn().await;
         // What came while this one waited.
         if let Some(out) = self.read_cached(room, handle, lane, after, bytes_max) {
             return Ok(out);
         }
-        let now_ms = self.clock.now_ms();
-        let newest = room.newest(lane);
-        if let Some(page) = turn.find(handle, after, &room.kept, now_ms, newest) {
-            self.metrics.room_reads.of(Source::Shared).inc();
-            // It was read before this one was asked for: what it says of the head may be old.
-            return Ok(ReadOut { more: true, source: Source::Shared, ..page.slice(after, bytes_max) });
+        if let Some(out) = self.read_page_kept(room, pages, handle, lane, after, bytes_max) {
+            return Ok(out);
         }
         if let Some(error) = turn.failed() {
             return Err(error);
         }
+        let page = self.turn_page(room, &mut turn, handle, lane, after).await?;
+        let Some(page) = page else { return Ok(ReadOut::default()) };
+        let out = page.slice(after, bytes_max);
+        turn.keep(page, &self.page_budget);
+        Ok(out)
+    }
+
+    /// Reads the page after a seq for who will ask for it next, unless somebody reads the lane or it is there.
+    ///
+    /// A lane that has to wait for its log is empty for as long, and leaves its share to the others (LC-LANE-007). If it
+    /// fails nothing is lost: who needs the page reads it and hears why.
+    pub async fn read_ahead(&self, room: &Arc<Room>, handle: u64, lane: DurableLane, after: u64) {
+        let pages = room.pages(lane, || self.paged.lock().push(Arc::downgrade(room)));
+        let Some(mut turn) = pages.try_turn() else { return };
+        let is_known = self.read_cached(room, handle, lane, after, 1).is_some()
+            || pages.find(handle, after, 1, &room.kept, self.clock.now_ms(), room.newest(lane)).is_some();
+        if !is_known && let Ok(Some(page)) = self.turn_page(room, &mut turn, handle, lane, after).await {
+            turn.keep(page, &self.page_budget);
+        }
+    }
+
+    /// What a page that was read a moment ago has.
+    fn read_page_kept(
+        &self,
+        room: &Room,
+        pages: &Pages,
+        handle: u64,
+        lane: DurableLane,
+        after: u64,
+        bytes_max: usize,
+    ) -> Option<ReadOut> {
+        let out = pages.find(handle, after, bytes_max, &room.kept, self.clock.now_ms(), room.newest(lane))?;
+        self.metrics.room_reads.of(Source::Shared).inc();
+        Some(out)
+    }
+
+    /// Reads a page that has what comes after a seq, in one's turn; `None`: the epoch of the handle has ended.
+    async fn turn_page(
+        &self,
+        room: &Room,
+        turn: &mut Turn<'_>,
+        handle: u64,
+        lane: DurableLane,
+        after: u64,
+    ) -> Result<Option<Page>, EngineError> {
         let before = turn.before();
         let begin = turn.begin(handle, after);
         let mut read = self.read_page(room, handle, lane, begin).await;
@@ -96,11 +140,10 @@ impl Hub {
             read = self.read_page(room, handle, lane, after).await;
         }
         let page = read.inspect_err(|error| turn.fail(before, *error))?;
-        let Some(page) = page else { return Ok(ReadOut::default()) };
-        self.metrics.room_reads.of(Source::Engine).inc();
-        let out = page.slice(after, bytes_max);
-        turn.keep(page, &self.page_budget);
-        Ok(out)
+        if page.is_some() {
+            self.metrics.room_reads.of(Source::Engine).inc();
+        }
+        Ok(page)
     }
 
     /// Reads a page after a seq; `None`: the epoch of the handle has ended.

@@ -254,6 +254,7 @@ impl Room {
                 more: hit.more,
                 cached_since_ms: Some(hit.oldest_ms),
                 source: Source::Cache,
+                ahead: None,
             }),
         }
     }

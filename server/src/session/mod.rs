@@ -449,6 +449,21 @@ impl<T: Transport> Connection<T> {
         for cause in self.session.deliver(now(&self.node), read, out.batch, out.more, wanted) {
             metrics.gaps.of((labels::GapCause::of(cause), read.lane.into())).inc();
         }
+        if let Some(after) = out.ahead {
+            let room = Arc::clone(&joined.room);
+            self.read_ahead(room, read.handle, read.lane, after);
+        }
+    }
+
+    fn read_ahead(&mut self, room: Arc<Room>, handle: u64, lane: DurableLane, after: u64) {
+        if std::mem::replace(&mut self.pending().reads_ahead, true) {
+            return;
+        }
+        let hub = Arc::clone(self.hub());
+        self.begin(Box::pin(async move {
+            hub.read_ahead(&room, handle, lane, after).await;
+            Done::ReadAhead
+        }));
     }
 
     fn finish_read(&mut self, read: Read, result: Result<ReadOut, EngineError>) {

@@ -84,6 +84,8 @@ pub(super) enum Done {
         read: Read,
         result: Result<ReadOut, EngineError>,
     },
+    /// What will be read next is at hand, or was not worth it.
+    ReadAhead,
 }
 
 /// A future of a connection.
@@ -110,6 +112,8 @@ struct Later {
 pub(super) struct Pending {
     tasks: FuturesUnordered<Task>,
     pub(super) reads: usize,
+    /// The next page of a log is read ahead: of one lane of one room at a time.
+    pub(super) reads_ahead: bool,
     pub(super) signals: usize,
     /// One for each lane of a room, and one for each room, at most.
     later: Vec<Later>,

@@ -186,6 +186,7 @@ impl<T: Transport> Connection<T> {
             },
             Done::Opened(opened) => self.finish_open(*opened),
             Done::Enlivened => {}
+            Done::ReadAhead => self.pending().reads_ahead = false,
             Done::Read { read, result } => self.finish_read(read, result),
         }
     }
