@@ -7,6 +7,7 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect, createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import * as esbuild from 'esbuild';
@@ -168,6 +169,31 @@ export async function badNetwork(port, { loss, jitterMs }) {
     }
   };
   return { port: front.address().port, counts, stop };
+}
+
+/** A slow way to a node: a port through which so many bytes per second get up, as deep as the kernel's buffers before it. */
+export async function slowUplink(url, bytesPerSecond) {
+  const sockets = new Set();
+  const server = createServer({ highWaterMark: 16 * 1024 }, (page) => {
+    const node = connect(Number(new URL(url).port), '127.0.0.1');
+    for (const socket of [page, node]) {
+      sockets.add(socket);
+      socket.on('error', () => {});
+      socket.on('close', () => [page, node].forEach((each) => each.destroy()));
+    }
+    node.pipe(page);
+    page.on('data', (bytes) => {
+      node.write(bytes);
+      page.pause();
+      setTimeout(() => page.resume(), (bytes.length / bytesPerSecond) * 1000);
+    });
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const stop = () => {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  };
+  return { url: `http://127.0.0.1:${server.address().port}/`, stop };
 }
 
 /** Lets a page read another port for WebTransport in the document of the node. */

@@ -4,7 +4,7 @@ import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { after, before, test } from 'node:test';
-import { badNetwork, openBench, redirect, startBrowser, startNode } from './support.mjs';
+import { badNetwork, openBench, redirect, slowUplink, startBrowser, startNode } from './support.mjs';
 
 let node, browser, bench;
 
@@ -156,6 +156,47 @@ test('an urgent event is not blocked by bulk that nobody reads', async () => {
   }, node.url);
   assert.deepEqual([result.lane, result.normal, result.stalled], ['urgent', 'normal', 1]);
   assert.ok(result.took < 1000, `${result.took} ms`);
+});
+
+/** Uploads 3 MB of bulk, publishes urgent ones meanwhile, and says how long these took, ms, and what had come by then. */
+async function upload(page, url, oneQueue) {
+  return page.evaluate(
+    async ({ url, oneQueue }) => {
+      const outbox = { bytes: 64 * 1024 * 1024 };
+      const client = await lanecast.connect({ url, token: 'dev:ann', transport: 'websocket', oneQueue, outbox });
+      const room = client.room(`upload.${crypto.randomUUID()}`);
+      let stored = 0;
+      const bulk = Array.from({ length: 50 }, () => room.publish({ type: 'blob', lane: 'bulk', data: new Uint8Array(60_000) }));
+      for (const each of bulk) each.then(() => stored++);
+      await bulk[0];
+      const waits = [];
+      let before = 0;
+      // The first wait without lanes is as long as the upload.
+      while (waits.length < (oneQueue ? 1 : 5)) {
+        const begun = performance.now();
+        await room.publish({ type: 'call', lane: 'urgent', text: 'now' });
+        waits.push(performance.now() - begun);
+        before = stored;
+      }
+      await Promise.all(bulk);
+      client.close();
+      waits.sort((one, other) => one - other);
+      return { wait: waits[Math.floor(waits.length / 2)], before, stored };
+    },
+    { url, oneQueue },
+  );
+}
+
+test('LC-LANE-009, LC-FLOW-010: an urgent publish overtakes an upload of 3 MB, for which without lanes it waits', async () => {
+  const slow = await slowUplink(node.url, 500_000);
+  const page = await openBench(browser.context, new URL('healthz', slow.url));
+  const [lanes, one] = [await upload(page, slow.url, false), await upload(page, slow.url, true)];
+  console.log(`urgent during an upload: ${Math.round(lanes.wait)} ms, in one queue ${Math.round(one.wait)} ms`);
+  assert.deepEqual([lanes.stored, one.stored], [50, 50]);
+  assert.ok(lanes.before < 50, 'the upload was still under way');
+  assert.ok(lanes.wait < one.wait / 3, `${lanes.wait} ms, ${one.wait} ms`);
+  await page.close();
+  slow.stop();
 });
 
 test('where UDP is blocked the library is connected by WebSocket within a second', async () => {
