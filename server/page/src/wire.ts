@@ -59,7 +59,7 @@ export class Wire {
   /** Follows the client and its subscription until `signal` aborts. */
   run(subscription: Subscription, development: boolean, signal: AbortSignal): void {
     const options = { signal };
-    for (const id of ['bad-row', 'queues-card']) byId(id).hidden = !development;
+    for (const id of ['bad-row', 'queue-row', 'queues-card']) byId(id).hidden = !development;
     if (development) new Queues(byId('queues')).run(() => this.connection, signal);
     byId('cut').addEventListener('click', () => this.cut(), options);
     for (const id of ['bad', 'queue']) byId(id).addEventListener('change', () => void this.rate(), options);

@@ -119,6 +119,40 @@ test('on a bad network a call overtakes the bulk burst', async () => {
   assert.equal(await ann.number('gaps'), 0);
 });
 
+/** How long the next call of a tab takes until it is back, ms. */
+async function callTakes(tab) {
+  const calls = await tab.at('call-line').count();
+  await tab.at('call').click();
+  const line = tab.at('call-line').nth(calls);
+  await line.waitFor({ timeout: 60_000 });
+  const [, number, unit] = /([\d.]+) (m?s)$/.exec(await line.locator('.took').textContent());
+  return Number(number) * (unit === 's' ? 1000 : 1);
+}
+
+test('the second switch puts everything into one queue, and a call waits for the burst', async () => {
+  const set = async (id, on) => {
+    const done = ann.page.waitForResponse((answer) => answer.url().endsWith('/rate'));
+    await ann.at(id).setChecked(on);
+    assert.equal((await done).status(), 204);
+  };
+  await set('bad', true);
+  await ben.at('bulk').click();
+  const queued = async () => / KB$/.test(await ann.at('queued-bulk').textContent());
+  await ann.until(queued, 'bulk that waits', 20_000);
+  const lanes = await callTakes(ann);
+  await set('queue', true);
+  // What was queued before is in its lane still; the next burst is in the one queue.
+  await ben.at('bulk').click();
+  await ann.until(queued, 'bulk that waits', 20_000);
+  const one = await callTakes(ann);
+  console.log(`a call during a burst: ${lanes} ms, in one queue ${one} ms`);
+  assert.ok(one > 2 * lanes, `${lanes} ms, ${one} ms`);
+  await set('queue', false);
+  await set('bad', false);
+  await ann.until(async () => (await ann.at('position').getAttribute('data-position')).endsWith('-600'), 'all bursts', 60_000);
+  assert.equal(await ann.number('gaps'), 0);
+});
+
 test('a reload shows what was there before', async () => {
   const before = await ann.messages();
   await ann.page.reload();
