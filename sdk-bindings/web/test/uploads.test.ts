@@ -131,8 +131,13 @@ test('publishes in flight leave room for higher lanes', () => {
 test('a time to live counts from the publish, and what is late is not sent', () => {
   const made = world();
   const lives: number[] = [];
+  const asked: number[] = [];
+  const begun = made.now;
   made.node.intercept = (_peer, _id, body) => {
-    if (body.case === 'publish') lives.push(body.value.ttlMs);
+    if (body.case === 'publish') {
+      lives.push(body.value.ttlMs);
+      asked.push(body.value.askedAtMs);
+    }
     return undefined;
   };
   const results = send(made, publish(1, { ttlMs: 1000 }), publish(1, { ttlMs: 100 }), publish(1));
@@ -142,6 +147,7 @@ test('a time to live counts from the publish, and what is late is not sent', () 
   made.run(() => results.length === 3);
   assert.deepEqual(names(results), ['EXPIRED', 'stored', 'stored']);
   assert.equal(lives[1], 0);
+  for (const at of asked) assert.ok(Math.abs(at - begun) <= 20, `${at - begun} ms from when it was asked for`);
   assert.ok(Number(lives[0]) <= 700 && Number(lives[0]) > 600, `${lives[0]}`);
 });
 

@@ -149,8 +149,8 @@ export class Outbox {
     return undefined;
   }
 
-  /** The next record of a lane, if one may be sent now. Rooms take turns. */
-  next(now: number, lane: LaneName, nextId: () => number): Uint8Array | undefined {
+  /** The next record of a lane, if one may be sent now. Rooms take turns. `offset` is node's clock minus that of `now`. */
+  next(now: number, lane: LaneName, nextId: () => number, offset: number): Uint8Array | undefined {
     const due = this.#due(now, lane);
     if (!due) return undefined;
     const [key, queue, item] = due;
@@ -165,6 +165,7 @@ export class Outbox {
       // What it waited here it does not live at the node.
       ttlMs: ttlMs && Math.ceil(item.since + ttlMs - now),
       envelope: item.envelope as Init<Envelope> | Uint8Array,
+      askedAtMs: Math.max(0, Math.floor(item.since + offset)),
     };
     queue.flying++;
     this.#flying.set((this.#last[lane] = item.id), [queue, item]);

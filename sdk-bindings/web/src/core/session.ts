@@ -292,7 +292,7 @@ export class Session implements Link {
   /** The next record of a lane that is {@link Session.ready}; `left` is to be told what of it leaves. */
   take(now: number, lane: OutLane): Uint8Array | undefined {
     if (lane === 'control') return this.#control.shift();
-    return lane === 'signal' ? this.signals.next(now) : this.outbox.next(now, lane, () => this.#nextId());
+    return lane === 'signal' ? this.signals.next(now) : this.outbox.next(now, lane, () => this.#nextId(), this.clockOffsetMs);
   }
 
   /** So many bytes of records of a lane were handed to the transport. */
