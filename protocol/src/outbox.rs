@@ -69,6 +69,8 @@ struct Entry {
     expiry: Option<Box<Expiry>>,
     /// Its place among the records of all lanes.
     serial: u64,
+    /// The id of a request that is stamped as it leaves.
+    request: Option<u32>,
 }
 
 impl Entry {
@@ -120,18 +122,19 @@ impl Queue {
         let Begun { entry: Entry { queued_at_ms, serial, .. }, cut } = *begun;
         self.bytes -= cut.left();
         if !instead.is_empty() {
-            self.push_front(Entry { record: instead, queued_at_ms, expiry: None, serial });
+            self.push_front(Entry { record: instead, queued_at_ms, expiry: None, serial, request: None });
         }
-        self.push_front(Entry { record: cut.abort(), queued_at_ms, expiry: None, serial });
+        self.push_front(Entry { record: cut.abort(), queued_at_ms, expiry: None, serial, request: None });
     }
 
-    /// Puts what stands for expired records in their place; returns how many there were.
-    fn expire(&mut self, now_ms: u64) -> u32 {
+    /// Puts what stands for expired records in their place; returns how many there were, and names requests in `late`.
+    fn expire(&mut self, now_ms: u64, late: &mut Vec<u32>) -> u32 {
         let mut expired = 0;
         if let Some(begun) = &mut self.begun
             && begun.entry.is_expired(now_ms)
         {
             expired += 1;
+            late.extend(begun.entry.request.filter(|id| *id != 0));
             let instead = begun.entry.expiry.take().map_or(Bytes::new(), |expiry| expiry.instead);
             self.abort(instead);
         }
@@ -140,12 +143,25 @@ impl Queue {
             && let Some(mut entry) = self.pop_front()
         {
             expired += 1;
+            late.extend(entry.request.filter(|id| *id != 0));
             let instead = entry.expiry.take().map_or(Bytes::new(), |expiry| expiry.instead);
             if !instead.is_empty() {
-                self.push_front(Entry { record: instead, ..entry });
+                self.push_front(Entry { record: instead, request: None, ..entry });
             }
         }
         expired
+    }
+
+    /// Says of the first record, if it is a request of which nothing left yet, how much of its time is left.
+    fn stamp(&mut self, now_ms: u64, stamp: impl FnOnce(&Bytes, u64) -> Bytes) {
+        if self.begun.is_none()
+            && let Some(front) = self.waiting.front_mut().filter(|front| front.request.is_some())
+            && let Some(expiry) = &front.expiry
+        {
+            let stamped = stamp(&front.record, expiry.at_ms.saturating_sub(now_ms));
+            self.bytes = self.bytes - front.record.len() + stamped.len();
+            front.record = stamped;
+        }
     }
 
     /// Bytes of the next record to leave; 0: nothing waits.
@@ -234,6 +250,8 @@ pub struct Outbox {
     now_ms: u64,
     /// What expired here since it was asked last, by lane.
     expired: [u32; 5],
+    /// The requests among it.
+    late: Vec<u32>,
 }
 
 impl Outbox {
@@ -247,9 +265,23 @@ impl Outbox {
         self.push_entry(lane, record, Some(Box::new(expiry)));
     }
 
+    /// Queues a request whose time to live counts until it leaves: [`Self::pop_stamped`] says it anew, and if it has run
+    /// out before all of the record left, [`Self::take_late`] names it, unless its id is 0.
+    pub fn push_request(&mut self, lane: Lane, id: u32, record: Bytes, at_ms: u64) {
+        self.push_entry(lane, record, Some(Box::new(Expiry { at_ms, instead: Bytes::new() })));
+        if let Some(entry) = self.lanes[lane.index()].waiting.back_mut() {
+            entry.request = Some(id);
+        }
+    }
+
+    /// The requests that expired here since this was called last.
+    pub fn take_late(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.late)
+    }
+
     fn push_entry(&mut self, lane: Lane, record: Bytes, expiry: Option<Box<Expiry>>) {
         self.serial += 1;
-        let entry = Entry { record, queued_at_ms: self.now_ms, expiry, serial: self.serial };
+        let entry = Entry { record, queued_at_ms: self.now_ms, expiry, serial: self.serial, request: None };
         self.lanes[lane.index()].push_back(entry);
     }
 
@@ -285,7 +317,7 @@ impl Outbox {
     pub fn expire(&mut self, now_ms: u64) {
         for lane in Lane::ALL {
             let at = lane.index();
-            self.expired[at] += self.lanes[at].expire(now_ms);
+            self.expired[at] += self.lanes[at].expire(now_ms, &mut self.late);
         }
     }
 
@@ -302,6 +334,16 @@ impl Outbox {
     /// The next record to send at this time of the node's clock, of one of these lanes: a transport with streams may
     /// have room for some lanes only. What has expired is not sent, nor any further piece of it.
     pub fn pop(&mut self, now_ms: u64, lanes: Lanes) -> Option<Output> {
+        self.pop_stamped(now_ms, lanes, |record, _| record.clone())
+    }
+
+    /// As [`Self::pop`]; `stamp` says anew how much time a request has left, ms, and makes it no longer.
+    pub fn pop_stamped(
+        &mut self,
+        now_ms: u64,
+        lanes: Lanes,
+        stamp: impl FnOnce(&Bytes, u64) -> Bytes,
+    ) -> Option<Output> {
         self.expire(now_ms);
         let heads: Heads = Lane::ALL.map(|lane| self.next_bytes(lane));
         let lane = if self.one_queue {
@@ -311,6 +353,7 @@ impl Outbox {
         };
         let longest = self.longest(lane);
         let queue = &mut self.lanes[lane.index()];
+        queue.stamp(now_ms, stamp);
         queue.begin(lane, longest, &mut self.transfers);
         let (record, since_ms) = queue.leave()?;
         Some(Output { route: Route::of(lane), lane, record, waited_ms: now_ms.saturating_sub(since_ms) })

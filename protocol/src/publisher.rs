@@ -53,14 +53,19 @@ pub struct Bounds {
 /// What a publish asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// How long the event lives at the node, ms; 0: for ever.
-    pub ttl_ms: u32,
+    /// Until when the event lives, monotonic ms; `None`: for ever.
+    pub expires_at_ms: Option<u64>,
     /// What has to be true before it counts as stored.
     pub ack: v1::AckLevel,
     /// When the application no longer wants it sent, monotonic ms.
     pub give_up_at_ms: u64,
     /// When it asked for it, monotonic ms; `None`: in an earlier process.
     pub asked_at_ms: Option<u64>,
+}
+
+/// A time to live as it is said on the wire, where 0 is for ever.
+pub fn ttl_ms(left_ms: u64) -> u32 {
+    u32::try_from(left_ms).unwrap_or(u32::MAX).max(1)
 }
 
 /// The queue is full.
@@ -117,6 +122,10 @@ impl Queue {
             return None;
         }
         let at = self.entries.iter().position(|entry| !entry.progress.is_in_flight())?;
+        if self.entries[at].terms.give_up_at_ms <= now_ms {
+            // Late is not sent (L8); it is given up as soon as time is looked at.
+            return None;
+        }
         match self.entries[at].progress {
             Progress::Waiting => Some(at),
             Progress::OutOfOrder => (at == 0).then_some(at),
@@ -319,16 +328,15 @@ impl Publisher {
         let queue = &mut self.rooms.get_mut(&room)?[lane];
         let id = next_id();
         let (entry, after) = queue.send(at, id);
-        let Terms { ttl_ms, asked_at_ms, .. } = entry.terms;
-        let waited_ms = asked_at_ms.map_or(0, |asked| now_ms.saturating_sub(asked));
+        let Terms { expires_at_ms, asked_at_ms, .. } = entry.terms;
         let publish = v1::Publish {
             room: room.clone(),
             lane: v1::Lane::from(lane).into(),
             delivery: v1::Delivery::Durable.into(),
             number: entry.number,
             after,
-            // What it waited here it does not live at the node. What has no time left was given up.
-            ttl_ms: if ttl_ms == 0 { 0 } else { u64::from(ttl_ms).saturating_sub(waited_ms).max(1) as u32 },
+            // What it waited here it does not live at the node.
+            ttl_ms: expires_at_ms.map_or(0, |at_ms| ttl_ms(at_ms.saturating_sub(now_ms))),
             ack: entry.terms.ack.into(),
             envelope: entry.envelope.clone(),
             asked_at_ms: asked_at_ms.map_or(0, |asked| asked.saturating_add_signed(self.node_ahead_ms)),
@@ -376,6 +384,14 @@ impl Publisher {
                 }
             }
         }
+        true
+    }
+
+    /// A publish that was taken to be sent was not, since its time to live ran out first. Returns false if the id is not
+    /// one of a publish.
+    pub fn expired(&mut self, id: u32) -> bool {
+        let Some((room, lane)) = self.in_flight.remove(&id) else { return false };
+        self.settle(&room, lane, id, Settled::GivenUp);
         true
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use DurableLane::{Normal, Urgent};
 
 fn until(give_up_at_ms: u64) -> Terms {
-    Terms { ttl_ms: 0, ack: v1::AckLevel::Stored, give_up_at_ms, asked_at_ms: None }
+    Terms { expires_at_ms: None, ack: v1::AckLevel::Stored, give_up_at_ms, asked_at_ms: None }
 }
 
 struct Fixture {

@@ -16,3 +16,4 @@ mod publish;
 mod raw;
 mod refresh;
 mod resume;
+mod time_to_live;

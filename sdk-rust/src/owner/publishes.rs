@@ -99,16 +99,21 @@ impl Publishes {
         self.unsettled.insert(ticket, Unsettled { waiter, kept: Some(place), queued: None });
         self.restored += 1;
         self.last = self.last.max(ticket);
+        let waited_ms = now.wall_ms.saturating_sub(item.queued_at_ms);
         Kept {
             ticket,
             room: item.room,
             lane,
             number: item.number,
             envelope: item.envelope,
-            ttl_ms: item.ttl_ms,
+            ttl_ms: match item.ttl_ms {
+                0 => 0,
+                // One that has nothing left is not kept either, so it is never sent with this.
+                ttl_ms => u32::try_from(u64::from(ttl_ms).saturating_sub(waited_ms)).unwrap_or(ttl_ms).max(1),
+            },
             ack: v1::AckLevel::try_from(item.ack).unwrap_or(v1::AckLevel::Stored),
             // A clock that went back gives it its whole time anew, and not more.
-            keep_ms: item.keep_ms.saturating_sub(now.wall_ms.saturating_sub(item.queued_at_ms)),
+            keep_ms: item.keep_ms.saturating_sub(waited_ms),
         }
     }
 
@@ -117,7 +122,7 @@ impl Publishes {
         let Replies { settled, queued } = replies;
         let waiter = Waiter::Receipt(settled);
         let published = match publication.transient {
-            true => publish_transient(session, publication).map(|ticket| (ticket, None)),
+            true => publish_transient(session, now, publication).map(|ticket| (ticket, None)),
             false => self.publish_durable(session, now, publication),
         };
         match (published, waiter, queued) {
@@ -295,7 +300,7 @@ impl Publishes {
     }
 }
 
-fn publish_transient(session: &mut Client, publication: Publication) -> Result<Ticket, PublishError> {
+fn publish_transient(session: &mut Client, now: Now, publication: Publication) -> Result<Ticket, PublishError> {
     let Publication { room, lane, ttl_ms, envelope, .. } = publication;
-    Ok(session.publish_transient(&room, lane, envelope, ttl_ms)?)
+    Ok(session.publish_transient(now, &room, lane, envelope, ttl_ms)?)
 }

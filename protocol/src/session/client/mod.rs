@@ -34,7 +34,7 @@ use bytes::Bytes;
 
 pub use self::api::{Action, ClientState, CommandError, Event, Options};
 use self::held::{Held, HeldFrame};
-use self::publish::OutboxUser;
+use self::publish::{OutboxUser, stamped};
 pub use self::publish::{Kept, OldOutbox, PublishOptions, Queued};
 use self::refresh::Refresh;
 use self::room::Room;
@@ -502,7 +502,7 @@ impl Client {
         self.fill(now);
         self.make_credit(now, lanes);
         let open = self.may_leave(now);
-        let mut output = self.outbox.pop(now.wall_ms, lanes.and(open))?;
+        let mut output = self.outbox.pop_stamped(now.monotonic_ms, lanes.and(open), stamped)?;
         self.gate.sent(now.monotonic_ms, output.lane, output.record.len());
         if output.route == Route::Message {
             // Publishes of a room have to be stored in order: streams that overtake one another would only have them
@@ -517,7 +517,9 @@ impl Client {
 
     /// The lanes of which the next record may be under way. In one queue credit would hold up everything.
     fn may_leave(&mut self, now: Now) -> Lanes {
-        self.outbox.expire(now.wall_ms);
+        // By the clock that nobody sets: a device's calendar may jump.
+        self.outbox.expire(now.monotonic_ms);
+        self.settle_late();
         match self.outbox.is_one_queue() {
             true => Lanes::ALL,
             false => self.gate.lanes(|lane| self.outbox.next_bytes(lane)),
@@ -810,6 +812,16 @@ impl Client {
     }
 
     fn request(&mut self, body: Body, pending: Pending) -> Result<u32, CommandError> {
+        self.request_until(body, pending, None)
+    }
+
+    /// Queues a request that is not sent later than then, monotonic ms.
+    fn request_until(
+        &mut self,
+        body: Body,
+        pending: Pending,
+        expires_at_ms: Option<u64>,
+    ) -> Result<u32, CommandError> {
         let id = self.id();
         let Link::Open(open) = &mut self.link else { return Err(CommandError::NotConnected) };
         if open.pending.len() >= PENDING_MAX {
@@ -820,7 +832,7 @@ impl Client {
             return Err(CommandError::TooLarge);
         }
         open.pending.insert(id, pending);
-        self.outbox.push(lane, record);
+        self.queue(lane, id, record, expires_at_ms);
         Ok(id)
     }
 
@@ -860,9 +872,11 @@ impl Client {
         self.fill_publishes(now);
         while self.outbox.bytes(Lane::Signal) == 0 {
             let Some(signal) = self.signals.poll(now) else { break };
+            let ttl_ms = u64::from(signal.ttl_ms);
+            let expires_at_ms = (ttl_ms != 0).then(|| now.monotonic_ms + ttl_ms);
             let record = codec::encode_body(0, Body::Signal(signal));
             if self.fits(&record) {
-                self.outbox.push(Lane::Signal, record);
+                self.queue(Lane::Signal, 0, record, expires_at_ms);
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{Client, CommandError, Link, Pending, UPLOAD_BYTES};
+use super::{Client, CommandError, Event, Link, Pending, UPLOAD_BYTES};
 use crate::codec;
 use crate::codes::Code;
 use crate::lane::Lane;
 use crate::position::DurableLane;
-use crate::publisher::{Terms, Ticket};
+use crate::publisher::{Settled, Terms, Ticket, ttl_ms};
 use crate::session::Now;
 use crate::v1;
 use crate::v1::frame::Body;
@@ -53,7 +53,7 @@ pub struct Kept {
     pub number: u64,
     /// The envelope, encoded.
     pub envelope: Bytes,
-    /// As in [`PublishOptions`].
+    /// How long the event still lives, ms; 0: for ever.
     pub ttl_ms: u32,
     /// As in [`PublishOptions`].
     pub ack: v1::AckLevel,
@@ -74,6 +74,23 @@ pub struct OldOutbox {
     pub publishes: Vec<Kept>,
 }
 
+/// Until when something lives that does so for `ttl_ms` from now, monotonic ms; `None`: for ever.
+fn expires_at_ms(now: Now, ttl_ms: u32) -> Option<u64> {
+    (ttl_ms != 0).then(|| now.monotonic_ms.saturating_add(ttl_ms.into()))
+}
+
+/// The record of a request with the time to live that is left of it.
+pub(super) fn stamped(record: &Bytes, left_ms: u64) -> Bytes {
+    let frame = codec::records(record.clone(), usize::MAX).next().and_then(|frame| codec::decode(frame.ok()?).ok());
+    let Some(mut frame) = frame else { return record.clone() };
+    match &mut frame.body {
+        Some(Body::Publish(publish)) => publish.ttl_ms = ttl_ms(left_ms),
+        Some(Body::Signal(signal)) => signal.ttl_ms = ttl_ms(left_ms),
+        _ => return record.clone(),
+    }
+    codec::encode(&frame)
+}
+
 /// Whose publishes an outbox holds.
 #[derive(Debug)]
 pub(super) struct OutboxUser(Option<String>);
@@ -90,7 +107,7 @@ impl Client {
         for kept in outbox.publishes {
             self.next_ticket = self.next_ticket.max(kept.ticket.0);
             let give_up_at_ms = now.monotonic_ms.saturating_add(kept.keep_ms);
-            let terms = Terms { ttl_ms: kept.ttl_ms, ack: kept.ack, give_up_at_ms, asked_at_ms: None };
+            let terms = Terms { expires_at_ms: expires_at_ms(now, kept.ttl_ms), ack: kept.ack, give_up_at_ms, asked_at_ms: None };
             self.publisher.restore(kept.ticket, &kept.room, kept.lane, kept.number, kept.envelope, terms);
         }
     }
@@ -131,7 +148,7 @@ impl Client {
         let keep_ms = own.min(options.keep_ms.unwrap_or(self.options.outbox_ttl_ms));
         let give_up_at_ms = now.monotonic_ms.saturating_add(keep_ms);
         let terms =
-            Terms { ttl_ms: options.ttl_ms, ack: options.ack, give_up_at_ms, asked_at_ms: Some(now.monotonic_ms) };
+            Terms { expires_at_ms: expires_at_ms(now, options.ttl_ms), ack: options.ack, give_up_at_ms, asked_at_ms: Some(now.monotonic_ms) };
         let number = self.publisher.push(ticket, room, lane, envelope, terms)?;
         Ok(Queued { ticket, number, keep_ms })
     }
@@ -157,6 +174,7 @@ impl Client {
     /// [`CommandError::NotConnected`] or [`CommandError::TooMany`].
     pub fn publish_transient(
         &mut self,
+        now: Now,
         room: &str,
         lane: DurableLane,
         envelope: Bytes,
@@ -171,7 +189,7 @@ impl Client {
             envelope,
             ..Default::default()
         };
-        self.request(Body::Publish(publish), Pending::Publish(ticket))?;
+        self.request_until(Body::Publish(publish), Pending::Publish(ticket), expires_at_ms(now, ttl_ms))?;
         Ok(ticket)
     }
 
@@ -209,6 +227,7 @@ impl Client {
             };
             self.next_id = id;
             let is_served = replicates || publish.ack() != v1::AckLevel::Replicated;
+            let expires_at_ms = expires_at_ms(now, publish.ttl_ms);
             let body = Body::Publish(publish);
             let (lane, record) = (Lane::of(&body), codec::encode_body(id, body));
             if !is_served {
@@ -217,7 +236,26 @@ impl Client {
                 // The node would close the connection, and every next one.
                 self.refuse(now, id, Code::MessageTooLarge, "larger than the node's limit of a record");
             } else {
-                self.outbox.push(lane, record);
+                self.queue(lane, id, record, expires_at_ms);
+            }
+        }
+    }
+
+    /// Queues what has a time to live so that it is not sent late, and says as it leaves how much of it is left (L8).
+    pub(super) fn queue(&mut self, lane: Lane, id: u32, record: Bytes, expires_at_ms: Option<u64>) {
+        match expires_at_ms {
+            Some(at_ms) => self.outbox.push_request(lane, id, record, at_ms),
+            None => self.outbox.push(lane, record),
+        }
+    }
+
+    /// Ends the publishes that were not sent in time.
+    pub(super) fn settle_late(&mut self) {
+        for id in self.outbox.take_late() {
+            if !self.publisher.expired(id)
+                && let Some(Pending::Publish(ticket)) = self.answered(id)
+            {
+                self.events.push_back(Event::Settled(ticket, Settled::GivenUp));
             }
         }
     }

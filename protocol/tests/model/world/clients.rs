@@ -37,7 +37,7 @@ impl World {
         let give_up_at_ms = self.now_ms + self.rng.random_range(100..4_000);
         let envelope = Bytes::copy_from_slice(&payload.to_be_bytes());
         let ticket = Ticket(payload);
-        let terms = Terms { ttl_ms: 0, ack: v1::AckLevel::Stored, give_up_at_ms, asked_at_ms: None };
+        let terms = Terms { expires_at_ms: None, ack: v1::AckLevel::Stored, give_up_at_ms, asked_at_ms: None };
         self.clients[client].publisher.push(ticket, ROOM, lane, envelope, terms).unwrap();
     }
 

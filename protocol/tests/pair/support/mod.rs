@@ -63,6 +63,8 @@ pub struct Peer {
     pub batch: usize,
     pub rooms: BTreeMap<String, Ledger>,
     pub settled: BTreeMap<Ticket, Settled>,
+    /// What its transport was handed, and when; `None`: nobody looks.
+    pub handed_over: Option<Vec<(u64, Output)>>,
     pub signals: Vec<(String, v1::Signal)>,
     pub pages: BTreeMap<Ticket, Result<v1::HistoryPage, v1::Error>>,
     pub states: Vec<(u64, ClientState)>,
@@ -187,6 +189,7 @@ impl Pair {
             batch: 16,
             rooms: BTreeMap::new(),
             settled: BTreeMap::new(),
+            handed_over: None,
             signals: Vec::new(),
             pages: BTreeMap::new(),
             states: Vec::new(),
@@ -504,13 +507,16 @@ impl Pair {
     }
 
     fn write_up(&mut self, at: usize) -> bool {
-        let Peer { client, link: Some(link), .. } = &mut self.peers[at] else { return false };
+        let Peer { client, link: Some(link), handed_over, .. } = &mut self.peers[at] else { return false };
         let now = self.now;
         client.set_window(self.net.window);
         link.up.write(now.monotonic_ms, &mut self.rng, |lanes| {
             let before = under_way(client.gate());
             let output = client.poll_output(now, lanes);
             check_credit(before, client.gate(), output.as_ref());
+            if let (Some(seen), Some(output)) = (&mut *handed_over, &output) {
+                seen.push((now.monotonic_ms, output.clone()));
+            }
             output
         }) > 0
     }
