@@ -43,18 +43,14 @@ impl Count {
 }
 
 /// Counts what a session took out of its transport, and says when the sender is to be told.
-#[derive(Debug)]
+///
+/// It counts from the beginning, and tells nobody before [`Self::tell`].
+#[derive(Debug, Default)]
 pub struct Meter {
-    counts: [Count; 2],
+    /// Made with the first record that counts: most connections only listen.
+    counts: Option<Box<[Count; 2]>>,
     /// 0: not both sides named the capability, and nobody is told.
     window: u64,
-}
-
-impl Default for Meter {
-    /// Counts, and tells nobody before [`Self::tell`].
-    fn default() -> Self {
-        Self { counts: [Count::default(); 2], window: 0 }
-    }
 }
 
 impl Meter {
@@ -66,7 +62,7 @@ impl Meter {
     /// A record of this many bytes was taken out of the transport.
     pub fn consumed(&mut self, now_ms: u64, lane: Lane, bytes: usize) {
         let Some(at) = index(lane) else { return };
-        let (count, window) = (&mut self.counts[at], self.window);
+        let (count, window) = (&mut self.counts.get_or_insert_default()[at], self.window);
         if count.untold() == 0 {
             count.since_ms = now_ms;
         }
@@ -77,22 +73,21 @@ impl Meter {
 
     /// The next Credit to send now.
     pub fn poll(&mut self, now_ms: u64) -> Option<v1::Credit> {
-        let at = self.counts.iter().position(|count| count.due)?;
-        let count = &mut self.counts[at];
+        let (count, lane) = self.counts.as_mut()?.iter_mut().zip(LANES).find(|(count, _)| count.due)?;
         (count.told, count.told_at_ms, count.due) = (count.consumed, now_ms, false);
-        Some(v1::Credit { lane: LANES[at].to_wire().into(), consumed: count.consumed, window: self.window })
+        Some(v1::Credit { lane: lane.to_wire().into(), consumed: count.consumed, window: self.window })
     }
 
     /// When [`Self::handle_timeout`] wants to be called, monotonic ms.
     pub fn poll_timeout(&self) -> Option<u64> {
-        let deadlines = self.counts.iter().filter_map(Count::deadline_ms);
+        let deadlines = self.counts.iter().flat_map(|counts| counts.iter()).filter_map(Count::deadline_ms);
         deadlines.min().filter(|_| self.window > 0)
     }
 
     /// Makes what is due by time ready for [`Self::poll`].
     pub fn handle_timeout(&mut self, now_ms: u64) {
         if self.window > 0 {
-            for count in &mut self.counts {
+            for count in self.counts.iter_mut().flat_map(|counts| counts.iter_mut()) {
                 count.due |= count.deadline_ms().is_some_and(|at_ms| at_ms <= now_ms);
             }
         }

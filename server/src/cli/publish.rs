@@ -55,7 +55,8 @@ impl Publish {
         let (room, lane, ttl_ms) = (self.room.as_str(), self.lane, self.ttl_ms);
         let ticket = if self.transient {
             loop {
-                match link.client.publish_transient(room, lane, Clone::clone(&envelope), ttl_ms) {
+                let now = link.now();
+                match link.client.publish_transient(now, room, lane, Clone::clone(&envelope), ttl_ms) {
                     Err(CommandError::NotConnected) => {
                         link.event().await?;
                     }

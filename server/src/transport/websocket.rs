@@ -25,6 +25,9 @@ const MESSAGE_BYTES: usize = 4 * 1024;
 /// The same without pacing, where the kernel holds far more.
 const UNPACED_MESSAGE_BYTES: usize = 16 * 1024;
 
+/// All lanes while the socket has no room: control and urgent never wait for a queue beyond this one to drain.
+const HELD: Lanes = Lanes::ALL.hold(Lane::Normal).hold(Lane::Signal).hold(Lane::Bulk);
+
 /// How the packets of a connection are written: the WebSocket subprotocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {

@@ -708,7 +708,10 @@ export interface Focus {
 /** Table of {@link Focus}. */
 export const Focus: Schema<Focus> = /* @__PURE__ */ schema('room$ level~');
 
-/** A piece of an encoded Frame that is too large to be sent in one, in order within its lane (LC-FRM-030). */
+/**
+ * A piece of an encoded Frame that is too large to be sent in one, in order within its lane (LC-FRM-030). Only to a peer
+ * that named the capability FRAGMENTS.
+ */
 export interface Fragment {
   /** Number of the transfer, counted by the sender from 1 per connection. */
   transfer: number;
