@@ -124,7 +124,8 @@ async fn the_next_process_sends_the_same_again_under_the_same_numbers() {
             (_, other) => panic!("{other:?}"),
         }
     }
-    let (sent, again_sent): (Vec<_>, Vec<_>) = sent.iter().zip(&again).map(|(one, (_, two))| (lasting(one), lasting(two))).unzip();
+    let (sent, again_sent): (Vec<_>, Vec<_>) =
+        sent.iter().zip(&again).map(|(one, (_, two))| (lasting(one), lasting(two))).unzip();
     assert_eq!(again_sent, sent);
     let (_, new) = loop {
         // The signal may come here too.

@@ -129,5 +129,8 @@ fn what_an_earlier_process_left_has_the_time_that_is_left() {
     assert_eq!(check_in_time(&pair, at, &deadlines), 2);
     let stored = pair.node.stored[&(ROOM.to_owned(), Normal)].clone();
     assert_eq!(stored, ["kept 1", "kept 3", "kept 4"]);
-    assert!(!pair.node.stored.contains_key(&(ROOM.to_owned(), Urgent)) && !pair.node.stored.contains_key(&(ROOM.to_owned(), Bulk)));
+    assert!(
+        !pair.node.stored.contains_key(&(ROOM.to_owned(), Urgent))
+            && !pair.node.stored.contains_key(&(ROOM.to_owned(), Bulk))
+    );
 }

@@ -148,7 +148,8 @@ fn events_of<'a>(frames: &'a [Value], handle: &'a Value) -> impl Iterator<Item =
         .map(|(place, frame)| (place, &frame["event"]))
 }
 
-/// Reads until a frame fits, and returns all frames up to then, in their order.
+/// Reads until a frame fits, and returns all frames up to then, in their order. No faster than a link of 4 MB/s, so that
+/// what holds them up is this client, and not how fast a server reads its log.
 pub(super) async fn read_until(ctx: &mut Ctx, name: &str, done: impl Fn(&[Value]) -> bool) -> Outcome<Vec<Value>> {
     let deadline = Instant::now() + Duration::from_secs(40);
     let mut frames: Vec<Value> = Vec::new();
@@ -159,10 +160,13 @@ pub(super) async fn read_until(ctx: &mut Ctx, name: &str, done: impl Fn(&[Value]
             conn.send(&[json!({"ping": {}})]).await?;
             pinged = Instant::now();
         }
+        let came = frames.len();
         frames.extend(conn.take_pending().into_iter().map(|received| received.value));
         if done(&frames) {
             return Ok(frames);
         }
+        let texts = frames[came..].iter().filter_map(|frame| frame["event"]["envelope"]["text"].as_str());
+        tokio::time::sleep(Duration::from_micros(texts.map(str::len).sum::<usize>() as u64 / 4)).await;
         match conn.read(deadline).await? {
             Incoming::Frames => {}
             Incoming::Closed(code) => return Err(Stop::fail(format!("{name} was closed with {code}"))),

@@ -34,8 +34,8 @@ use bytes::Bytes;
 
 pub use self::api::{Action, ClientState, CommandError, Event, Options};
 use self::held::{Held, HeldFrame};
-use self::publish::{OutboxUser, stamped};
 pub use self::publish::{Kept, OldOutbox, PublishOptions, Queued};
+use self::publish::{OutboxUser, stamped};
 use self::refresh::Refresh;
 use self::room::Room;
 pub use self::room::{RoomState, SubscribeOptions};
@@ -816,12 +816,7 @@ impl Client {
     }
 
     /// Queues a request that is not sent later than then, monotonic ms.
-    fn request_until(
-        &mut self,
-        body: Body,
-        pending: Pending,
-        expires_at_ms: Option<u64>,
-    ) -> Result<u32, CommandError> {
+    fn request_until(&mut self, body: Body, pending: Pending, expires_at_ms: Option<u64>) -> Result<u32, CommandError> {
         let id = self.id();
         let Link::Open(open) = &mut self.link else { return Err(CommandError::NotConnected) };
         if open.pending.len() >= PENDING_MAX {

@@ -107,7 +107,12 @@ impl Client {
         for kept in outbox.publishes {
             self.next_ticket = self.next_ticket.max(kept.ticket.0);
             let give_up_at_ms = now.monotonic_ms.saturating_add(kept.keep_ms);
-            let terms = Terms { expires_at_ms: expires_at_ms(now, kept.ttl_ms), ack: kept.ack, give_up_at_ms, asked_at_ms: None };
+            let terms = Terms {
+                expires_at_ms: expires_at_ms(now, kept.ttl_ms),
+                ack: kept.ack,
+                give_up_at_ms,
+                asked_at_ms: None,
+            };
             self.publisher.restore(kept.ticket, &kept.room, kept.lane, kept.number, kept.envelope, terms);
         }
     }
@@ -147,8 +152,12 @@ impl Client {
         let own = if options.ttl_ms == 0 { u64::MAX } else { options.ttl_ms.into() };
         let keep_ms = own.min(options.keep_ms.unwrap_or(self.options.outbox_ttl_ms));
         let give_up_at_ms = now.monotonic_ms.saturating_add(keep_ms);
-        let terms =
-            Terms { expires_at_ms: expires_at_ms(now, options.ttl_ms), ack: options.ack, give_up_at_ms, asked_at_ms: Some(now.monotonic_ms) };
+        let terms = Terms {
+            expires_at_ms: expires_at_ms(now, options.ttl_ms),
+            ack: options.ack,
+            give_up_at_ms,
+            asked_at_ms: Some(now.monotonic_ms),
+        };
         let number = self.publisher.push(ticket, room, lane, envelope, terms)?;
         Ok(Queued { ticket, number, keep_ms })
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Read, Ready, Session, State, Subscription};
 use crate::codec;
+use crate::focus::Focus;
 use crate::lane::Lane;
 use crate::outbox::Expiry;
 use crate::place::{Batch, Step, Stored};
@@ -90,7 +91,7 @@ impl Session {
     /// The next read of a room's log, while half of its lane's budget is free here: rooms take turns, and each is to be
     /// worth a read. A lane of a room is not asked for again before its read was answered, by [`Self::deliver`] or
     /// [`Self::read_again`], which may be much later; the others go on, with smaller turns, since all may be answered at
-    /// once.
+    /// once. Those that the client lowered do not: what they had meanwhile would go before what is being read.
     pub fn next_read(&mut self) -> Option<Read> {
         let State::Open(open) = &mut self.state else { return None };
         let count = open.subscriptions.len();
@@ -104,7 +105,10 @@ impl Session {
                 ready.for_each(|known| known.held_back[lane] = true);
                 continue;
             }
-            let ready = open.subscriptions.iter().filter(|known| known.ready[lane] == Ready::Yes);
+            let reading = open.subscriptions.iter().filter(|known| known.ready[lane].is_reading());
+            let least = reading.map(|known| known.focus).min().unwrap_or(Focus::Background);
+            let ready =
+                open.subscriptions.iter().filter(|known| known.ready[lane] == Ready::Yes && known.focus <= least);
             let Some(focus) = open.turns[lane].next(ready.map(|known| known.focus)) else { continue };
             let turn = open.turn[lane][focus as usize] as usize;
             let is_next = |known: &Subscription| known.ready[lane] == Ready::Yes && known.focus == focus;

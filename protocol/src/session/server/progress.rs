@@ -28,10 +28,33 @@ impl Progress {
         }
     }
 
-    /// Since when nothing got through of what waits; `waits` says of which lanes something does.
+    /// Since when nothing got through of what waits; `waits` says of which lanes something does. If of none, what waits is in
+    /// the transport, which took it when something moved last.
     pub(super) fn stuck_since_ms(&self, waits: impl Fn(Lane) -> bool) -> Option<u64> {
         let since = self.waiting_since_ms?;
-        let moved = Lane::ALL.into_iter().filter(|lane| waits(*lane)).map(|lane| self.moved_at_ms[lane.index()]);
-        Some(moved.fold(since, u64::max))
+        let is_empty = !Lane::ALL.into_iter().any(&waits);
+        let moved = Lane::ALL.into_iter().filter(|lane| is_empty || waits(*lane));
+        Some(moved.map(|lane| self.moved_at_ms[lane.index()]).fold(since, u64::max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_transport_got_there() {
+        // LC-FLOW-005
+        let normal = Lanes::NONE.with(Lane::Normal);
+        let mut progress = Progress::default();
+        assert_eq!(progress.stuck_since_ms(|_| false), None);
+        progress.look(10, true, false);
+        progress.moved(20, normal);
+        progress.look(20, true, false);
+        assert_eq!(progress.stuck_since_ms(|_| false), Some(20), "the transport took it");
+        assert_eq!(progress.stuck_since_ms(|lane| lane == Lane::Normal), Some(20));
+        assert_eq!(progress.stuck_since_ms(|lane| lane == Lane::Bulk), Some(10), "another lane passed by");
+        progress.look(30, false, false);
+        assert_eq!(progress.stuck_since_ms(|_| true), None);
     }
 }

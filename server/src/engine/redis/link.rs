@@ -220,10 +220,9 @@ impl Link {
                 return;
             }
             for path in Path::ALL {
-                // A failure takes the link down, which ends the loop.
-                if let Ok(value) = self.call_on(up, path, &info).await
-                    && !is_primary_of(value, &up.replication_id)
-                {
+                // A failure takes the link down. The others are not waited for as well: clients are to be told soon.
+                let Ok(value) = self.call_on(up, path, &info).await else { break };
+                if !is_primary_of(value, &up.replication_id) {
                     // Demotion and promotion leave connections standing.
                     self.lose(up.generation);
                 }
