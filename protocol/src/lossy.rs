@@ -254,6 +254,11 @@ impl SignalQueue {
         self.waiting.retain(|(of, _)| *of != handle);
     }
 
+    /// Signals that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

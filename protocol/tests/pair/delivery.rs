@@ -141,6 +141,40 @@ fn rooms_of_a_lane_take_turns_urgent_passes_and_bulk_has_its_share() {
     pair.check(at, "long");
 }
 
+/// How long events of a lane take to a subscriber at 10 Mbit/s and 30 ms, with or without a replay of another room: the
+/// longest of 50, ms.
+fn longest_beside(replay: usize, lane: DurableLane) -> u64 {
+    let mut pair = Pair::new(9, Kind::Pipe);
+    (pair.net.rate, pair.net.capacity, pair.net.latency_ms) = (1_250, 1_250 * 55, (30, 30));
+    pair.node.configure(|config| config.lane_bytes = 8 * 1024);
+    publish(&mut pair, "long", Normal, replay, 100);
+    let at = pair.member("ann", "calls");
+    pair.subscribe(at, "long", beginning());
+    pair.advance(200);
+    let mut longest = 0;
+    for count in 1..=50 {
+        let since = pair.now.monotonic_ms;
+        publish(&mut pair, "calls", lane, 1, 100);
+        pair.drive_until("it arrives", |pair| pair.peers[at].ledger("calls").lanes[lane].delivered() == count);
+        longest = longest.max(pair.now.monotonic_ms - since);
+        pair.advance(10);
+    }
+    let came = pair.peers[at].ledger("long").lanes[Normal].delivered();
+    assert!(replay == 0 || came < replay as u64, "the replay still goes on");
+    longest
+}
+
+#[test]
+fn a_long_replay_hardly_delays_another_room() {
+    // LC-LANE-004, LC-LANE-005
+    for lane in [Urgent, Normal] {
+        let (alone, beside) = (longest_beside(0, lane), longest_beside(60_000, lane));
+        // The window of the pipe holds 55 ms, which is not ours; the lane's budget is 8 KiB, and a packet 4 KiB.
+        let ours_ms = if lane == Urgent { 4 } else { 12 };
+        assert!(beside <= alone + 55 + ours_ms, "{lane}: {beside} ms beside a replay, {alone} ms without");
+    }
+}
+
 #[test]
 fn a_history_page_is_answered_and_pages_wait_for_room_in_bulk() {
     // LC-HIST-001, LC-FLOW-003, L9

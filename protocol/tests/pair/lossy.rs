@@ -114,6 +114,48 @@ fn the_newest_signal_wins_over_any_transport() {
     });
 }
 
+#[test]
+fn ten_times_more_signals_than_fit_are_conflated() {
+    // LC-SIG-009, LC-FLOW-002, L6, L8, L9
+    const KEYS: u64 = 100;
+    const TTL_MS: u64 = 3_000;
+    let mut pair = Pair::new(1, Kind::Pipe);
+    pair.node.configure(|config| config.limits.signals_per_second = 100_000);
+    let sender = pair.client("ann");
+    pair.subscribe(sender, ROOM, with_signals());
+    pair.settle();
+    // A tenth of what is sent fits through: a signal has about 100 bytes.
+    (pair.net.rate, pair.net.capacity) = (10, 500);
+    let reader = pair.client("bob");
+    pair.subscribe(reader, ROOM, with_signals());
+    pair.settle();
+    let conn = pair.peers[reader].link.as_ref().unwrap().conn;
+    let (mut sent, mut came) = (std::collections::BTreeMap::new(), 0);
+    for round in 0..20_000_u64 {
+        let (key, ms) = (format!("k{}", round * 7 % KEYS), pair.now.monotonic_ms);
+        if round < 15_000 {
+            pair.signal(sender, ROOM, &key, &ms.to_string(), TTL_MS as u32);
+            sent.insert(key, ms);
+        }
+        pair.advance(1);
+        let waiting = &pair.node.conns[&conn];
+        let (signals, bytes) = (waiting.waiting_signals() as u64, waiting.queued_bytes());
+        assert!(signals <= KEYS && bytes <= 5_000, "{signals} signals wait, and {bytes} bytes");
+        for (_, signal) in &pair.peers[reader].signals[came..] {
+            let age_ms = pair.now.monotonic_ms - app::text_of(&signal.envelope).parse::<u64>().unwrap();
+            // To the node and from it, with what the transport holds.
+            assert!(age_ms <= TTL_MS + 2 * 30 + 100, "a signal came after {age_ms} ms");
+        }
+        came = pair.peers[reader].signals.len();
+    }
+    assert!((1_000..=2_500).contains(&came), "{came} of 15,000 came");
+    for (key, ms) in sent {
+        let mut of_key = pair.peers[reader].signals.iter().filter(|(_, signal)| key_of(signal) == key);
+        let newest = of_key.next_back().map(|(_, signal)| app::text_of(&signal.envelope));
+        assert_eq!(newest, Some(ms.to_string()), "the newest of {key}");
+    }
+}
+
 fn key_of(signal: &v1::Signal) -> String {
     use prost::Message;
     v1::Envelope::decode(signal.envelope.clone()).unwrap().key

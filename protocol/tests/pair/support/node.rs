@@ -49,6 +49,11 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// Signals that wait for the connection.
+    pub fn waiting_signals(&self) -> usize {
+        self.signals.len()
+    }
+
     /// Bytes that the node holds for the connection's outputs.
     pub fn queued_bytes(&self) -> usize {
         Lane::ALL.into_iter().map(|lane| self.session.queued_bytes(lane)).sum()
