@@ -3,7 +3,7 @@
 //! SDK.
 //!
 //! `cargo run -p lanecast --example lane_sender -- URL --room ROOM [--token T] [--hash HEX] [--no-bulk] [--bulk-in-flight N]
-//! [--urgent-rate N] [--signal-rate N] [--normal-rate N]`
+//! [--urgent-rate N] [--signal-rate N] [--normal-rate N] [--one-queue]`
 //!
 //! It begins when an event of type `go` comes in `ROOM.meeting` and ends at one of type `done`. Each message begins with the
 //! time at which it was due (µs since the Unix epoch, 8 bytes, little-endian) and its number (8 bytes).
@@ -27,6 +27,8 @@ struct Args {
     room: String,
     token: String,
     hash: Option<[u8; 32]>,
+    /// Without lanes, for comparison.
+    one_queue: bool,
     /// Bulk events that are queued or unanswered at a time; 0: none.
     bulk_in_flight: usize,
     urgent_rate: f64,
@@ -41,6 +43,7 @@ impl Args {
             room: String::new(),
             token: "dev:alice".to_owned(),
             hash: None,
+            one_queue: false,
             bulk_in_flight: 64,
             urgent_rate: 50.0,
             signal_rate: 62.5,
@@ -52,6 +55,7 @@ impl Args {
                 "--room" => read.room = args.next()?,
                 "--token" => read.token = args.next()?,
                 "--hash" => read.hash = Some(digest(&args.next()?)?),
+                "--one-queue" => read.one_queue = true,
                 "--no-bulk" => read.bulk_in_flight = 0,
                 "--bulk-in-flight" => read.bulk_in_flight = args.next()?.parse().ok()?,
                 "--urgent-rate" => read.urgent_rate = args.next()?.parse().ok()?,
@@ -65,7 +69,7 @@ impl Args {
     }
 
     fn client(&self) -> Outcome<Client> {
-        let builder = Client::builder(&self.url).token(&self.token).app("lane sender", "1");
+        let builder = Client::builder(&self.url).token(&self.token).app("lane sender", "1").one_queue(self.one_queue);
         let builder = match self.hash {
             Some(hash) => builder.certificate_hash(hash),
             None => builder,
