@@ -148,7 +148,7 @@ fn ten_times_more_signals_than_fit_are_conflated() {
         }
         came = pair.peers[reader].signals.len();
     }
-    assert!((1_000..=2_500).contains(&came), "{came} of 15,000 came");
+    assert!((1_000..=3_000).contains(&came), "{came} of 15,000 came");
     for (key, ms) in sent {
         let mut of_key = pair.peers[reader].signals.iter().filter(|(_, signal)| key_of(signal) == key);
         let newest = of_key.next_back().map(|(_, signal)| app::text_of(&signal.envelope));

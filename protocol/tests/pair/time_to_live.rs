@@ -95,7 +95,8 @@ fn of_ten_thousand_messages_none_is_handed_over_late() {
         let left = check_in_time(&pair, at, &deadlines);
         assert!((300..2_400).contains(&left), "{left} of 2,500 left: there is nothing to see");
         let given_up = |ticket| matches!(pair.peers[at].settled[ticket], Settled::GivenUp);
-        assert!(tickets.iter().filter(|ticket| given_up(ticket)).count() > 100, "each has ended, and many in time");
+        let late = tickets.iter().filter(|ticket| given_up(ticket)).count();
+        assert!(late > 50, "each has ended, and {late} because their time was over");
         pair.check(at, ROOM);
     }
 }
@@ -122,6 +123,9 @@ fn what_an_earlier_process_left_has_the_time_that_is_left() {
     pair.reachable = false;
     pair.peers[at].client.connect(now);
     pair.advance(2_000);
+    // The file says so too before anything behind it is sent (LC-SDK-016).
+    assert_eq!(pair.peers[at].settled[&lanecast_protocol::publisher::Ticket(2)], Settled::GivenUp);
+    pair.peers[at].client.end_written(ROOM, Normal);
     pair.reachable = true;
     pair.drive_until("the kept ones have ended", |pair| pair.peers[at].settled.len() == 4);
     let since_ms = now.monotonic_ms;

@@ -562,8 +562,8 @@ impl Client {
                     (open.pong_by_ms.is_none()).then(|| open.sent_at_ms + u64::from(self.heartbeat.ping_after_ms));
                 let held = open.held.expires_at_ms();
                 let again = self.rooms.values().filter_map(|room| room.again_at_ms).min();
-                // While one waits for the transport, the next is made by its progress and not by time.
-                let signals = self.signals.poll_timeout().filter(|_| self.outbox.bytes(Lane::Signal) == 0);
+                // What may be sent already is made as the transport takes it, and not by time.
+                let signals = self.signals.poll_timeout().filter(|at| *at > now.monotonic_ms);
                 let refresh = open.refresh.poll_timeout();
                 let silent = self.assembler.poll_timeout();
                 let credit = self.meter.poll_timeout();
