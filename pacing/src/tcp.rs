@@ -34,11 +34,12 @@ pub const WRITE_BYTES_MAX: usize = 16 * 1024;
 const UNASKED_BYTES: u64 = WRITABLE_BYTES;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 16;
-/// How long a full window is left alone: a quarter of a round trip, within these bounds; longer while nothing is acknowledged,
-/// since then nothing frees it.
+/// How long a full window is left alone: a quarter of a round trip, within these bounds; longer once nothing was acknowledged
+/// for [`STALLED_ROUNDS`], since then nothing frees it. Not before: after a burst the first acknowledgement takes a round trip.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(5);
 const LOOK_STALLED_MAX: Duration = Duration::from_millis(250);
+const STALLED_ROUNDS: u32 = 2;
 
 /// A TCP stream, to stand below TLS.
 ///
@@ -82,6 +83,8 @@ struct Watched {
     /// When the next look is worth its while, if there was no room at the last one.
     look_at: Instant,
     look_every: Duration,
+    /// When more was acknowledged than before, or there was room.
+    moved_at: Instant,
 }
 
 /// What there is to wait for.
@@ -253,19 +256,25 @@ impl State {
         let sample = Sample { rtt: info.rtt, outstanding, delivered: info.delivered };
         watched.window.sample(now.into_std(), &sample);
         self.unasked = WRITABLE_BYTES.saturating_sub(info.unsent);
-        self.room = watched.window.window().saturating_sub(outstanding).min(self.unasked);
-        watched.seen(now, info);
+        // Beyond the kernel's own window only what acknowledgements free until the next look: it would wait unsent, and on a
+        // slow path a few packets are a long time.
+        let window = watched.window.window().min(info.congestion_window / 8 * 9 + info.segment);
+        self.room = window.saturating_sub(outstanding).min(self.unasked);
+        watched.seen(now, info, self.room > 0);
         true
     }
 }
 
 impl Watched {
     fn new(now: Instant, info: Info) -> Self {
-        Self { window: DelayWindow::new(info.segment), info, look_at: now, look_every: LOOK_MIN }
+        Self { window: DelayWindow::new(info.segment), info, look_at: now, look_every: LOOK_MIN, moved_at: now }
     }
 
-    fn seen(&mut self, now: Instant, info: Info) {
-        self.look_every = match info.delivered != self.info.delivered {
+    fn seen(&mut self, now: Instant, info: Info, has_room: bool) {
+        if has_room || info.delivered != self.info.delivered {
+            self.moved_at = now;
+        }
+        self.look_every = match now - self.moved_at <= info.rtt * STALLED_ROUNDS {
             true => (info.rtt / 4).clamp(LOOK_MIN, LOOK_MAX),
             false => (self.look_every * 2).min(LOOK_STALLED_MAX),
         };
