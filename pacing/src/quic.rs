@@ -15,6 +15,11 @@ use quinn_proto::RttEstimator;
 
 use crate::window::{DelayWindow, Sample};
 
+/// Bytes that may be hurried at a time: a few small packets, whatever is written.
+const HURRIED_BYTES_MAX: u64 = 4 * 1_024;
+/// What a packet and its frames take beside what was written.
+const PACKET_OVERHEAD_BYTES: u64 = 64;
+
 /// Makes a controller for each path; for
 /// [`TransportConfig::congestion_controller_factory`](quinn::TransportConfig::congestion_controller_factory).
 #[derive(Clone, Debug, Default)]
@@ -27,6 +32,7 @@ pub struct Pacing {
 pub struct Controller {
     cubic: Cubic,
     delay: DelayWindow,
+    packet: u64,
     /// What the acknowledgements that are being told have in common: the round trip of the newest packet, and their bytes.
     batch: Option<(Duration, u64)>,
     shared: Arc<Shared>,
@@ -39,6 +45,8 @@ struct Shared {
     window: AtomicU64,
     acknowledged: AtomicU64,
     in_flight: AtomicU64,
+    /// Bytes that were hurried and are not sent.
+    hurried: AtomicU64,
 }
 
 /// Reads the controller of a connection.
@@ -76,6 +84,15 @@ impl Meter {
         other.as_ref().unwrap_or(self).shared.figures()
     }
 
+    /// Lets what was just written to the foremost stream leave although the window is full.
+    ///
+    /// After a loss the window shrinks, and nothing leaves until as much was acknowledged: up to half a round trip, in which
+    /// urgent bytes would wait. They are few beside what is under way, which is still bounded: at one and a half windows.
+    pub fn hurry(&self, bytes: usize) {
+        let more = |hurried: u64| Some((hurried + bytes as u64 + PACKET_OVERHEAD_BYTES).min(HURRIED_BYTES_MAX));
+        let _ = self.shared.hurried.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
     /// Switches the delay window off, and on again: without it cubic alone decides, for comparison.
     pub fn set_paced(&self, is_paced: bool) {
         self.shared.is_paced.store(is_paced, Ordering::Relaxed);
@@ -103,12 +120,14 @@ impl Controller {
         let controller = Self {
             cubic,
             delay: DelayWindow::new(current_mtu.into()),
+            packet: current_mtu.into(),
             batch: None,
             shared: Arc::new(Shared {
                 is_paced: AtomicBool::new(true),
                 window: AtomicU64::new(0),
                 acknowledged: AtomicU64::new(0),
                 in_flight: AtomicU64::new(0),
+                hurried: AtomicU64::new(0),
             }),
         };
         controller.tell_window();
@@ -116,7 +135,13 @@ impl Controller {
     }
 
     fn tell_window(&self) {
-        self.shared.window.store(congestion::Controller::window(self), Ordering::Relaxed);
+        self.shared.window.store(self.lasting_window(), Ordering::Relaxed);
+    }
+
+    /// The window for what was not hurried.
+    fn lasting_window(&self) -> u64 {
+        let cubic = congestion::Controller::window(&self.cubic);
+        if self.shared.is_paced.load(Ordering::Relaxed) { cubic.min(self.delay.window()) } else { cubic }
     }
 }
 
@@ -124,6 +149,8 @@ impl congestion::Controller for Controller {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.cubic.on_sent(now, bytes, last_packet_number);
         self.shared.in_flight.fetch_add(bytes, Ordering::Relaxed);
+        let less = |hurried: u64| Some(hurried.saturating_sub(bytes));
+        let _ = self.shared.hurried.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
@@ -153,18 +180,26 @@ impl congestion::Controller for Controller {
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.cubic.on_mtu_update(new_mtu);
+        self.packet = new_mtu.into();
         self.delay.set_segment(new_mtu.into());
         self.tell_window();
     }
 
     fn window(&self) -> u64 {
-        let cubic = self.cubic.window();
-        if self.shared.is_paced.load(Ordering::Relaxed) { cubic.min(self.delay.window()) } else { cubic }
+        let window = self.lasting_window();
+        match self.shared.hurried.load(Ordering::Relaxed) {
+            0 => window,
+            // Quinn sends if a whole packet fits below it.
+            hurried => {
+                let wanted = self.shared.in_flight.load(Ordering::Relaxed) + hurried + self.packet;
+                window.max(wanted.min(window + window / 2))
+            }
+        }
     }
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.cubic.metrics();
-        metrics.congestion_window = self.window();
+        metrics.congestion_window = self.lasting_window();
         metrics
     }
 

@@ -58,3 +58,23 @@ async fn a_connection_with_another_controller_has_no_meter() {
     let (_client, _server, ours, theirs) = connected(TransportConfig::default()).await;
     assert!(Meter::of(&ours).is_none() && Meter::of(&theirs).is_none());
 }
+
+#[tokio::test]
+async fn what_is_hurried_may_leave_beyond_a_full_window_and_no_more() {
+    let (_client, _server, ours, _theirs) = connected(paced()).await;
+    let meter = Meter::of(&ours).unwrap();
+    let mut controller = ours.congestion_state().into_any().downcast::<Controller>().unwrap();
+    let window = controller.lasting_window();
+    let now = Instant::now();
+    congestion::Controller::on_sent(&mut *controller, now, window, 1);
+    assert_eq!(congestion::Controller::window(&*controller), window);
+    meter.hurry(200);
+    let hurried = congestion::Controller::window(&*controller);
+    assert!(hurried > window + 200 && hurried <= window * 3 / 2, "{hurried} of {window}");
+    (0..100).for_each(|_| meter.hurry(1_000));
+    assert!(congestion::Controller::window(&*controller) <= window * 3 / 2);
+    for number in 2..6 {
+        congestion::Controller::on_sent(&mut *controller, now, 1_200, number);
+    }
+    assert_eq!(congestion::Controller::window(&*controller), window, "it was sent");
+}

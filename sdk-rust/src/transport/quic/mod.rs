@@ -21,8 +21,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lanecast_pacing::quic::{Meter, Pacing};
 use lanecast_protocol::codes::Code;
+use lanecast_protocol::lane::{Lane, Lanes};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, ClientConfig, Connection, ConnectionError, Endpoint, TransportConfig, VarInt};
 
 use self::incoming::Incoming;
 use self::outgoing::Outgoing;
@@ -50,7 +51,9 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// packets take every packet that a wireless link has repeated for a lost one, and slow down for nothing: 10,000 events
 /// over 2 % loss and 20 ms of jitter took 37 s, and 23 s with these on both sides.
 const REORDERED_PACKETS: u32 = 64;
-const REORDERED_RTTS: f32 = 1.5;
+const REORDERED_RTTS: f32 = 1.25;
+/// How long a node is asked to wait at most before it says what came, instead of 25 ms: a loss shows that much sooner.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(5);
 /// How long the last bytes may take to be acknowledged before the connection is closed.
 const FINISH_WITHIN: Duration = Duration::from_millis(300);
 /// How long the close itself may take to leave.
@@ -83,8 +86,11 @@ pub(super) async fn open(target: &Target, port: u16, tls: &Tls) -> Result<Box<dy
 fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
     let crypto = QuicClientConfig::try_from(tls.quic()?).map_err(|error| error.to_string())?;
     let mut config = ClientConfig::new(Arc::new(crypto));
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements.max_ack_delay(Some(ACKNOWLEDGED_WITHIN));
     let mut transport = TransportConfig::default();
     transport
+        .ack_frequency_config(Some(acknowledgements))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
@@ -154,7 +160,15 @@ impl Transport for Quic {
     }
 
     fn write(&mut self, next: &mut Source<'_>, _message_max: Option<usize>) {
-        if self.outgoing.take(next) {
+        let meter = self.meter.as_ref();
+        let mut hurried = |lanes: Lanes| {
+            let output = next(lanes)?;
+            if let (Some(meter), Lane::Control | Lane::Urgent) = (meter, output.lane) {
+                meter.hurry(output.record.len());
+            }
+            Some(output)
+        };
+        if self.outgoing.take(&mut hurried) {
             self.watch.arm(&self.connection);
         }
     }

@@ -383,6 +383,15 @@ impl StreamsTransport {
         }
     }
 
+    /// Lets lanes that go first leave although the path is full: what they displace waits.
+    fn hurry(&self, output: &Output) {
+        if let (Some(meter), Lane::Control | Lane::Urgent) = (&self.meter, output.lane)
+            && self.is_paced
+        {
+            meter.hurry(output.record.len());
+        }
+    }
+
     /// Lanes that go first take no more than their share while others wait for a path that is full.
     fn charge(&mut self, output: &Output) {
         let is_holding = self.is_holding();
@@ -490,6 +499,7 @@ impl Transport for StreamsTransport {
                 break;
             };
             bytes += output.record.len();
+            self.hurry(&output);
             self.charge(&output);
             if let Some((output, target)) = self.sender.offer(output, datagram_bytes) {
                 self.put(output, target);
