@@ -20,6 +20,9 @@ const HURRIED_BYTES_MAX: u64 = 4 * 1_024;
 /// What a packet and its frames take beside what was written.
 const PACKET_OVERHEAD_BYTES: u64 = 64;
 
+/// How long a path counts as one that loses packets.
+const LOSSY_FOR: Duration = Duration::from_secs(1);
+
 /// Makes a controller for each path; for
 /// [`TransportConfig::congestion_controller_factory`](quinn::TransportConfig::congestion_controller_factory).
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,7 @@ pub struct Controller {
     cubic: Cubic,
     delay: DelayWindow,
     packet: u64,
+    lost_at: Option<Instant>,
     /// What the acknowledgements that are being told have in common: the round trip of the newest packet, and their bytes.
     batch: Option<(Duration, u64)>,
     shared: Arc<Shared>,
@@ -47,6 +51,7 @@ struct Shared {
     in_flight: AtomicU64,
     /// Bytes that were hurried and are not sent.
     hurried: AtomicU64,
+    is_lossy: AtomicBool,
 }
 
 /// Reads the controller of a connection.
@@ -66,6 +71,8 @@ pub struct Figures {
     pub acknowledged: u64,
     /// Bytes under way.
     pub in_flight: u64,
+    /// Whether packets were lost within the last second.
+    pub is_lossy: bool,
 }
 
 impl Meter {
@@ -105,6 +112,7 @@ impl Shared {
             window: self.window.load(Ordering::Relaxed),
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
+            is_lossy: self.is_lossy.load(Ordering::Relaxed),
         }
     }
 }
@@ -121,6 +129,7 @@ impl Controller {
             cubic,
             delay: DelayWindow::new(current_mtu.into()),
             packet: current_mtu.into(),
+            lost_at: None,
             batch: None,
             shared: Arc::new(Shared {
                 is_paced: AtomicBool::new(true),
@@ -128,6 +137,7 @@ impl Controller {
                 acknowledged: AtomicU64::new(0),
                 in_flight: AtomicU64::new(0),
                 hurried: AtomicU64::new(0),
+                is_lossy: AtomicBool::new(false),
             }),
         };
         controller.tell_window();
@@ -170,11 +180,15 @@ impl congestion::Controller for Controller {
             self.delay.sample(now, &Sample { rtt, outstanding: in_flight + bytes, delivered });
         }
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
+        let is_lossy = self.lost_at.is_some_and(|at| now.saturating_duration_since(at) < LOSSY_FOR);
+        self.shared.is_lossy.store(is_lossy, Ordering::Relaxed);
         self.tell_window();
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
         self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.lost_at = Some(now);
+        self.shared.is_lossy.store(true, Ordering::Relaxed);
         self.tell_window();
     }
 

@@ -27,7 +27,7 @@
 use std::time::{Duration, Instant};
 
 /// The queueing delay that the window aims at: enough to keep a link busy that varies, and short beside a round trip.
-pub const DELAY_TARGET: Duration = Duration::from_millis(25);
+pub const DELAY_TARGET: Duration = Duration::from_millis(15);
 
 /// Segments of the window before anything is known, as TCP and QUIC begin.
 const SEGMENTS_INITIAL: u64 = 10;

@@ -35,9 +35,11 @@ pub(super) const SEND_WINDOW_BYTES: u64 = SHARED_WINDOW_BYTES_MAX + 64 * 1024;
 /// under way, 40 Mbit/s at 50 ms, and at least.
 const SHARED_WINDOW_BYTES_MAX: u64 = 256 * 1024;
 const SHARED_WINDOW_BYTES_MIN: u64 = 16 * 1024;
-/// How much of it they use, in congestion windows. One is under way. While a lost packet is repeated, quinn keeps what came
-/// behind it on its stream, one and a half round trips until the loss shows and one until its end.
-const SHARED_WINDOWS: u64 = 3;
+/// How much of it they use, in quarters of the congestion window. One window is under way. While a lost packet is repeated,
+/// quinn keeps what came behind it on its stream, more than a round trip until the loss shows and one until its end; without
+/// losses that room would be a queue.
+const SHARED_QUARTERS: u64 = 5;
+const SHARED_QUARTERS_LOSSY: u64 = 12;
 /// Steps in which quinn is told, since each takes its lock.
 const SHARED_WINDOW_STEP: u64 = 4 * 1024;
 /// What fits into a packet: with less room than that the path is full.
@@ -363,7 +365,8 @@ impl StreamsTransport {
     fn shared_window(&self) -> u64 {
         match self.figures() {
             Some(figures) if self.is_paced => {
-                let bytes = figures.window.saturating_mul(SHARED_WINDOWS);
+                let quarters = if figures.is_lossy { SHARED_QUARTERS_LOSSY } else { SHARED_QUARTERS };
+                let bytes = figures.window.saturating_mul(quarters) / 4;
                 bytes.clamp(SHARED_WINDOW_BYTES_MIN, SHARED_WINDOW_BYTES_MAX).next_multiple_of(SHARED_WINDOW_STEP)
             }
             _ => SHARED_WINDOW_BYTES_MAX,
@@ -394,26 +397,27 @@ impl StreamsTransport {
 
     /// Lanes that go first take no more than their share while others wait for a path that is full.
     fn charge(&mut self, output: &Output) {
-        let is_holding = self.is_holding();
+        // Who waits inside quinn does not show; on a full path somebody may.
+        let is_contended = self.is_holding() || self.is_full();
         let share = match output.lane {
             Lane::Urgent => &mut self.urgent_share,
             Lane::Signal => &mut self.signal_share,
             _ => return,
         };
-        if is_holding {
+        if is_contended {
             share.spend(output.record.len());
         }
     }
 
-    /// The lanes but those that have used up their share.
+    /// Whether no further packet fits on the path.
+    fn is_full(&self) -> bool {
+        self.figures().is_some_and(|figures| figures.in_flight + PACKET_BYTES > figures.window)
+    }
+
+    /// The lanes but those that have used up their share of a full path.
     fn without_spent(&self, mut lanes: Lanes) -> Lanes {
         let shares = [(Lane::Urgent, &self.urgent_share), (Lane::Signal, &self.signal_share)];
-        let is_full = |figures: Figures| figures.in_flight + PACKET_BYTES > figures.window;
-        if shares.iter().any(|(_, share)| share.is_spent())
-            && self.is_paced
-            && self.is_holding()
-            && self.figures().is_some_and(is_full)
-        {
+        if self.is_paced && shares.iter().any(|(_, share)| share.is_spent()) && self.is_full() {
             for (lane, _) in shares.into_iter().filter(|(_, share)| share.is_spent()) {
                 lanes = lanes.without(lane);
             }
