@@ -18,10 +18,9 @@
 #   focus       a room that fills the link in lane normal, and one like the measured one; unfocus lowers the focus
 #               of that one
 #
-# Rows that end in fifo need a node with the option `lanes.one_queue`, and unfocus one with the capability FOCUS; the node
-# of this repository has neither yet. EXTRA is added to the options of the subscriber (EXTRA='--without credit'), CONFIG is a
-# file that is added to the configuration of every node, TLS=1 puts WebSocket under TLS. One run at a time: two would
-# measure each other.
+# Rows that end in fifo need a node with the option `lanes.one_queue`, and unfocus one with the capability FOCUS. EXTRA is added
+# to the options of the subscriber (EXTRA='--without credit'), CONFIG is a file that is added to the configuration of every
+# node, TLS=1 puts WebSocket under TLS. One run at a time: two would measure each other.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
