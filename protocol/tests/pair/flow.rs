@@ -4,6 +4,7 @@ use bytes::Bytes;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::focus::Focus;
 use lanecast_protocol::lane::{Lane, Lanes};
+use lanecast_protocol::place::Batch;
 use lanecast_protocol::position::DurableLane::{Bulk, Normal, Urgent};
 use lanecast_protocol::v1;
 use lanecast_protocol::v1::frame::Body;
@@ -170,6 +171,27 @@ fn focus_is_answered_and_unknown_levels_are_the_default() {
     }
     raw.send(5, Body::Focus(v1::Focus { room: "a..b".into(), level: 3 }));
     assert_eq!(raw.refused(), Some(Code::RoomName));
+}
+
+#[test]
+fn a_lowered_room_is_not_read_while_one_above_it_is() {
+    // LC-FLOW-020
+    let mut raw = Raw::open();
+    for (id, room) in [(1, "back"), (2, "r")] {
+        raw.send(id, Body::Subscribe(v1::Subscribe { room: room.into(), ..Default::default() }));
+    }
+    raw.received();
+    raw.send(4, Body::Focus(v1::Focus { room: "back".into(), level: v1::FocusLevel::Background.into() }));
+    let handles = ["back", "r"].map(|room| raw.session.handle_of(room).unwrap());
+    for handle in handles {
+        raw.session.mark_ready(handle, Normal);
+    }
+    raw.session.mark_ready(handles[0], Bulk);
+    let reads: Vec<_> = std::iter::from_fn(|| raw.session.next_read()).collect();
+    let rooms: Vec<_> = reads.iter().map(|read| (&*read.room, read.lane)).collect();
+    assert_eq!(rooms, [("r", Normal), ("back", Bulk)]);
+    raw.session.deliver(raw.now, &reads[0], Batch::default(), false, |_| true);
+    assert_eq!(raw.session.next_read().map(|read| read.handle), Some(handles[0]));
 }
 
 #[test]

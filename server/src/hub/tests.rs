@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use lanecast_protocol::log::{Append, Origin, Retention, Start};
 use lanecast_protocol::position::{DurableLane, PerLane, Position};
 
@@ -152,6 +153,31 @@ async fn large_events_are_read_from_where_a_reader_is() {
     let (_, reads) = bench.calls();
     // Two fit into a page: 20 pages, and one that showed how large they are.
     assert!(reads <= 22, "{reads} reads");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_is_read_ahead_and_the_one_before_serves_meanwhile() {
+    // LC-LANE-007
+    let bench = Arc::new(Bench::new());
+    bench.append(1_000, 100).await;
+    let sub = bench.subscribe(Start::Beginning).await.unwrap();
+    bench.engine.dials.blind.store(true, Relaxed);
+    let read = async |after| bench.hub.read(&sub.room, sub.handle, NORMAL, after, 1_000).await.unwrap();
+    assert_eq!(read(0).await.ahead, None, "most of the page is left");
+    let ahead = read(150).await.ahead;
+    assert_eq!((ahead, bench.calls().1), (Some(200), 1));
+    let reading = {
+        let (bench, room) = (Arc::clone(&bench), Arc::clone(&sub.room));
+        tokio::spawn(async move { bench.hub.read_ahead(&room, sub.handle, NORMAL, 200).await })
+    };
+    tokio::task::yield_now().await;
+    let from_page = bench.hub.read_log(&sub.room, sub.handle, NORMAL, 160, 1_000).now_or_never();
+    assert_eq!(from_page.expect("nobody waits for it").unwrap().batch.events[0].seq, 161);
+    reading.await.unwrap();
+    let next = bench.hub.read_log(&sub.room, sub.handle, NORMAL, 200, 1_000).now_or_never();
+    assert_eq!(next.expect("it was read ahead").unwrap().batch.events[0].seq, 201);
+    bench.hub.read_ahead(&sub.room, sub.handle, NORMAL, 200).await;
+    assert_eq!(bench.calls().1, 2, "what is there is not read again");
 }
 
 #[tokio::test(start_paused = true)]
