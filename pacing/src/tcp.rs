@@ -142,14 +142,6 @@ impl Pace {
         }
     }
 
-    /// Bytes that the path carries, as of the last look; `None` before there was one.
-    pub fn window(&self) -> Option<u64> {
-        let link = self.link.upgrade()?;
-        let state = link.state.lock();
-        let watched = state.watched.as_ref()?;
-        Some(watched.window.window().min(watched.info.congestion_window))
-    }
-
     /// Switches pacing off, and on again: without it the socket takes whatever the kernel takes, for comparison.
     pub fn set_paced(&self, is_paced: bool) {
         let Some(link) = self.link.upgrade() else { return };

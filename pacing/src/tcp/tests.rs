@@ -78,10 +78,9 @@ async fn without_pacing_the_kernel_takes_what_it_likes() {
 async fn there_is_room_again_when_the_peer_reads() {
     let (mut paced, mut peer) = pair().await;
     let mut pace = paced.pace();
-    assert!(pace.has_room() && pace.window().is_none(), "a fresh socket was not looked at");
+    assert!(pace.has_room());
     let written = fill(&mut paced, 0).await;
     assert!(!pace.has_room() && !pace.clone().has_room());
-    assert!(pace.window().is_some_and(|window| window > 0));
     let room = tokio::time::timeout(HANGS, std::future::poll_fn(|cx| pace.poll_room(cx)));
     let (room, ()) = tokio::join!(room, read_all(&mut peer, written));
     room.unwrap();
@@ -101,7 +100,7 @@ async fn a_handle_does_not_keep_the_socket_open() {
     drop(paced);
     let mut rest = Vec::new();
     tokio::time::timeout(HANGS, peer.read_to_end(&mut rest)).await.unwrap().unwrap();
-    assert!(pace.has_room() && pace.window().is_none());
+    assert!(pace.has_room());
     std::future::poll_fn(|cx| pace.poll_room(cx)).await;
     pace.set_paced(false);
 }

@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use lanecast_pacing::Pace;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,7 +26,7 @@ use tokio::sync::Semaphore;
 use super::forwarded::Client;
 use super::proxy_header;
 use super::secure::Secure;
-use super::socket::{Carrier, Slot, Socket};
+use super::socket::{Slot, Socket};
 use crate::node::Node;
 use crate::telemetry::labels::{Cap, Drop};
 
@@ -140,28 +141,22 @@ async fn serve_socket(
     // Twice the session's own limit, which ends a WebSocket with a code first.
     let stall = 2 * Duration::from_millis(node.config.heartbeat.no_progress_ms.into());
     let socket = Socket::new(stream, stall, slot.with_address(place));
-    let carrier = Carrier { pace: socket.pace(), is_end_to_end: peer == hop };
-    let Some(secure) = secure else { return serve_stream(socket, carrier, has_place, peer, router, node).await };
+    let pace = socket.pace();
+    let Some(secure) = secure else { return serve_stream(socket, pace, has_place, peer, router, node).await };
     // Boxed: what a handshake needs is not kept for the life of the connection.
     match Box::pin(secure.accept(socket, &node)).await {
-        Ok(stream) => Box::pin(serve_stream(stream, carrier, has_place, peer, router, node)).await,
+        Ok(stream) => Box::pin(serve_stream(stream, pace, has_place, peer, router, node)).await,
         Err(error) => tracing::debug!(%peer, %error, "no TLS"),
     }
 }
 
 /// One stream, whatever it came through: HTTP for whose address has a place for it.
-async fn serve_stream<S>(
-    stream: S,
-    carrier: Carrier,
-    has_place: bool,
-    peer: SocketAddr,
-    router: Router,
-    node: Arc<Node>,
-) where
+async fn serve_stream<S>(stream: S, pace: Pace, has_place: bool, peer: SocketAddr, router: Router, node: Arc<Node>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if has_place {
-        return serve_http(stream, carrier, peer, router, node).await;
+        return serve_http(stream, pace, peer, router, node).await;
     }
     tracing::debug!(%peer, "too many connections of this address");
     turn_away(stream).await;
@@ -182,7 +177,7 @@ async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 /// Answers the requests of one stream. Ends when it is closed, or was handed on to a WebSocket.
-async fn serve_http<S>(stream: S, carrier: Carrier, peer: SocketAddr, router: Router, node: Arc<Node>)
+async fn serve_http<S>(stream: S, pace: Pace, peer: SocketAddr, router: Router, node: Arc<Node>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -192,8 +187,7 @@ where
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let client = Client::of(&known.admission, known.config.dev, peer, request.headers());
         request.extensions_mut().insert(ConnectInfo(client.address));
-        let is_end_to_end = carrier.is_end_to_end && client.address == peer;
-        request.extensions_mut().insert(Carrier { is_end_to_end, ..carrier.clone() });
+        request.extensions_mut().insert(pace.clone());
         request.extensions_mut().insert(client);
         router.call(request)
     });

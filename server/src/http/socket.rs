@@ -2,7 +2,7 @@
 //!
 //! Everything that must last exactly as long as the socket lives inside it, so that no layer above has to hand it on:
 //! the slot among the connections that the node takes, and the hold by which a drain waits for it. TLS stands above it,
-//! the bounds on unsent bytes inside it; a [`Carrier`] takes word of them past TLS and HTTP.
+//! the bounds on unsent bytes inside it; a [`Pace`] takes word of them past TLS and HTTP.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -30,15 +30,6 @@ pub struct Socket {
     /// Armed while a write waits. Boxed: nearly always there is none.
     stalled: Option<Pin<Box<Sleep>>>,
     _slot: Slot,
-}
-
-/// The socket under a request, for what goes on above it after an upgrade.
-#[derive(Clone, Debug)]
-pub struct Carrier {
-    /// When the socket has room.
-    pub pace: Pace,
-    /// Whether its other end is the client itself; else it is a proxy, whose buffers nobody here sees.
-    pub is_end_to_end: bool,
 }
 
 /// What a socket holds of the node.
@@ -74,7 +65,7 @@ impl Socket {
         Self { stream: PacedTcp::new(stream), stall, stalled: None, _slot: slot }
     }
 
-    /// Tells when it has room.
+    /// Tells when it has room, for what goes on above it after an upgrade.
     pub(super) fn pace(&self) -> Pace {
         self.stream.pace()
     }

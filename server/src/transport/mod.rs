@@ -61,7 +61,7 @@ pub trait Transport: Send {
     }
 
     /// Bytes that the path to the client carries, as far as this transport sees it; `None`: it does not, or what it sees
-    /// ends at a proxy.
+    /// may end at a proxy.
     fn window(&self) -> Option<u64> {
         None
     }

@@ -10,6 +10,7 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use lanecast_pacing::Pace;
 use lanecast_protocol::codes::Code;
 
 use super::websocket::{Encoding, WebSocketTransport};
@@ -17,7 +18,6 @@ use crate::admission::AddressSlot;
 use crate::http::error::Refused;
 use crate::http::forwarded::Client;
 use crate::http::origin;
-use crate::http::socket::Carrier;
 use crate::node::Node;
 use crate::session::Connection;
 use crate::telemetry::labels;
@@ -32,7 +32,7 @@ pub fn routes() -> Router<Arc<Node>> {
 async fn connect(
     State(node): State<Arc<Node>>,
     client: Client,
-    Extension(carrier): Extension<Carrier>,
+    Extension(pace): Extension<Pace>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -44,7 +44,7 @@ async fn connect(
         }
         Ok((encoding, slot)) => match upgrade {
             Err(rejection) => rejection.into_response(),
-            Ok(upgrade) => open(node, upgrade, (encoding, carrier), client.address, slot),
+            Ok(upgrade) => open(node, upgrade, (encoding, pace), client.address, slot),
         },
     }
 }
@@ -70,7 +70,7 @@ fn chosen(headers: &HeaderMap) -> Option<Encoding> {
 fn open(
     node: Arc<Node>,
     upgrade: WebSocketUpgrade,
-    (encoding, carrier): (Encoding, Carrier),
+    (encoding, pace): (Encoding, Pace),
     peer: SocketAddr,
     slot: Option<AddressSlot>,
 ) -> Response {
@@ -90,7 +90,7 @@ fn open(
         .on_upgrade(move |socket| {
             // Boxed: the upgrade's own future, which waits for the handshake, stays small.
             Box::pin(async move {
-                let transport = WebSocketTransport::new(socket, carrier, encoding, record_bytes, node.one_write_each);
+                let transport = WebSocketTransport::new(socket, pace, encoding, record_bytes, node.one_write_each);
                 Box::new(Connection::new(node, transport, (labels::Transport::WebSocket, label), peer)).run().await;
                 drop((slot, held));
             })

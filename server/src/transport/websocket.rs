@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream};
+use lanecast_pacing::Pace;
 use lanecast_protocol::codec::{self, CodecError};
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::json;
@@ -17,7 +18,6 @@ use lanecast_protocol::lane::{Lane, Lanes};
 use tokio_tungstenite::tungstenite;
 
 use super::{Gone, Received, Source, Transport};
-use crate::http::socket::Carrier;
 
 /// Bytes of records that go into one message, unless a single record is longer. What is in a message is beyond our
 /// queues, so it bounds how long an urgent record can wait behind others; below it the cost per message shows.
@@ -53,7 +53,7 @@ impl Encoding {
 /// A WebSocket connection.
 pub struct WebSocketTransport {
     socket: WebSocket,
-    carrier: Carrier,
+    pace: Pace,
     encoding: Encoding,
     /// Longest record, and so longest message, bytes.
     record_bytes: usize,
@@ -74,10 +74,10 @@ pub struct WebSocketTransport {
 
 impl WebSocketTransport {
     /// Wraps a socket after its handshake.
-    pub fn new(socket: WebSocket, carrier: Carrier, encoding: Encoding, record_bytes: usize, one_by_one: bool) -> Self {
+    pub fn new(socket: WebSocket, pace: Pace, encoding: Encoding, record_bytes: usize, one_by_one: bool) -> Self {
         Self {
             socket,
-            carrier,
+            pace,
             encoding,
             record_bytes,
             unsent: None,
@@ -201,7 +201,7 @@ impl Transport for WebSocketTransport {
     fn takes(&self) -> Lanes {
         match () {
             () if self.is_writing() => Lanes::NONE,
-            () if self.carrier.pace.has_room() => Lanes::ALL,
+            () if self.pace.has_room() => Lanes::ALL,
             () => HELD,
         }
     }
@@ -231,19 +231,15 @@ impl Transport for WebSocketTransport {
             return self.poll_write(cx);
         }
         if self.is_held {
-            ready!(self.carrier.pace.poll_room(cx));
+            ready!(self.pace.poll_room(cx));
             self.is_held = false;
         }
         Poll::Ready(Ok(()))
     }
 
-    fn window(&self) -> Option<u64> {
-        self.carrier.pace.window().filter(|_| self.carrier.is_end_to_end)
-    }
-
     fn set_paced(&mut self, is_paced: bool) {
         self.is_paced = is_paced;
-        self.carrier.pace.set_paced(is_paced);
+        self.pace.set_paced(is_paced);
     }
 
     fn start_close(&mut self, code: Code) {
