@@ -138,9 +138,10 @@ impl DelayWindow {
         // Without an acknowledgement the round trip is the one of before.
         if sample.delivered > self.delivered {
             self.delivered = sample.delivered;
-            round.last_rtt = sample.rtt;
+            let before = std::mem::replace(&mut round.last_rtt, sample.rtt);
             round.least_rtt = Some(round.least_rtt.map_or(sample.rtt, |least| least.min(sample.rtt)));
             self.confirm(now, sample.rtt);
+            self.watch_doubling(now, before.min(sample.rtt));
         }
         let Some(round) = self.round else { return };
         if let Some(least_rtt) = round.least_rtt
@@ -186,6 +187,17 @@ impl DelayWindow {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes a doubling back as soon as two round trips in a row show its queue: at the end of its round twice what the link
+    /// holds would be under way.
+    fn watch_doubling(&mut self, now: Instant, rtt: Duration) {
+        let is_queue = self.base.is_some_and(|(base, _)| rtt > base + DELAY_TARGET);
+        if is_queue && self.phase == (Phase::Settling { then_startup: true }) {
+            self.window = (self.window / 8 * 5).max(self.least());
+            self.phase = Phase::Settling { then_startup: false };
+            self.round = Some(Round::new(now, self.delivered));
         }
     }
 
