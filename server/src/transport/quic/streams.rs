@@ -35,11 +35,11 @@ pub(super) const SEND_WINDOW_BYTES: u64 = SHARED_WINDOW_BYTES_MAX + 64 * 1024;
 /// under way, 40 Mbit/s at 50 ms, and at least.
 const SHARED_WINDOW_BYTES_MAX: u64 = 256 * 1024;
 const SHARED_WINDOW_BYTES_MIN: u64 = 16 * 1024;
-/// How much of it they use, in quarters of the congestion window. One window is under way. While a lost packet is repeated,
+/// How much of it they use, in sixteenths of the congestion window. One window is under way. While a lost packet is repeated,
 /// quinn keeps what came behind it on its stream, more than a round trip until the loss shows and one until its end; without
 /// losses that room would be a queue.
-const SHARED_QUARTERS: u64 = 5;
-const SHARED_QUARTERS_LOSSY: u64 = 12;
+const SHARED_PARTS: u64 = 17;
+const SHARED_PARTS_LOSSY: u64 = 48;
 /// Steps in which quinn is told, since each takes its lock.
 const SHARED_WINDOW_STEP: u64 = 4 * 1024;
 /// What fits into a packet: with less room than that the path is full.
@@ -365,8 +365,8 @@ impl StreamsTransport {
     fn shared_window(&self) -> u64 {
         match self.figures() {
             Some(figures) if self.is_paced => {
-                let quarters = if figures.is_lossy { SHARED_QUARTERS_LOSSY } else { SHARED_QUARTERS };
-                let bytes = figures.window.saturating_mul(quarters) / 4;
+                let parts = if figures.is_lossy { SHARED_PARTS_LOSSY } else { SHARED_PARTS };
+                let bytes = figures.window.saturating_mul(parts) / 16;
                 bytes.clamp(SHARED_WINDOW_BYTES_MIN, SHARED_WINDOW_BYTES_MAX).next_multiple_of(SHARED_WINDOW_STEP)
             }
             _ => SHARED_WINDOW_BYTES_MAX,
