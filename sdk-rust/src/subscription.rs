@@ -227,7 +227,7 @@ impl Subscription {
         self.state.clone()
     }
 
-    /// Waits until the node has answered.
+    /// Waits until the node has answered, and a file of positions has where the subscription begins.
     ///
     /// # Cancel safety
     ///
@@ -243,11 +243,17 @@ impl Subscription {
         let state = state.wait_for(|state| state.is_subscribed() || over(state)).await.map_err(|_| closed())?;
         match &*state {
             RoomState::Ended(Some(cause)) => {
-                Err(SubscribeError::refused(SubscribeErrorKind::Refused, cause.code.unwrap_or(0), cause.detail.clone()))
+                let code = cause.code.unwrap_or(0);
+                return Err(SubscribeError::refused(SubscribeErrorKind::Refused, code, cause.detail.clone()));
             }
-            RoomState::Ended(None) => Err(closed()),
-            _ => Ok(()),
+            RoomState::Ended(None) => return Err(closed()),
+            _ => {}
         }
+        drop(state);
+        if let Some(bookmark) = &self.bookmark {
+            bookmark.written().await;
+        }
+        Ok(())
     }
 
     /// Reads the payloads with a codec.

@@ -210,3 +210,6 @@ fn unusable(path: &Path, verb: &str, error: &io::Error) -> ConnectError {
     let detail = format!("{}: could not be {verb}: {error}", path.display());
     ConnectError::local(ConnectErrorKind::PositionsFile, detail).may_retry()
 }
+
+#[cfg(test)]
+pub(super) mod tests;

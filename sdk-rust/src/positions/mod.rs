@@ -20,6 +20,7 @@ use std::thread;
 
 use lanecast_protocol::position::Position;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
 
 use self::file::{PositionsFile, Row};
 use crate::disk::{Synced, Syncer, Syncs, syncs};
@@ -47,8 +48,6 @@ struct Table {
     changed: BTreeSet<Arc<str>>,
     /// Number of the last change.
     changes: u64,
-    /// Number of the last change that the thread has dealt with.
-    written: u64,
     sync_asked: bool,
     over: bool,
 }
@@ -96,6 +95,8 @@ struct Shared {
     table: Mutex<Table>,
     /// There is something to do for the thread.
     work: Condvar,
+    /// Number of the last change that the thread has dealt with.
+    written: watch::Sender<u64>,
     syncs: Syncs,
 }
 
@@ -115,9 +116,9 @@ impl Positions {
             let kept = Kept { position: Some(position), change: table.changes, ..Kept::default() };
             table.rooms.insert(room, kept);
         }
-        table.written = table.changes;
+        let written = watch::Sender::new(table.changes);
         let (syncs, syncer) = syncs();
-        let shared = Arc::new(Shared { table: Mutex::new(table), work: Condvar::new(), syncs });
+        let shared = Arc::new(Shared { table: Mutex::new(table), work: Condvar::new(), written, syncs });
         let thread = thread::Builder::new().name("lanecast-positions".into());
         let started = thread.spawn({
             let shared = shared.clone();
@@ -187,7 +188,7 @@ impl Shared {
     /// Everything up to this change is dealt with.
     fn tell(&self, rows: &[Row], change: u64, over: bool) {
         let mut table = self.table.lock();
-        table.written = change;
+        self.written.send_replace(change);
         let readers: Vec<_> = match over {
             true => table.rooms.values_mut().filter_map(|kept| kept.reader.take()).collect(),
             false => rows.iter().filter_map(|(room, _)| table.rooms.get_mut(room)?.reader.take()).collect(),
@@ -217,10 +218,10 @@ impl Bookmark {
         self.positions.store(&self.room, position);
     }
 
-    /// Ready when the file has what was stored last, or does not take it.
+    /// Ready when the file has what was stored last, or does not take it. One caller at a time is woken.
     pub(crate) fn poll_written(&self, cx: &Context<'_>) -> Poll<()> {
         let mut table = self.positions.shared.table.lock();
-        let (written, over) = (table.written, table.over);
+        let (written, over) = (*self.positions.shared.written.borrow(), table.over);
         match table.rooms.get_mut(&self.room) {
             Some(kept) if kept.change > written && !over => {
                 kept.reader = Some(cx.waker().clone());
@@ -228,6 +229,17 @@ impl Bookmark {
             }
             _ => Poll::Ready(()),
         }
+    }
+
+    /// As [`Self::poll_written`], for any number of callers. Cancel safe.
+    pub(crate) async fn written(&self) {
+        let change = {
+            let table = self.positions.shared.table.lock();
+            table.rooms.get(&self.room).filter(|_| !table.over).map_or(0, |kept| kept.change)
+        };
+        let mut written = self.positions.shared.written.subscribe();
+        // Its sender is held by `self`.
+        let _ = written.wait_for(|written| *written >= change).await;
     }
 }
 
@@ -251,3 +263,6 @@ impl Drop for Hold {
         drop(self.0.finish());
     }
 }
+
+#[cfg(test)]
+mod tests;
