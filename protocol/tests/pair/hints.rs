@@ -138,6 +138,20 @@ fn a_connection_that_does_not_answer_a_hint_is_replaced_at_once() {
 }
 
 #[test]
+fn hints_that_follow_one_another_give_no_more_time() {
+    // LC-SDK-022
+    over_both(2, |mut pair| {
+        let at = pair.member("ann", ROOM);
+        pair.peers[at].link.as_mut().unwrap().down.stalled = true;
+        for _ in 0..5 {
+            foreground(&mut pair, at);
+            pair.advance(450);
+        }
+        assert_eq!(attempts(&pair, at), 2);
+    });
+}
+
+#[test]
 fn the_answer_to_an_earlier_ping_proves_nothing() {
     // LC-SDK-022: it may have lain in a buffer while the process was frozen.
     over_both(2, |mut pair| {

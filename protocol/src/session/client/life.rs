@@ -95,10 +95,7 @@ impl Client {
             Link::Connecting { deadline_ms } => *deadline_ms = now.monotonic_ms + CONNECT_WITHIN_MS,
             Link::Handshake { deadline_ms, .. } => *deadline_ms = now.monotonic_ms + PROBE_MS,
             Link::Open(open) => {
-                // Not the earlier of two: who was frozen missed an answer that may be there.
-                open.pong_by_ms = Some(now.monotonic_ms + PROBE_MS);
-                open.probe = Some(Probe { stamp: now.monotonic_ms });
-                open.sent_at_ms = now.monotonic_ms;
+                open.probe(now);
                 self.ping(now);
             }
             Link::Idle | Link::Closed { .. } => {}
@@ -116,6 +113,17 @@ impl Client {
 }
 
 impl Open {
+    /// A Pong is wanted for the Ping that is sent now.
+    fn probe(&mut self, now: Now) {
+        // Hints that follow one another give no more time. A deadline that passed says nothing: who was frozen then missed
+        // an answer that may be there.
+        let before = self.pong_by_ms.filter(|at| self.probe.is_some() && *at > now.monotonic_ms);
+        let by = now.monotonic_ms + PROBE_MS;
+        self.pong_by_ms = Some(before.map_or(by, |before| before.min(by)));
+        self.probe = Some(Probe { stamp: now.monotonic_ms });
+        self.sent_at_ms = now.monotonic_ms;
+    }
+
     /// A Pong with this stamp came.
     pub(super) fn answered(&mut self, stamp: u64) {
         if self.probe.is_none_or(|probe| probe.is_answered_by(stamp)) {
