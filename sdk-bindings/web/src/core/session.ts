@@ -261,11 +261,11 @@ export class Session implements Link {
       this.#due = {};
       if (this.mayDial()) this.#dial(now);
     }
-    if (due('connect')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no connection in time'));
+    if (due('connect')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no connection'));
     if (due('pong')) {
       // Who does not answer a hint is left for a new connection at once (LC-SDK-022).
       if (this.#probe) this.#due.leave = now;
-      this.#giveUp(now, LanecastError.local('TIMEOUT', 'no Pong in time'));
+      this.#giveUp(now, LanecastError.local('TIMEOUT', 'no Pong'));
     }
     if (due('leave')) this.#giveUp(now, LanecastError.of(Code.GOING_AWAY));
     if (due('ping')) this.#ping(now);
@@ -372,7 +372,7 @@ export class Session implements Link {
   #ping(now: number, withinMs = this.welcome?.heartbeat?.pongWithinMs || 10_000, probe = 0): void {
     delete this.#due.ping;
     this.#probe = probe;
-    this.#due.pong = now + withinMs;
+    this.#due.pong = Math.min(this.#due.pong ?? Infinity, now + withinMs);
     this.send({ case: 'ping', value: { stamp: Math.floor(now) } });
   }
 
