@@ -11,6 +11,7 @@ use lanecast_protocol::v1;
 use crate::client::Client;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::outbox::{OutboxFile, OutboxSync, Writer, new_instance};
+use crate::positions::Positions;
 use crate::token::{TokenError, TokenRequest, TokenSource};
 use crate::transport::{Dialer, Proxy, QUIC_PORT, Target, Tls, Trust};
 
@@ -32,6 +33,7 @@ pub struct Builder {
     outbox_ttl: Duration,
     outbox_file: Option<PathBuf>,
     outbox_sync: OutboxSync,
+    positions_file: Option<PathBuf>,
     trust: Trust,
     http_proxy: Option<String>,
     quic_port: u16,
@@ -50,6 +52,7 @@ impl Builder {
             outbox_ttl: OUTBOX_TTL,
             outbox_file: None,
             outbox_sync: OutboxSync::default(),
+            positions_file: None,
             trust: Trust::default(),
             http_proxy: None,
             quic_port: QUIC_PORT,
@@ -123,6 +126,26 @@ impl Builder {
         self
     }
 
+    /// Keeps the position of every room in this file, so that subscriptions go on over the end of the process: what is
+    /// acknowledged is written before the next batch is handed out, so a process that is killed at any moment gets at
+    /// most the batch again that it had not acknowledged, and misses nothing. The folder must exist.
+    ///
+    /// A subscription begins at, in this order: the start that it names ([`Subscribe::from_position`] and the others), the
+    /// position in the file, live. From then on the file has where it began, even if nothing has come. An application that
+    /// stores [`Subscription::position`] together with what it made of the events gets none twice, and needs no file.
+    ///
+    /// Like an outbox file it is for one client at a time, which locks it by a second file with `.lock` added to the name;
+    /// it must not be the same file. It keeps 10,000 rooms: beyond them the one that was acknowledged longest ago, and is not
+    /// subscribed, is forgotten. While the disk takes nothing events are handed out all the same, and more of them may come
+    /// twice; the next write that succeeds brings everything.
+    ///
+    /// [`Subscribe::from_position`]: crate::Subscribe::from_position
+    /// [`Subscription::position`]: crate::Subscription::position
+    pub fn positions_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.positions_file = Some(path.into());
+        self
+    }
+
     /// The UDP port of QUIC where an `https://` address races it against WebSocket: 8443 unless told otherwise. The client
     /// does not ask the node for it, because it would have to ask over TCP, and QUIC has to work where TCP is blocked.
     pub fn quic_port(mut self, port: u16) -> Self {
@@ -168,7 +191,8 @@ impl Builder {
     /// # Errors
     ///
     /// Of kind `BadUrl`, `UnsupportedScheme`, `Certificates`, or `NoRuntime` outside of a tokio runtime; with an outbox
-    /// file also `OutboxLocked`, `OutboxDamaged`, `OutboxVersion` and `OutboxFile`.
+    /// file also `OutboxLocked`, `OutboxDamaged`, `OutboxVersion` and `OutboxFile`, and with a file of positions
+    /// `PositionsLocked`, `PositionsDamaged`, `PositionsVersion` and `PositionsFile`.
     pub fn connect(self) -> Result<Client, ConnectError> {
         let target = Target::parse(&self.url)?;
         let dialer = self.dialer(&target)?;
@@ -183,6 +207,7 @@ impl Builder {
             }
             None => None,
         };
+        let positions = self.positions_file.as_deref().map(Positions::open).transpose()?;
         let options = Options {
             // One per outbox: two publishers must never share an instance (LC-HS-021).
             instance: match &kept {
@@ -202,7 +227,7 @@ impl Builder {
             renews_tokens: matches!(self.tokens, TokenSource::Provider(_)),
             seed: u64::from_ne_bytes(seed),
         };
-        Ok(Client::start(&runtime, options, (target, dialer), self.tokens, kept))
+        Ok(Client::start(&runtime, options, (target, dialer), self.tokens, (kept, positions)))
     }
 
     fn dialer(&self, target: &Target) -> Result<Dialer, ConnectError> {

@@ -14,6 +14,7 @@ use crate::builder::Builder;
 use crate::error::{ConnectError, ConnectErrorKind, FlushError, FlushErrorKind};
 use crate::outbox::{Contents, Outbox, Writer};
 use crate::owner::{Command, Owner, Seams};
+use crate::positions::Positions;
 use crate::room::Room;
 use crate::state::ClientState;
 use crate::token::TokenSource;
@@ -41,6 +42,8 @@ struct Shared {
     /// The node's clock minus ours, ms.
     clock_offset_ms: Arc<AtomicI64>,
     outbox: Outbox,
+    /// `None`: they are the application's business.
+    positions: Option<Positions>,
     /// The owner task, until someone waits for its end.
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -66,7 +69,7 @@ impl Client {
         options: Options,
         to: (Target, Dialer),
         tokens: TokenSource,
-        kept: Option<(Contents, Writer)>,
+        (kept, positions): (Option<(Contents, Writer)>, Option<Positions>),
     ) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (state, watcher) = watch::channel(ClientState::Idle);
@@ -77,13 +80,17 @@ impl Client {
         let seams =
             Seams { commands: receiver, wake: wake.clone(), state, clock_offset_ms: clock_offset_ms.clone(), pending };
         let outbox = Outbox::new(kept.is_some(), pending_watcher, restored, outcomes_receiver);
-        let task = runtime.spawn(Owner::new(options, to, tokens, seams, kept, outcomes).run());
+        let task = runtime.spawn(Owner::new(options, to, tokens, seams, (kept, positions.clone()), outcomes).run());
         let task = Mutex::new(Some(task));
-        Self { shared: Arc::new(Shared { commands, wake, state: watcher, clock_offset_ms, outbox, task }) }
+        Self { shared: Arc::new(Shared { commands, wake, state: watcher, clock_offset_ms, outbox, positions, task }) }
     }
 
     pub(crate) fn wake(&self) -> Arc<Notify> {
         self.shared.wake.clone()
+    }
+
+    pub(crate) fn positions(&self) -> Option<&Positions> {
+        self.shared.positions.as_ref()
     }
 
     /// Cancel safe: dropped before it resolves, nothing was sent.
@@ -146,10 +153,13 @@ impl Client {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Says that the network changed: another Wi-Fi, a new address. The client checks its connection at once, over QUIC
-    /// from a new socket, gives it up if nothing comes within 2 s, and connects at once if it has none. What it had
-    /// learned of which transport works is forgotten. For applications that hear of such things; without the hint a
-    /// dead path is noticed 2 s after something was sent over QUIC, and by the heartbeat over WebSocket.
+    /// Says that the network changed: another Wi-Fi, a new address. The client connects at once if it has no connection, or
+    /// one from an address that is gone. Another one it checks at once, over QUIC from a new socket, gives it up if no
+    /// answer comes within 2 s, and then connects at once. What it had learned of which transport works is forgotten.
+    ///
+    /// For applications that hear of such things. Without the hint the client looks once a second whether the address is
+    /// still there and still the one that leads to the node, unless it is in the background. A path that dies without a
+    /// trace on this device is noticed 2 s after something was sent over QUIC, and by the heartbeat over WebSocket.
     ///
     /// # Cancel safety
     ///
@@ -157,6 +167,37 @@ impl Client {
     pub async fn network_changed(&self) {
         // A closed client has no network to speak of.
         let _ = self.send(Command::NetworkChanged).await;
+    }
+
+    /// Says that the application is no longer in front of its user, and may soon be frozen or ended. Resolves when everything
+    /// that the outbox file and the file of positions hold is on the disk, or the disk refused it, which is logged.
+    ///
+    /// A connection stays for as long as the system lets it. A new one is opened only while a durable publish is not
+    /// settled: with the usual backoff, and at most 8 times in a row; another publish, a Welcome and
+    /// [`Self::network_changed`] begin anew. Nothing looks after the path to the node.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, the client may be in the background or not: say where it is.
+    pub async fn entered_background(&self) {
+        let (reply, answer) = oneshot::channel();
+        // A closed client has written everything.
+        let _ = self.send(Command::EnteredBackground { reply }).await;
+        for synced in answer.await.into_iter().flatten() {
+            synced.wait().await;
+        }
+    }
+
+    /// Says that the application is in front of its user again, perhaps after it was frozen. Without a connection the client
+    /// connects at once, and its backoff begins anew. One that it has may be dead without having said so: it is given up
+    /// unless it answers within 2 s, and the client connects at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, nothing was said.
+    pub async fn entered_foreground(&self) {
+        // A closed client is nowhere.
+        let _ = self.send(Command::EnteredForeground).await;
     }
 
     /// Asks the token provider for a new token now and hands it to the node, which goes on with its rights: for an
@@ -179,9 +220,10 @@ impl Client {
         if offset_ms < 0 { now - offset } else { now + offset }
     }
 
-    /// Closes the client, and waits until its connection and task are gone, and its outbox file is unlocked. Publishes that
+    /// Closes the client, and waits until its connection and task are gone, and its files are unlocked. Publishes that
     /// are not settled end with an error: [`Self::flush`] first. What an outbox file keeps of them, the next client that
-    /// opens it sends. Subscriptions end after what they still hold.
+    /// opens it sends. Subscriptions end after what they still
+    /// hold; what is acknowledged after this is in no file of positions.
     ///
     /// # Cancel safety
     ///

@@ -99,6 +99,15 @@ kinds! {
         OutboxVersion = "the outbox file is of another version",
         /// The outbox file cannot be read or written, or is no outbox.
         OutboxFile = "the outbox file cannot be used",
+        /// Another client, in this process or another, has the file of positions open.
+        PositionsLocked = "the file of positions is in use",
+        /// The file of positions was damaged. It was repaired, and the damaged one was kept beside it: connecting again goes
+        /// on with every position that is intact. `detail` says where the damage begins and what is left.
+        PositionsDamaged = "the file of positions was damaged",
+        /// The file of positions is of a format that this version does not know. It was not touched.
+        PositionsVersion = "the file of positions is of another version",
+        /// The file of positions cannot be read or written, or is none.
+        PositionsFile = "the file of positions cannot be used",
     }
 }
 

@@ -58,9 +58,12 @@ impl Feed {
         }
     }
 
-    pub(crate) fn begin(&self, position: Position) {
+    /// The subscription begins here. Returns whether that is news.
+    pub(crate) fn begin(&self, position: Position) -> bool {
         let mut state = self.state.lock();
+        let is_news = state.start.is_none();
         state.start.get_or_insert(position);
+        is_news
     }
 
     pub(crate) fn end(&self) {

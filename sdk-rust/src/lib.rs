@@ -8,6 +8,8 @@
 //! - **Acknowledged means stored.** A durable publish resolves when the node stored it. Until then the client keeps it
 //!   and sends it again after a reconnect; the node stores it once. With an outbox file ([`Builder::outbox_file`]) that
 //!   holds over the end of the process as well.
+//! - **Where it was, it goes on.** Over reconnects by itself, over the end of the process from a file of positions
+//!   ([`Builder::positions_file`]) or from what the application stored ([`Subscription::position`]).
 //! - **Nothing is unbounded.** Each queue has a bound, and a policy when it is full, which its type states.
 //! - **Cancelling is safe.** A future that is dropped loses no event; each async method says what holds for it.
 //!
@@ -25,12 +27,14 @@
 mod builder;
 mod client;
 pub mod codec;
+mod disk;
 mod error;
 mod event;
 mod feed;
 mod history;
 mod outbox;
 mod owner;
+mod positions;
 mod publish;
 mod room;
 mod signal;

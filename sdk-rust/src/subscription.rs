@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::{IntoFuture, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -21,6 +21,7 @@ use crate::error::{SubscribeError, SubscribeErrorKind};
 use crate::event::{self, Event, Gap};
 use crate::feed::Feed;
 use crate::owner::Command;
+use crate::positions::Bookmark;
 use crate::room::Room;
 use crate::state::RoomState;
 use crate::typed::TypedSubscription;
@@ -28,8 +29,10 @@ use crate::{Position, client};
 
 /// How to subscribe to a room: made by [`Room::subscribe`], and awaited.
 ///
-/// Without a start it begins live, with what is published from now on. After a reconnect it always goes on where it
-/// was.
+/// Without a start it begins where the client's file of positions says ([`Builder::positions_file`]), or else live, with
+/// what is published from now on. After a reconnect it always goes on where it was.
+///
+/// [`Builder::positions_file`]: crate::Builder::positions_file
 ///
 /// # Cancel safety
 ///
@@ -83,10 +86,15 @@ impl Subscribe {
     }
 
     async fn start(self) -> Result<Subscription, SubscribeError> {
-        let Self { room, options } = self;
+        let Self { room, mut options } = self;
         let closed = || SubscribeError::local(SubscribeErrorKind::Closed, "");
         let name = room.checked_name().map_err(|error| SubscribeError::local(SubscribeErrorKind::Invalid, error))?;
         let (feed, state) = (Feed::new(room.client.wake()), watch::Sender::new(RoomState::Subscribing));
+        let bookmark = room.client.positions().map(|positions| positions.bookmark(name.clone()));
+        if options.start.is_none() {
+            let known = bookmark.as_ref().and_then(Bookmark::position);
+            options.start = known.map(|position| At::Position(position.into()));
+        }
         // Made first: should this future be dropped, its own drop ends the subscription.
         let subscription = Subscription {
             state: state.subscribe(),
@@ -94,6 +102,7 @@ impl Subscribe {
             ready: VecDeque::new(),
             handed: None,
             position: None,
+            bookmark,
             room,
         };
         let (reply, answer) = oneshot::channel();
@@ -143,6 +152,8 @@ pub struct Subscription {
     handed: Option<Position>,
     /// The position after what is handled.
     position: Option<Position>,
+    /// Keeps it over the end of the process.
+    bookmark: Option<Bookmark>,
 }
 
 impl Subscription {
@@ -168,6 +179,9 @@ impl Subscription {
 
     fn poll_batch(&mut self, cx: &Context<'_>, max: usize) -> Poll<Vec<Result<Event, Gap>>> {
         self.acknowledge();
+        if let Some(bookmark) = &self.bookmark {
+            ready!(bookmark.poll_written(cx));
+        }
         if self.ready.is_empty() {
             match self.feed.poll_take(cx) {
                 Poll::Ready(Some(items)) => self.ready = items,
@@ -188,10 +202,17 @@ impl Subscription {
         Poll::Ready(batch)
     }
 
-    /// Says that everything handed out is handled, without asking for more.
+    /// Says that everything handed out is handled, without asking for more. A file of positions has it a moment later:
+    /// before the next batch is handed out, and before [`Client::entered_background`] or [`Client::close`] resolves.
+    ///
+    /// [`Client::entered_background`]: crate::Client::entered_background
+    /// [`Client::close`]: crate::Client::close
     pub fn acknowledge(&mut self) {
         if let Some(handed) = self.handed.take() {
             self.position = Some(handed);
+            if let Some(bookmark) = &self.bookmark {
+                bookmark.store(handed);
+            }
         }
     }
 
@@ -206,7 +227,7 @@ impl Subscription {
         self.state.clone()
     }
 
-    /// Waits until the node has answered.
+    /// Waits until the node has answered, and a file of positions has where the subscription begins.
     ///
     /// # Cancel safety
     ///
@@ -222,11 +243,17 @@ impl Subscription {
         let state = state.wait_for(|state| state.is_subscribed() || over(state)).await.map_err(|_| closed())?;
         match &*state {
             RoomState::Ended(Some(cause)) => {
-                Err(SubscribeError::refused(SubscribeErrorKind::Refused, cause.code.unwrap_or(0), cause.detail.clone()))
+                let code = cause.code.unwrap_or(0);
+                return Err(SubscribeError::refused(SubscribeErrorKind::Refused, code, cause.detail.clone()));
             }
-            RoomState::Ended(None) => Err(closed()),
-            _ => Ok(()),
+            RoomState::Ended(None) => return Err(closed()),
+            _ => {}
         }
+        drop(state);
+        if let Some(bookmark) = &self.bookmark {
+            bookmark.written().await;
+        }
+        Ok(())
     }
 
     /// Reads the payloads with a codec.

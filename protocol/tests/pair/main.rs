@@ -9,6 +9,7 @@ mod flow;
 mod forks;
 mod fragments;
 mod handshake;
+mod hints;
 mod life;
 mod lossy;
 mod order;

@@ -6,6 +6,7 @@
  */
 import type { Histories, Page, Query } from './core/history.js';
 import { Fragments } from './core/fragments.js';
+import { Ground } from './core/ground.js';
 import { Session, type ClientState } from './core/session.js';
 import type { OutboxLimits, PublishInput, Receipt } from './core/outbox.js';
 import type { RoomCore } from './core/room.js';
@@ -71,6 +72,7 @@ export class Client implements RoomHost {
   /** Counts connections, so that what belongs to an earlier one is ignored. */
   #dials = 0;
   #woken = false;
+  readonly #ground: Ground;
   /** Loaded when the first page is asked for. */
   #histories: Promise<Histories> | undefined;
   readonly #options: ClientOptions;
@@ -101,6 +103,7 @@ export class Client implements RoomHost {
       },
     );
     this.session.add(new Fragments(this.session));
+    this.#ground = this.session.add(new Ground(this.session));
     for (const hint of HINTS) globalThis.addEventListener?.(hint, this.networkChanged);
   }
 
@@ -167,8 +170,21 @@ export class Client implements RoomHost {
 
   /** Tells that the network may have changed: the client tries at once, or asks whether its connection still lives. */
   readonly networkChanged = (): void => {
+    this.#ground.refill();
     this.#dialer.networkChanged();
     this.run((session) => session.nudge(now()));
+  };
+
+  /**
+   * Tells that the application is out of sight and wants to rest: a connection stays while the system lets it, and none is
+   * opened unless a durable publish waits. A page that shows notifications while it is hidden does not call this.
+   */
+  readonly enteredBackground = (): void => this.#ground.enter();
+
+  /** Tells that the application is back, perhaps after it was frozen: as `networkChanged`, and ends `enteredBackground`. */
+  readonly enteredForeground = (): void => {
+    this.#ground.leave();
+    this.networkChanged();
   };
 
   /** A room by its name. The same name gives the same object. */

@@ -317,6 +317,54 @@ test('LC-QUIC-012: after a hint that the network changed, no answer within 2 s i
   world.run(() => world.session.state.name !== 'connected', 20);
 });
 
+test('LC-SDK-022: a connection that does not answer a hint is replaced at once, whatever answers earlier pings', () => {
+  const world = new World().connected();
+  world.node.intercept = (_peer, _id, body) => (body.case === 'ping' ? 'ignore' : undefined);
+  world.ground.leave();
+  world.session.nudge(world.now);
+  const value = { stamp: world.now - 5000, serverTimeMs: world.now };
+  world.session.received(world.now, record({ body: { case: 'pong', value } }));
+  world.pass(1990);
+  assert.equal(world.session.state.name, 'connected');
+  world.states.length = 0;
+  world.pass(20);
+  assert.deepEqual(world.states.slice(0, 2), ['suspended', 'connecting']);
+});
+
+test('LC-SDK-023: in the background only publishes that wait connect, and the foreground does at once', () => {
+  const world = new World().connected();
+  const state = () => world.session.state.name;
+  world.ground.enter();
+  world.pass(60_000);
+  assert.equal(state(), 'connected');
+  world.cut();
+  world.pass(3_600_000);
+  assert.equal(state(), 'suspended');
+  let receipt: Receipt | LanecastError | undefined;
+  world.session.publish(world.now, publish('waits'), (result) => (receipt = result));
+  world.run(() => receipt !== undefined);
+  assert.ok(!(receipt instanceof LanecastError));
+  world.cut();
+  world.pass(3_600_000);
+  assert.equal(state(), 'suspended');
+  world.ground.leave();
+  world.session.nudge(world.now);
+  assert.equal(state(), 'connecting');
+  world.run(() => state() === 'connected');
+});
+
+test('LC-SDK-023: attempts in the background are bounded, and begin anew with a publish', () => {
+  const world = new World().connected();
+  world.reachable = false;
+  world.ground.enter();
+  world.cut();
+  for (const attempts of [8, 16]) {
+    world.session.publish(world.now, publish('waits'), () => undefined);
+    world.pass(600_000);
+    assert.equal(world.states.filter((state) => state === 'connecting').length, 1 + attempts);
+  }
+});
+
 test('a node that breaks the framing is left with PROTOCOL', () => {
   const world = new World(1, 'streams').connected();
   world.session.malformed(world.now, 'a frame on a stream of another lane');

@@ -8,8 +8,7 @@
 //! So the file is at most about twice as large as what it keeps, and the name always stands for a whole file.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::record::{self, Entry, HEADER, Header, Identity, Item};
+use crate::disk;
 use crate::error::{ConnectError, ConnectErrorKind};
 
 /// Numbers reserved at a time. After a power loss the file may be older than what was sent, so numbers go on above what
@@ -26,8 +26,6 @@ const RESERVED: u64 = 1 << 16;
 const DEAD_BYTES: u64 = 1 << 20;
 /// Where rewriting has failed so far, a file so many times as large takes nothing before it has worked.
 const DEAD_FACTOR_MAX: u64 = 4;
-/// Damaged files that are kept; a further one takes the place of the last.
-const DAMAGED_FILES_MAX: u32 = 8;
 
 /// Whether writing waits for the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +85,7 @@ impl OutboxFile {
     ///
     /// A damaged file is repaired and kept aside, and reported as an error: the next opening goes on with what is intact.
     pub(crate) fn open(path: &Path, sync: OutboxSync) -> Result<(Self, Contents), ConnectError> {
-        let path = real_path(path).map_err(|error| unusable(path, "found", &error))?;
+        let path = disk::real_path(path).map_err(|error| unusable(path, "found", &error))?;
         let lock = lock(&path)?;
         let bytes = match fs::read(&path) {
             Ok(bytes) => Bytes::from(bytes),
@@ -96,7 +94,7 @@ impl OutboxFile {
         };
         let old = Old::read(&path, &bytes)?;
         let aside = match old.damage {
-            Some(_) => Some(set_aside(&path).map_err(|error| unusable(&path, "copied", &error))?),
+            Some(_) => Some(disk::set_aside(&path).map_err(|error| unusable(&path, "copied", &error))?),
             None => None,
         };
         let identity = Identity {
@@ -179,6 +177,11 @@ impl OutboxFile {
             self.file.sync_data()?;
         }
         Ok(())
+    }
+
+    /// Waits until what was written is on the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Whether the file has become too large for what it keeps.
@@ -343,28 +346,9 @@ impl Image {
         Self { bytes, places }
     }
 
-    /// Makes a file of it that takes the place of the one at the path. A crash leaves the old one or the new one.
+    /// Makes a file of it that takes the place of the one at the path.
     fn replace(&self, path: &Path) -> io::Result<File> {
-        let new = beside(path, ".new");
-        let written = self.write(&new).and_then(|file| fs::rename(&new, path).map(|()| file));
-        match &written {
-            Ok(_) => sync_folder(path),
-            // A disk that is full needs the room.
-            Err(_) => drop(fs::remove_file(&new)),
-        }
-        written
-    }
-
-    fn write(&self, path: &Path) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        // What is in it is as private as the application's own data.
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        file.write_all(&self.bytes)?;
-        file.sync_all()?;
-        Ok(file)
+        disk::replace(path, &self.bytes)
     }
 }
 
@@ -415,64 +399,16 @@ impl Batch {
     }
 }
 
-/// The path without symbolic links, so that a file has one lock whatever it is called.
-fn real_path(path: &Path) -> io::Result<PathBuf> {
-    if path.try_exists()? {
-        return path.canonicalize();
-    }
-    let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(folder.canonicalize()?.join(name))
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
-
 /// Locks the outbox against other clients, in this process or another: two publishers must never share an instance.
 fn lock(path: &Path) -> Result<File, ConnectError> {
-    let lock = beside(path, ".lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
-    let file = file.map_err(|error| unusable(&lock, "opened", &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let detail = format!(
-                "{}: another client has this outbox open, in this process or another; close it first, or use another file",
-                path.display()
-            );
-            Err(ConnectError::local(ConnectErrorKind::OutboxLocked, detail).may_retry())
-        }
-        Err(TryLockError::Error(error)) => Err(unusable(&lock, "locked", &error)),
-    }
-}
-
-/// Puts a new name on the disk. The file is in its place whether that works or not, so there is no going back.
-fn sync_folder(path: &Path) {
-    #[cfg(unix)]
-    if let Some(folder) = path.parent()
-        && let Err(error) = File::open(folder).and_then(|folder| folder.sync_all())
-    {
-        tracing::warn!(%error, folder = %folder.display(), "a folder could not be written to the disk");
-    }
-    #[cfg(not(unix))]
-    let _ = path;
-}
-
-/// Copies a damaged file to where it is kept.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let mut aside = beside(path, ".damaged-1");
-    for number in 2..=DAMAGED_FILES_MAX {
-        if !aside.try_exists()? {
-            break;
-        }
-        aside = beside(path, &format!(".damaged-{number}"));
-    }
-    fs::copy(path, &aside)?;
-    File::open(&aside)?.sync_all()?;
-    Ok(aside)
+    let lock = disk::lock(path).map_err(|error| unusable(&disk::lock_path(path), "locked", &error))?;
+    lock.ok_or_else(|| {
+        let detail = format!(
+            "{}: another client has this outbox open, in this process or another; close it first, or use another file",
+            path.display()
+        );
+        ConnectError::local(ConnectErrorKind::OutboxLocked, detail).may_retry()
+    })
 }
 
 fn unusable(path: &Path, verb: &str, error: &io::Error) -> ConnectError {

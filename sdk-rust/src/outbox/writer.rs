@@ -14,6 +14,7 @@ use tokio::sync::mpsc as reports;
 
 use super::file::{Change, OutboxFile};
 use super::record::Item;
+use crate::disk::{Synced, Syncer, Syncs, syncs};
 use crate::error::{ConnectError, ConnectErrorKind};
 
 /// Changes written at a time, so that the first of them need not wait for ever.
@@ -25,6 +26,8 @@ enum Request {
     Change(Change),
     /// A change whose end is reported.
     End(u64),
+    /// Wait for the disk.
+    Sync,
 }
 
 /// What became of the changes.
@@ -43,6 +46,7 @@ pub(crate) enum Report {
 pub(crate) struct Writer {
     /// `None`: finished.
     requests: Option<mpsc::Sender<Request>>,
+    syncs: Syncs,
     reports: reports::UnboundedReceiver<Report>,
 }
 
@@ -51,10 +55,11 @@ impl Writer {
     pub(crate) fn start(file: OutboxFile) -> Result<Self, ConnectError> {
         let (requests, requested) = mpsc::channel();
         let (reporter, reports) = reports::unbounded_channel();
+        let (syncs, syncer) = syncs();
         let thread = thread::Builder::new().name("lanecast-outbox".into());
-        let started = thread.spawn(move || run(file, &requested, &reporter));
+        let started = thread.spawn(move || run(file, &requested, &reporter, &syncer));
         started.map_err(|error| ConnectError::local(ConnectErrorKind::NoRuntime, error.to_string()))?;
-        Ok(Self { requests: Some(requests), reports })
+        Ok(Self { requests: Some(requests), syncs, reports })
     }
 
     /// Writes a publish down; reported as `Written` or `Failed`.
@@ -77,6 +82,11 @@ impl Writer {
         self.ask(Request::Change(Change::User(user.to_owned())));
     }
 
+    /// Puts everything so far on the disk.
+    pub(crate) fn sync(&self) -> Synced {
+        self.syncs.ask(|| self.ask(Request::Sync))
+    }
+
     /// The next report; `None`: the thread is over, and the file unlocked. Cancel safe.
     pub(crate) async fn report(&mut self) -> Option<Report> {
         self.reports.recv().await
@@ -93,23 +103,30 @@ impl Writer {
     }
 }
 
-fn run(mut file: OutboxFile, requests: &mpsc::Receiver<Request>, reports: &reports::UnboundedSender<Report>) {
+fn run(
+    mut file: OutboxFile,
+    requests: &mpsc::Receiver<Request>,
+    reports: &reports::UnboundedSender<Report>,
+    syncer: &Syncer,
+) {
     while let Ok(first) = requests.recv() {
         let mut changes = Vec::new();
         let mut on_written = Vec::new();
+        let mut syncs = false;
         for request in [first].into_iter().chain(requests.try_iter()).take(BATCH_MAX) {
-            changes.push(match request {
+            match request {
                 Request::Change(change) => {
                     if let Change::Queue(item) = &change {
                         on_written.push(Report::Written(item.id));
                     }
-                    change
+                    changes.push(change);
                 }
                 Request::End(id) => {
                     on_written.push(Report::Ended(id));
-                    Change::End(id)
+                    changes.push(Change::End(id));
                 }
-            });
+                Request::Sync => syncs = true,
+            }
         }
         let written = file.write(&changes);
         if let Err(error) = &written {
@@ -121,6 +138,9 @@ fn run(mut file: OutboxFile, requests: &mpsc::Receiver<Request>, reports: &repor
                 (Err(error), Report::Written(id)) => Report::Failed(id, error.to_string()),
                 (_, report) => report,
             });
+        }
+        if syncs {
+            syncer.serve(|| file.sync());
         }
         if file.is_bloated()
             && let Err(error) = file.rewrite()

@@ -9,6 +9,7 @@ use lanecast_protocol::v1;
 use tokio::sync::{oneshot, watch};
 
 use crate::Lane;
+use crate::disk::Synced;
 use crate::error::{FlushError, PublishError, SubscribeError};
 use crate::feed::Feed;
 use crate::history::Unread;
@@ -63,6 +64,10 @@ pub(crate) enum Command {
     Focus { room: Arc<str>, focus: Focus },
     /// The network changed.
     NetworkChanged,
+    /// The application is in the background. Answered at once, with what tells when the files are on the disk.
+    EnteredBackground { reply: oneshot::Sender<Vec<Synced>> },
+    /// The application is in the foreground.
+    EnteredForeground,
     /// Ask the application for a new token now.
     RefreshToken,
     /// Close for good.

@@ -38,9 +38,10 @@ use self::rooms::Rooms;
 use crate::error::{HistoryError, HistoryErrorKind};
 use crate::history::Unread;
 use crate::outbox::{Contents, Outcome, Report, Writer};
+use crate::positions::Positions;
 use crate::state::{Cause, ClientState};
 use crate::token::{TokenError, TokenRequest, TokenSource};
-use crate::transport::{Dialer, Opened, Target, Transport, Trial, Turn};
+use crate::transport::{Dialer, LOOK_EVERY, Opened, Path, Target, Transport, Trial, Turn, Way};
 
 /// How long a peer may take to close its side.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
@@ -119,6 +120,11 @@ pub(crate) struct Owner {
     /// Of the connection in `link`.
     trial: Option<Trial>,
     link: Option<Box<dyn Transport>>,
+    /// The way of the connection, or of the last one; `None`: there was none, or it does not leave the device.
+    path: Option<Path>,
+    /// When to look at it next, in the foreground.
+    look_at: Instant,
+    is_foreground: bool,
     /// The connection before, on its way down. A further one takes its place: closing is a courtesy.
     closing: Option<BoxFuture<'static, ()>>,
     rooms: Rooms,
@@ -133,7 +139,7 @@ impl Owner {
         (target, dialer): (Target, Dialer),
         tokens: TokenSource,
         seams: Seams,
-        kept: Option<(Contents, Writer)>,
+        (kept, positions): (Option<(Contents, Writer)>, Option<Positions>),
         outcomes: mpsc::UnboundedSender<Outcome>,
     ) -> Self {
         let (mut session, clock) = (session::Client::new(options), Clock { origin: Instant::now() });
@@ -145,7 +151,7 @@ impl Owner {
         Self {
             session,
             clock,
-            rooms: Rooms::new(seams.wake.clone()),
+            rooms: Rooms::new(seams.wake.clone(), positions),
             publishes,
             seams,
             has_handles: true,
@@ -160,6 +166,9 @@ impl Owner {
             asked: (false, String::new()),
             trial: None,
             link: None,
+            path: None,
+            look_at: Instant::now(),
+            is_foreground: true,
             closing: None,
             pages: BTreeMap::new(),
         }
@@ -175,6 +184,7 @@ impl Owner {
         }
         self.rooms.end_all(&mut self.session);
         self.publishes.finish(&mut self.session).await;
+        self.rooms.finish().await;
         // The handles learn of the end by the drop of what they wait for.
     }
 
@@ -208,7 +218,7 @@ impl Owner {
             let left_ms = at_ms.saturating_sub(self.session.node_time_ms(now)).max(1);
             Instant::now() + Duration::from_millis(left_ms)
         });
-        [session, signals].into_iter().flatten().min()
+        [session, signals, self.next_look()].into_iter().flatten().min()
     }
 
     fn handle(&mut self, input: Input) {
@@ -238,6 +248,7 @@ impl Owner {
             }
             Input::Deadline => {}
         }
+        self.look(now);
         // Also when something else came first: a deadline must not wait for a quiet moment.
         self.session.handle_timeout(now);
         self.rooms.expire(self.session.node_time_ms(now));
@@ -266,6 +277,13 @@ impl Owner {
             Command::Flush { reply } => self.publishes.flush(reply),
             Command::Focus { room, focus } => self.session.focus(&room, focus),
             Command::NetworkChanged => self.network_changed(now),
+            Command::EnteredBackground { reply } => {
+                self.is_foreground = false;
+                self.session.entered_background(now);
+                // A caller that is gone does not want to know.
+                let _ = reply.send([self.publishes.sync(), self.rooms.sync()].into_iter().flatten().collect());
+            }
+            Command::EnteredForeground => self.entered_foreground(now),
             Command::RefreshToken => self.session.refresh_token(now),
             Command::Close => self.session.close(now),
         }
@@ -278,6 +296,8 @@ impl Owner {
             Ok((Opened { link, trial }, token)) => {
                 self.token = Some(token.clone());
                 self.session.opened(now, token, link.ordered());
+                self.path = link.path();
+                self.look_at = Instant::now() + LOOK_EVERY;
                 (self.link, self.trial) = (Some(link), Some(trial));
             }
             Err(OpenError::NoToken(detail) | OpenError::Failed(detail)) => {
@@ -323,17 +343,61 @@ impl Owner {
         self.session.handle_closed(now, None);
     }
 
-    /// What was learned here of transports holds no more, and sockets may be bound to what is gone.
+    /// When to look at the way next.
+    fn next_look(&self) -> Option<Instant> {
+        (self.is_foreground && self.path.is_some()).then_some(self.look_at)
+    }
+
+    /// Looks, if it is time, whether the network changed without a hint.
+    fn look(&mut self, now: Now) {
+        if self.next_look().is_some_and(|at| at <= Instant::now()) {
+            let way = self.way();
+            if way != Way::Same {
+                tracing::debug!(?way, "the way to the node changed");
+                self.move_on(now, way);
+            }
+        }
+    }
+
+    fn way(&mut self) -> Way {
+        self.look_at = Instant::now() + LOOK_EVERY;
+        self.path.as_mut().map_or(Way::Same, Path::look)
+    }
+
     fn network_changed(&mut self, now: Now) {
+        let way = self.way();
+        self.move_on(now, way);
+    }
+
+    /// What was learned here of transports holds no more, and sockets may be bound to what is gone.
+    fn move_on(&mut self, now: Now, way: Way) {
         self.dialer.forget();
+        self.open_anew();
+        if let Some(link) = &mut self.link {
+            link.network_changed();
+        }
+        match way {
+            Way::Gone => self.session.path_lost(now),
+            Way::Same | Way::Moved => self.session.network_changed(now),
+        }
+    }
+
+    /// Who was frozen does not know whether the network is the same one.
+    fn entered_foreground(&mut self, now: Now) {
+        self.is_foreground = true;
+        self.session.entered_foreground(now);
+        match self.way() {
+            Way::Same => self.open_anew(),
+            way => self.move_on(now, way),
+        }
+    }
+
+    /// Begins the attempt anew that is under way.
+    fn open_anew(&mut self) {
         if self.opening.is_some() {
             let (new_token, address) = self.asked.clone();
             self.connect(new_token, &address);
         }
-        if let Some(link) = &mut self.link {
-            link.network_changed();
-        }
-        self.session.network_changed(now);
     }
 
     /// Remembers how the transport did; `lost`: neither side ended the connection.
@@ -350,6 +414,9 @@ impl Owner {
     fn hang_up(&mut self, code: Option<Code>) {
         self.opening = None;
         self.judge(matches!(code, Some(Code::IdleTimeout | Code::HandshakeTimeout)));
+        if let Some(path) = &mut self.path {
+            path.unbind();
+        }
         if let Some(link) = self.link.take() {
             let closed = link.close(code);
             let within = async move { drop(tokio::time::timeout(CLOSE_WITHIN, closed).await) };

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::{Publication, Replies};
 use crate::Lane;
+use crate::disk::Synced;
 use crate::error::{FlushError, FlushErrorKind, PublishError, PublishErrorKind};
 use crate::event::Content;
 use crate::outbox::{Contents, Item, Outcome, Report, Writer};
@@ -207,6 +208,11 @@ impl Publishes {
             }
         }
         true
+    }
+
+    /// Puts what the file holds on the disk; `None`: there is none.
+    pub(super) fn sync(&self) -> Option<Synced> {
+        self.writer.as_ref().map(Writer::sync)
     }
 
     /// A node welcomed the client.

@@ -9,8 +9,10 @@ use lanecast_protocol::session::client::{Client, RoomState as SessionState, Subs
 use lanecast_protocol::v1;
 use tokio::sync::{Notify, watch};
 
+use crate::disk::Synced;
 use crate::error::{SubscribeError, SubscribeErrorKind};
 use crate::feed::{FEED_ITEMS, Feed};
+use crate::positions::{Hold, Positions};
 use crate::signal::{Board, Seat};
 use crate::state::RoomState;
 
@@ -40,11 +42,12 @@ impl Room {
 pub(super) struct Rooms {
     rooms: BTreeMap<Arc<str>, Room>,
     wake: Arc<Notify>,
+    positions: Option<Hold>,
 }
 
 impl Rooms {
-    pub(super) fn new(wake: Arc<Notify>) -> Self {
-        Self { rooms: BTreeMap::new(), wake }
+    pub(super) fn new(wake: Arc<Notify>, positions: Option<Positions>) -> Self {
+        Self { rooms: BTreeMap::new(), wake, positions: positions.map(Hold) }
     }
 
     fn enter(&mut self, name: &Arc<str>) -> Result<&mut Room, SubscribeError> {
@@ -143,8 +146,12 @@ impl Rooms {
         }
         let ended = matches!(state, SessionState::Ended { .. });
         if let Some(reader) = &room.reader {
-            if let Some(position) = session.position(name) {
-                reader.feed.begin(position);
+            // Kept before anything is handed out, or a process that is killed then would begin live again.
+            if let Some(position) = session.position(name)
+                && reader.feed.begin(position)
+                && let Some(Hold(positions)) = &self.positions
+            {
+                positions.store(&name.into(), position);
             }
             if ended {
                 drain(session, name, &reader.feed);
@@ -180,6 +187,18 @@ impl Rooms {
     /// When the next signal expires, by the node's clock.
     pub(super) fn next_expiry_ms(&self) -> Option<u64> {
         self.rooms.values().filter_map(|room| room.board.as_ref()?.next_expiry_ms()).min()
+    }
+
+    /// Puts the positions on the disk; `None`: they are in no file.
+    pub(super) fn sync(&self) -> Option<Synced> {
+        self.positions.as_ref().map(|Hold(positions)| positions.sync())
+    }
+
+    /// Ends the file of positions, once what was acknowledged is in it.
+    pub(super) async fn finish(&self) {
+        if let Some(Hold(positions)) = &self.positions {
+            positions.finish().wait().await;
+        }
     }
 
     /// The client is over: readers get what is still there, and then the end.

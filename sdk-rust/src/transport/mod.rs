@@ -4,11 +4,12 @@
 //! a file here that implements [`Transport`], a scheme in [`Target::parse`], an arm in [`Dialer::open`].
 //!
 //! In reading order: `address` (what an address allows), `dial` (opening, and which transport goes first), `memory` (what was
-//! learned about this network), `tcp`, `resolve`, `tls` and `proxy` (what lies below), `websocket` and `quic`.
+//! learned about this network), `path` (whether it is still the same one), `tcp`, `resolve`, `tls` and `proxy` (what lies below), `websocket` and `quic`.
 
 mod address;
 mod dial;
 mod memory;
+mod path;
 mod proxy;
 #[cfg(feature = "quic")]
 mod quic;
@@ -27,6 +28,7 @@ use lanecast_protocol::outbox::Output;
 
 pub(crate) use self::address::{QUIC_PORT, Target};
 pub(crate) use self::dial::{Dialer, Opened, Trial};
+pub(crate) use self::path::{LOOK_EVERY, Path, Way};
 pub(crate) use self::proxy::Proxy;
 pub(crate) use self::tls::{Tls, Trust};
 
@@ -74,6 +76,9 @@ pub(crate) trait Transport: Send {
 
     /// Switches off, and on again, what keeps the queues beyond this one short: for comparison.
     fn set_paced(&mut self, paced: bool);
+
+    /// The way that it goes; `None`: it does not leave the device.
+    fn path(&self) -> Option<Path>;
 
     /// The network may be another one: goes on from a new socket, if it can. Whether the peer still hears, its answers
     /// say.

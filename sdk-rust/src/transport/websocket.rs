@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use super::{Source, Transport, Turn};
+use super::{Path, Source, Transport, Turn};
 
 const SUBPROTOCOL: &str = "lanecast.v1";
 /// A message is not made longer than this by adding to it: what is in it can no longer be overtaken.
@@ -50,6 +50,7 @@ pub(super) struct WebSocket<S> {
     /// Lanes wait for the socket to have room.
     held: bool,
     paced: bool,
+    path: Option<Path>,
     /// An output that did not fit into the last message.
     left: Option<Output>,
     /// Whose turn it is, so that neither reading nor writing starves.
@@ -57,7 +58,7 @@ pub(super) struct WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> WebSocket<S> {
-    pub(super) async fn open(stream: S, pace: Pace, uri: Uri) -> Result<Self, String> {
+    pub(super) async fn open(stream: S, pace: Pace, path: Option<Path>, uri: Uri) -> Result<Self, String> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(RECORD_BYTES_MAX))
@@ -73,6 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> WebSocket<S> {
             written: false,
             held: false,
             paced: true,
+            path,
             left: None,
             read_first: true,
         })
@@ -160,6 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
             // A waker that does nothing is safe here: while something is left it is polled with the real one.
             let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()));
         }
+    }
+
+    fn path(&self) -> Option<Path> {
+        self.path.clone()
     }
 
     fn set_paced(&mut self, paced: bool) {

@@ -24,7 +24,7 @@ impl Client {
             }
             Body::Pong(pong) => {
                 if let Link::Open(open) = &mut self.link {
-                    open.pong_by_ms = None;
+                    open.answered(pong.stamp);
                 }
                 self.set_clock(now, pong.server_time_ms, now.monotonic_ms.saturating_sub(pong.stamp));
             }

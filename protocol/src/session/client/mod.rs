@@ -14,7 +14,7 @@
 //!
 //! Methods come in four families: *inputs* ([`Client::opened`], [`Client::failed`], [`Client::no_token`],
 //! [`Client::handle_record`], [`Client::handle_closed`], [`Client::handle_timeout`], [`Client::network_changed`],
-//! [`Client::renewed`], [`Client::not_renewed`]), *commands* of the application
+//! [`Client::path_lost`], [`Client::entered_background`], [`Client::entered_foreground`], [`Client::renewed`], [`Client::not_renewed`]), *commands* of the application
 //! ([`Client::connect`], [`Client::subscribe`], [`Client::publish`], [`Client::signal`], [`Client::history`],
 //! [`Client::next_batch`], [`Client::refresh_token`], [`Client::close`] …), *outputs* ([`Client::poll_action`], [`Client::poll_output`],
 //! [`Client::poll_event`], [`Client::poll_timeout`]) and getters. After each input or command drain all outputs.
@@ -23,6 +23,7 @@ mod api;
 mod bounds;
 mod frames;
 mod held;
+mod life;
 mod publish;
 mod refresh;
 mod room;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 
 pub use self::api::{Action, ClientState, CommandError, Event, Options};
 use self::held::{Held, HeldFrame};
+use self::life::{Ground, Probe};
 pub use self::publish::{Kept, OldOutbox, PublishOptions, Queued};
 use self::publish::{OutboxUser, stamped};
 use self::refresh::Refresh;
@@ -88,8 +90,6 @@ const DROPPED_HANDLES_MAX: usize = 256;
 pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Least time after which a Subscribe that was refused for now is sent again.
 const ASK_AGAIN_MS: u64 = 500;
-/// After a hint that the network changed, a Pong is expected this soon.
-const PROBE_MS: u64 = 2_000;
 
 enum Pending {
     Publish(Ticket),
@@ -105,6 +105,8 @@ struct Open {
     opened_at_ms: u64,
     sent_at_ms: u64,
     pong_by_ms: Option<u64>,
+    /// After a hint; unless it is answered the client connects anew at once.
+    probe: Option<Probe>,
     leave_at_ms: Option<u64>,
     leave_to: String,
     in_flight_max: usize,
@@ -161,6 +163,7 @@ pub struct Client {
     heartbeat: v1::Heartbeat,
     reconnect: v1::ReconnectWindow,
     attempt: u32,
+    ground: Ground,
     tokens_refused: u32,
     /// The code of an Error that said `closing`.
     closing: Option<u32>,
@@ -191,6 +194,7 @@ impl Client {
             heartbeat: HEARTBEAT,
             reconnect: RECONNECT,
             attempt: 0,
+            ground: Ground::Foreground,
             tokens_refused: 0,
             closing: None,
             connection_id: String::new(),
@@ -322,28 +326,13 @@ impl Client {
         Ok(Some((frame, bytes)))
     }
 
-    /// The network changed (another Wi-Fi, a new address): waiting is pointless, and the connection may be dead.
-    pub fn network_changed(&mut self, now: Now) {
-        match &mut self.link {
-            Link::Waiting { until_ms, .. } => *until_ms = now.monotonic_ms,
-            Link::Open(open) => {
-                let by = now.monotonic_ms + PROBE_MS;
-                open.pong_by_ms = Some(open.pong_by_ms.map_or(by, |earlier| earlier.min(by)));
-                open.sent_at_ms = now.monotonic_ms;
-                self.ping(now);
-            }
-            _ => {}
-        }
-        self.handle_timeout(now);
-    }
-
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.publisher.handle_timeout(now.monotonic_ms);
         self.meter.handle_timeout(now.monotonic_ms);
         let due = |at: u64| at <= now.monotonic_ms;
         match &self.link {
-            Link::Waiting { until_ms, new_token, address, .. } if due(*until_ms) => {
+            Link::Waiting { until_ms, new_token, address, .. } if due(*until_ms) && self.may_connect() => {
                 let (new_token, address) = (*new_token, address.clone());
                 self.begin(now, new_token, address);
             }
@@ -356,7 +345,10 @@ impl Client {
                 self.count_life(now);
                 self.actions.push_back(Action::Disconnect(Code::Normal));
                 self.detach();
-                self.begin(now, false, address);
+                match self.may_connect() {
+                    true => self.begin(now, false, address),
+                    false => self.wait(now.monotonic_ms, false, address, Code::GoingAway.number().into()),
+                }
             }
             Link::Open(open) if open.pong_by_ms.is_some_and(due) => self.give_up(now, Code::IdleTimeout),
             Link::Open(_) => self.handle_open_timeout(now),
@@ -555,7 +547,7 @@ impl Client {
     pub fn poll_timeout(&self, now: Now) -> Option<u64> {
         let link = match &self.link {
             Link::Idle | Link::Closed { .. } => return None,
-            Link::Waiting { until_ms, .. } => Some(*until_ms),
+            Link::Waiting { until_ms, .. } => self.may_connect().then_some(*until_ms),
             Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms, .. } => Some(*deadline_ms),
             Link::Open(open) => {
                 let ping =
@@ -633,6 +625,7 @@ impl Client {
     // The link.
 
     fn begin(&mut self, now: Now, new_token: bool, address: String) {
+        self.ground.spend();
         self.link = Link::Connecting { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS };
         self.actions.push_back(Action::Connect { new_token, address });
         self.events.push_back(Event::State(ClientState::Connecting));
@@ -703,6 +696,8 @@ impl Client {
 
     /// The connection is gone: what now is decided by the code (LC-LIFE-023, LC-AUTH-022).
     fn lost(&mut self, now: Now, code: u32) {
+        // A node that says why it closes is there, and may not want to be asked again at once.
+        let at_once = code == 0 && matches!(&self.link, Link::Open(open) if open.probe.is_some());
         self.count_life(now);
         self.detach();
         let action = if code >= 4000 { action_of(code) } else { Advice::Retry };
@@ -716,8 +711,12 @@ impl Client {
         let window = u64::from(self.reconnect.min_ms) << self.attempt.min(16);
         let window = window.min(self.reconnect.max_ms.into());
         self.attempt += 1;
-        let until_ms = now.monotonic_ms + self.draw(window + 1);
-        self.link = Link::Waiting { until_ms, new_token, address: String::new(), code };
+        let delay_ms = if at_once { 0 } else { self.draw(window + 1) };
+        self.wait(now.monotonic_ms + delay_ms, new_token, String::new(), code);
+    }
+
+    fn wait(&mut self, until_ms: u64, new_token: bool, address: String, code: u32) {
+        self.link = Link::Waiting { until_ms, new_token, address, code };
         self.events.push_back(Event::State(ClientState::Suspended { code }));
     }
 
@@ -741,6 +740,7 @@ impl Client {
             return self.stop(now, Code::UserMismatch.number().into());
         }
         self.tokens_refused = 0;
+        self.ground.refresh();
         self.connection_id = welcome.connection_id;
         self.heartbeat = welcome.heartbeat.unwrap_or(HEARTBEAT);
         self.reconnect = welcome.reconnect.unwrap_or(RECONNECT);
@@ -755,6 +755,7 @@ impl Client {
             opened_at_ms: now.monotonic_ms,
             sent_at_ms: now.monotonic_ms,
             pong_by_ms: None,
+            probe: None,
             leave_at_ms: None,
             leave_to: String::new(),
             in_flight_max: limits.publishes_in_flight.max(1) as usize,

@@ -159,6 +159,7 @@ impl Client {
             asked_at_ms: Some(now.monotonic_ms),
         };
         let number = self.publisher.push(ticket, room, lane, envelope, terms)?;
+        self.ground.refresh();
         Ok(Queued { ticket, number, keep_ms })
     }
 

@@ -28,7 +28,7 @@ import { SignalOutbox } from './signals.js';
 
 /** Dialling and the handshake together take at most this long. */
 const CONNECT_MS_MAX = 15_000;
-/** After a hint that the network changed, a Pong is expected this soon (LC-QUIC-012). */
+/** After a hint a Pong is expected this soon (LC-QUIC-012, LC-SDK-022). */
 const PROBE_MS = 2000;
 /** A newer token is asked for this long before the present one expires, or a tenth of its life if that is less … */
 const REFRESH_LEAD_MS_MAX = 60_000;
@@ -125,6 +125,10 @@ export class Session implements Link {
   #lastConnection = '';
   #connectedAt = Infinity;
   #due: Timers = {};
+  /** Asked when it is time to connect; after a no it waits for `nudge`. */
+  mayDial = (): boolean => true;
+  /** After a hint, no Pong to a Ping from before this is an answer; 0: each is. */
+  #probe = 0;
 
   /** Whether nothing is to be held back by the transport either. */
   readonly oneQueue: boolean;
@@ -170,8 +174,11 @@ export class Session implements Link {
 
   /** The network may have changed: tries at once, or asks at once whether the node is there (LC-QUIC-012). */
   nudge(now: number): void {
-    if (this.state.name === 'suspended') this.#dial(now);
-    else if (this.state.name === 'connected') this.#ping(now, PROBE_MS);
+    if (this.state.name === 'suspended') {
+      this.#attempt = 0;
+      this.#due.retry = now;
+      this.tick(now);
+    } else if (this.connected) this.#ping(now, PROBE_MS, now - 1);
   }
 
   /** Publishes; `settle` is called once. */
@@ -250,9 +257,16 @@ export class Session implements Link {
   /** A deadline may have passed. */
   tick(now: number): void {
     const due = (timer: keyof Timers) => (this.#due[timer] ?? Infinity) <= now;
-    if (due('retry')) this.#dial(now);
-    if (due('connect')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no connection in time'));
-    if (due('pong')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no Pong in time'));
+    if (due('retry')) {
+      this.#due = {};
+      if (this.mayDial()) this.#dial(now);
+    }
+    if (due('connect')) this.#giveUp(now, LanecastError.local('TIMEOUT', 'no connection'));
+    if (due('pong')) {
+      // Who does not answer a hint is left for a new connection at once (LC-SDK-022).
+      if (this.#probe) this.#due.leave = now;
+      this.#giveUp(now, LanecastError.local('TIMEOUT', 'no Pong'));
+    }
     if (due('leave')) this.#giveUp(now, LanecastError.of(Code.GOING_AWAY));
     if (due('ping')) this.#ping(now);
     if (due('refresh')) {
@@ -355,8 +369,9 @@ export class Session implements Link {
     for (const part of this.#parts) part.disconnected?.();
   }
 
-  #ping(now: number, withinMs = this.welcome?.heartbeat?.pongWithinMs || 10_000): void {
+  #ping(now: number, withinMs = this.welcome?.heartbeat?.pongWithinMs || 10_000, probe = 0): void {
     delete this.#due.ping;
+    this.#probe = probe;
     this.#due.pong = Math.min(this.#due.pong ?? Infinity, now + withinMs);
     this.send({ case: 'ping', value: { stamp: Math.floor(now) } });
   }
@@ -461,7 +476,7 @@ export class Session implements Link {
         return;
       case 'pong': {
         const sentAt = body.value.stamp;
-        delete this.#due.pong;
+        if (sentAt >= this.#probe) delete this.#due.pong;
         this.roundTripMs = Math.max(1, now - sentAt);
         this.clockOffsetMs = body.value.serverTimeMs - (now - this.roundTripMs / 2);
         return;

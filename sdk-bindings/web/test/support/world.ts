@@ -3,6 +3,7 @@
  * a seed, so a failing run can be repeated.
  */
 import { Fragments } from '../../src/core/fragments.js';
+import { Ground } from '../../src/core/ground.js';
 import { Histories } from '../../src/core/history.js';
 import { type ClientState, Session } from '../../src/core/session.js';
 import type { RoomCore } from '../../src/core/room.js';
@@ -32,6 +33,7 @@ export class World {
   readonly node = new FakeNode(() => this.now);
   readonly session: Session;
   readonly histories: Histories;
+  readonly ground: Ground;
   readonly states: ClientState['name'][] = [];
   readonly ready: RoomCore[] = [];
   readonly diagnostics: Error[] = [];
@@ -73,6 +75,7 @@ export class World {
       },
     );
     this.session.add(new Fragments(this.session));
+    this.ground = this.session.add(new Ground(this.session));
     this.histories = this.session.add(new Histories(this.session));
   }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::disk::DAMAGED_FILES_MAX;
 
 /// A folder of a test's own, removed with it.
 struct Folder(PathBuf);

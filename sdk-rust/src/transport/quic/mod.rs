@@ -28,7 +28,7 @@ use quinn::{AckFrequencyConfig, ClientConfig, Connection, ConnectionError, Endpo
 use self::incoming::Incoming;
 use self::outgoing::Outgoing;
 use self::watch::Watch;
-use super::{Source, Target, Tls, Transport, Turn, resolve};
+use super::{Path, Source, Target, Tls, Transport, Turn, resolve};
 
 /// Streams of the node that are open at once: 32 with one urgent message each, the lanes, transfers and large signals,
 /// with room for as many that were read and not yet given back.
@@ -198,6 +198,11 @@ impl Transport for Quic {
             meter.set_paced(paced);
         }
         self.outgoing.set_prioritized(paced);
+    }
+
+    fn path(&self) -> Option<Path> {
+        // Not bound: the system sends from whatever address leads to the node, and the node follows.
+        Path::new(self.connection.remote_address(), None)
     }
 
     fn network_changed(&mut self) {
