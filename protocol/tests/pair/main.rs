@@ -12,6 +12,7 @@ mod handshake;
 mod hints;
 mod life;
 mod lossy;
+mod named;
 mod order;
 mod publish;
 mod raw;

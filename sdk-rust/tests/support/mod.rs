@@ -96,6 +96,7 @@ pub fn welcome() -> v1::Welcome {
         }),
         reconnect: Some(v1::ReconnectWindow { min_ms: 1, max_ms: 10 }),
         server_time_ms: now_ms(),
+        capabilities: vec![v1::Capability::History.into(), v1::Capability::Signals.into()],
         ..Default::default()
     }
 }

@@ -59,6 +59,7 @@ impl Client {
                     open.record_bytes = limits.record_bytes as usize;
                 }
                 self.signals.limit(now, limits.signals_per_second);
+                self.limit_rooms(limits.rooms);
             }
             Body::Credit(credit) => self.handle_credit(now, &credit),
             Body::TokenRefreshed(refreshed) => {

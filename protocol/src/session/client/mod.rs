@@ -116,6 +116,10 @@ struct Open {
     replicates: bool,
     /// Whether the node puts rooms before others.
     focuses: bool,
+    /// It serves History.
+    reads: bool,
+    /// It serves signals.
+    signals: bool,
     refresh: Refresh,
     pending: BTreeMap<u32, Pending>,
     held: Held,
@@ -168,6 +172,8 @@ pub struct Client {
     /// The code of an Error that said `closing`.
     closing: Option<u32>,
     connection_id: String,
+    /// Rooms of a connection, as the node said last.
+    rooms_max: usize,
     next_id: u32,
     next_ticket: u64,
     /// Node's clock minus ours, ms.
@@ -198,6 +204,7 @@ impl Client {
             tokens_refused: 0,
             closing: None,
             connection_id: String::new(),
+            rooms_max: usize::MAX,
             next_id: 0,
             next_ticket: 0,
             clock_offset_ms: 0,
@@ -223,7 +230,9 @@ impl Client {
         self.closing = None;
         let id = self.id();
         let wanted = self.rooms.iter_mut().filter(|(_, room)| room.wanted());
+        // The rest is asked for after Welcome, which may allow more (LC-SDK-005).
         let subscriptions = wanted
+            .take(self.rooms_max)
             .map(|(name, room)| {
                 room.asked = Some(0);
                 room.subscribe(name)
@@ -449,6 +458,12 @@ impl Client {
     /// [`CommandError::NotConnected`] or [`CommandError::TooMany`].
     pub fn history(&mut self, history: v1::History) -> Result<Ticket, CommandError> {
         let ticket = self.ticket();
+        if matches!(&self.link, Link::Open(open) if !open.reads) {
+            let (code, detail) = (Code::Unimplemented.number().into(), "the node serves no history".into());
+            let refused = v1::Error { code, detail, room: history.room, ..v1::Error::default() };
+            self.events.push_back(Event::Page(ticket, Err(refused)));
+            return Ok(ticket);
+        }
         self.request(Body::History(history), Pending::History(ticket))?;
         Ok(ticket)
     }
@@ -747,6 +762,7 @@ impl Client {
         self.set_clock(now, welcome.server_time_ms, 0);
         let limits = welcome.limits.unwrap_or_default();
         self.signals.limit(now, limits.signals_per_second);
+        self.limit_rooms(limits.rooms);
         let held = match &mut self.link {
             Link::Handshake { held, .. } => std::mem::take(held),
             _ => Held::default(),
@@ -762,6 +778,8 @@ impl Client {
             record_bytes: limits.record_bytes as usize,
             replicates: welcome.capabilities.contains(&v1::Capability::Replicated.into()),
             focuses: welcome.capabilities.contains(&v1::Capability::Focus.into()),
+            reads: welcome.capabilities.contains(&v1::Capability::History.into()),
+            signals: welcome.capabilities.contains(&v1::Capability::Signals.into()),
             refresh: Refresh::default(),
             pending: BTreeMap::new(),
             held,
@@ -786,6 +804,10 @@ impl Client {
         for name in late {
             self.ask(&name);
         }
+    }
+
+    fn limit_rooms(&mut self, rooms: u32) {
+        self.rooms_max = if rooms == 0 { usize::MAX } else { rooms as usize };
     }
 
     fn set_clock(&mut self, now: Now, node_ms: u64, round_trip_ms: u64) {
@@ -862,11 +884,10 @@ impl Client {
 
     /// Moves publishes and signals into the outbox while it has room.
     fn fill(&mut self, now: Now) {
-        if !matches!(self.link, Link::Open(_)) {
-            return;
-        }
+        let Link::Open(open) = &self.link else { return };
+        let serves_signals = open.signals;
         self.fill_publishes(now);
-        while self.outbox.bytes(Lane::Signal) == 0 {
+        while serves_signals && self.outbox.bytes(Lane::Signal) == 0 {
             let Some(signal) = self.signals.poll(now) else { break };
             let ttl_ms = u64::from(signal.ttl_ms);
             let expires_at_ms = (ttl_ms != 0).then(|| now.monotonic_ms + ttl_ms);
