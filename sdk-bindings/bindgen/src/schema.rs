@@ -46,7 +46,6 @@ const UNUSED: &[&str] = &[
     "Subscribe.unread",
     "Heartbeat.idle_close_ms",
     "Limits.message_bytes",
-    "Limits.rooms",
     "Limits.history_page",
     "Welcome.version",
     "Welcome.device",

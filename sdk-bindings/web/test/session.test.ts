@@ -7,6 +7,7 @@ import type { RoomCore } from '../src/core/room.js';
 import type { Page } from '../src/core/history.js';
 import { Code, LanecastError } from '../src/errors.js';
 import * as wire from '../src/gen/wire.js';
+import { WireError } from '../src/wire/codec.js';
 import { record } from '../src/wire/packet.js';
 import { text } from './support/node.js';
 import { World } from './support/world.js';
@@ -367,7 +368,7 @@ test('LC-SDK-023: attempts in the background are bounded, and begin anew with a 
 
 test('a node that breaks the framing is left with PROTOCOL', () => {
   const world = new World(1, 'streams').connected();
-  world.session.malformed(world.now, 'a frame on a stream of another lane');
+  world.session.malformed(world.now, new WireError('a frame on a stream of another lane'));
   assert.deepEqual(world.hangUps, [Code.PROTOCOL]);
   world.run(() => world.session.state.name === 'connected');
 });

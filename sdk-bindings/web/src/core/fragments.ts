@@ -1,6 +1,8 @@
 /** Frames that come in pieces (LC-FRM-030, LC-FRM-031). */
+import { Code } from '../errors.js';
 import { Frame } from '../gen/wire.js';
 import { decode, WireError } from '../wire/codec.js';
+import { laneOf } from '../wire/packet.js';
 import type { Link, Part } from './part.js';
 
 /** Transfers of a lane that may be unfinished at once. */
@@ -15,9 +17,13 @@ interface Transfer {
   at: number;
 }
 
+const broken = (detail: string, code: number) => Object.assign(new WireError(detail), { code });
+
 /** Puts the pieces together that a node sends. */
 export class Fragments implements Part {
   readonly #transfers = new Map<number, Transfer>();
+  /** The highest number of a transfer that began. */
+  #last = 0;
   readonly #link: Link;
 
   constructor(link: Link) {
@@ -26,6 +32,7 @@ export class Fragments implements Part {
 
   disconnected(): void {
     this.#transfers.clear();
+    this.#last = 0;
   }
 
   take(now: number, { body }: Frame): boolean {
@@ -36,13 +43,14 @@ export class Fragments implements Part {
     this.tick(now);
     if (total) {
       const unfinished = [...transfers.values()].filter((each) => each.lane === lane).length;
-      const fits = total <= this.#link.outbox.recordBytesMax && unfinished < TRANSFERS_MAX && !transfers.has(id);
-      if (!fits) throw new WireError('LC-FRM-031: a transfer beyond the bounds');
+      if (total > this.#link.outbox.recordBytesMax) throw broken('LC-FRM-031: too large', Code.TOO_LARGE);
+      if (unfinished >= TRANSFERS_MAX || transfers.has(id)) throw new WireError('LC-FRM-031: one transfer too many');
+      this.#last = Math.max(this.#last, id);
       transfers.set(id, { lane, frame: new Uint8Array(total), length: 0, at: now });
     }
     const open = transfers.get(id);
-    // It was forgotten.
-    if (!open) return true;
+    // It was forgotten, or never began.
+    if (!open) throw broken('LC-FRM-030: no such transfer', id <= this.#last ? Code.IDLE_TIMEOUT : Code.PROTOCOL);
     const { frame, length } = open;
     if (length + data.length > frame.length || lane !== open.lane) throw new WireError('LC-FRM-030: not of this transfer');
     frame.set(data, length);
@@ -51,7 +59,8 @@ export class Fragments implements Part {
     if (open.length < frame.length) return true;
     transfers.delete(id);
     const whole = decode(Frame, frame);
-    if (whole.body?.case.startsWith('fragment')) throw new WireError('LC-FRM-030: fragments of fragments');
+    const misfit = whole.body && (whole.body.case.startsWith('fragment') || laneOf(whole.body) !== lane);
+    if (misfit) throw new WireError('LC-FRM-030: another frame than its pieces said');
     this.#link.dispatch(now, whole, frame.length);
     return true;
   }

@@ -53,7 +53,7 @@ const HEAD_BYTES_MAX = 1024;
 /** How much of a bound a lane may fill: the last quarter is kept from bulk, the last eighth for urgent. */
 const share = (bound: number, lane: LaneName) => bound - Math.floor(bound / 8) * LANES.indexOf(lane);
 
-const expired = (room: string) => LanecastError.local('EXPIRED', 'not stored in time', { room });
+const expired = (room: string) => LanecastError.local('EXPIRED', 'not stored', { room });
 
 type Settle = (result: Receipt | LanecastError) => void;
 
@@ -115,7 +115,7 @@ export class Outbox {
     const envelope = encode(EnvelopeTable, input.envelope);
     const { items, bytes } = this.#limits;
     if (this.#items >= share(items, lane) || this.#bytes + envelope.length > share(bytes, lane)) {
-      return settle(LanecastError.local('OUTBOX_FULL', 'too many publishes wait', { room }));
+      return settle(LanecastError.local('OUTBOX_FULL', 'too many wait', { room }));
     }
     const key = `${lane} ${durable} ${room}`;
     let queue = this.#queues.get(key);
@@ -233,7 +233,7 @@ export class Outbox {
         const sent = item.id !== 0;
         item.id = 0;
         if (queue.durable) continue;
-        const detail = sent ? 'no answer' : 'transient events do not wait';
+        const detail = sent ? 'no answer' : 'transients do not wait';
         this.#remove(queue, item, LanecastError.local(sent ? 'CONNECTION_LOST' : 'OFFLINE', detail));
       }
     }

@@ -30,6 +30,8 @@ export class Rooms extends Map<string, RoomCore> implements Part {
   /** Handles of which frames were dropped: nothing else need show that something is missing. */
   #dropped = new Set<number>();
   readonly #link: Link;
+  /** Rooms of a connection, as the node said last: Hello holds no more, and what is left follows Welcome. */
+  max: number | undefined;
 
   constructor(link: Link) {
     super();
@@ -89,7 +91,7 @@ export class Rooms extends Map<string, RoomCore> implements Part {
 
   /** What Hello asks for. */
   requests(now: number): Init<wire.Subscribe>[] {
-    const wanted = [...this.values()].filter((room) => !room.paused);
+    const wanted = [...this.values()].filter((room) => !room.paused).slice(0, this.max);
     return wanted.map((room) => {
       room.pending = 0;
       room.subscribedAt = now;

@@ -185,7 +185,7 @@ export class Session implements Link {
   publish(now: number, input: PublishInput, settle: (result: Receipt | LanecastError) => void): void {
     if (this.closed) return settle(this.closed);
     if (!input.durable && this.state.name !== 'connected') {
-      return settle(LanecastError.local('OFFLINE', 'transient events do not wait', { room: input.room }));
+      return settle(LanecastError.local('OFFLINE', 'transients do not wait', { room: input.room }));
     }
     this.outbox.push(now, input, settle);
   }
@@ -245,13 +245,13 @@ export class Session implements Link {
       for (const [frame, bytes] of frames(packet)) this.handle(now, frame, bytes);
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
-      this.malformed(now, error.message);
+      this.malformed(now, error);
     }
   }
 
   /** The node broke the framing. */
-  malformed(now: number, detail: string): void {
-    this.#giveUp(now, LanecastError.of(1002, `the node sent what is no packet: ${detail}`), Code.PROTOCOL);
+  malformed(now: number, { message, code }: WireError): void {
+    this.#giveUp(now, LanecastError.of(1002, message), code ?? Code.PROTOCOL);
   }
 
   /** A deadline may have passed. */
@@ -395,6 +395,7 @@ export class Session implements Link {
     this.outbox.inFlightMax = limits.publishesInFlight || 1;
     this.outbox.recordBytesMax = limits.recordBytes;
     this.signals.rate = limits.signalsPerSecond || 1;
+    this.rooms.max = limits.rooms;
   }
 
   /** Asks for a newer token some time before the present one expires, where the node takes it. */

@@ -283,6 +283,8 @@ export const Heartbeat: Schema<Heartbeat> = /* @__PURE__ */ schema('pingAfterMs+
 export interface Limits {
   /** Largest encoded record, in bytes. */
   recordBytes: number;
+  /** Rooms subscribed at once. */
+  rooms: number;
   /** Publishes sent and not yet answered. */
   publishesInFlight: number;
   /** Signals per second. */
@@ -290,7 +292,7 @@ export interface Limits {
 }
 
 /** Table of {@link Limits}. */
-export const Limits: Schema<Limits> = /* @__PURE__ */ schema('recordBytes+ 4:publishesInFlight+ signalsPerSecond+');
+export const Limits: Schema<Limits> = /* @__PURE__ */ schema('recordBytes+ 3:rooms+ publishesInFlight+ signalsPerSecond+');
 
 /**
  * From what interval a client draws its reconnect delay: full jitter between 0 and

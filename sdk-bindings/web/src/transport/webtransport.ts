@@ -329,7 +329,7 @@ class Streams implements Transport {
         input(session, now);
       } catch (error) {
         if (!(error instanceof WireError)) throw error;
-        session.malformed(now, error.message);
+        session.malformed(now, error);
       }
     });
   }
@@ -374,10 +374,9 @@ class Incoming {
   }
 }
 
-/** The frame, if it came on a stream of its lane (LC-QUIC-003). */
+/** The frame, if it came on a stream of its lane (LC-QUIC-003). One of a later version may stand anywhere. */
 function checked(lane: number, frame: Frame): Frame {
-  const own = laneOf(frame.body);
-  if (own !== undefined && own !== lane) throw new WireError('a frame on a stream of another lane');
+  if (frame.body && laneOf(frame.body) !== lane) throw new WireError('a frame on a stream of another lane');
   return frame;
 }
 

@@ -36,8 +36,10 @@ export type Init<T> = T extends Uint8Array
         ? { readonly [K in keyof T]?: Init<T[K]> | (NonNullable<T[K]> extends object ? Uint8Array : never) | undefined }
         : T;
 
-/** The bytes are not what they should be. */
-export class WireError extends Error {}
+/** The bytes are not what they should be; `code` is what the connection closes with, PROTOCOL unless told otherwise. */
+export class WireError extends Error {
+  declare readonly code?: number;
+}
 
 type Bag = Record<string, unknown>;
 type OneOf = { case: string; value: unknown };

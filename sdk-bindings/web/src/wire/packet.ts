@@ -6,7 +6,7 @@ import { decode, encode, type Init, WireError } from './codec.js';
 /** A frame's body by its name. */
 export type Body = NonNullable<Frame['body']>;
 
-/** The number of the lane of what a node sends; undefined: a frame of a later version. */
+/** The number of the lane of what a node sends. */
 export function laneOf(body: Frame['body']): number {
   if (body?.case === 'signal') return Lane.SIGNAL;
   if (body?.case === 'historyPage') return Lane.BULK;
