@@ -13,10 +13,17 @@ use prost_types::field_descriptor_proto::Type;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const PROTO: &str = "../protocol/proto";
+/// What the suite and drivers of clients say to each other.
+const DRIVER: &str = "proto";
 const SPEC: &str = "../protocol/spec";
+
+/// What is compiled, and what of it is only read by its descriptors.
+const FILES: [&str; 3] = ["lanecast/v1/packet.proto", UNTYPED[0], UNTYPED[1]];
+const UNTYPED: [&str; 2] = ["lanecast/v1/api.proto", "lanecast/driver/v1/driver.proto"];
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed={PROTO}");
+    println!("cargo:rerun-if-changed={DRIVER}");
     println!("cargo:rerun-if-changed={SPEC}");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     compile_schema(&out)?;
@@ -25,9 +32,9 @@ fn main() -> Result<()> {
 }
 
 fn compile_schema(out: &Path) -> Result<()> {
-    let mut descriptors = protox::compile(["lanecast/v1/packet.proto", "lanecast/v1/api.proto"], [PROTO])?;
+    let mut descriptors = protox::compile(FILES, [PROTO, DRIVER])?;
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    descriptors.file.retain(|file| !file.name().ends_with("api.proto"));
+    descriptors.file.retain(|file| !UNTYPED.contains(&file.name()));
     for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
         for field in &mut message.field {
             if field.type_name() == ".lanecast.v1.Envelope" {

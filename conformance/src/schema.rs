@@ -31,7 +31,8 @@ fn descriptor(name: &str) -> MessageDescriptor {
         DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice())
             .expect("the descriptor set was written by build.rs")
     });
-    pool.get_message_by_name(&format!("lanecast.v1.{name}")).expect("the schema has this message")
+    let name = if name.contains('.') { name.to_owned() } else { format!("lanecast.v1.{name}") };
+    pool.get_message_by_name(&name).expect("the schema has this message")
 }
 
 fn from_value(name: &str, value: &Value) -> Result<DynamicMessage, CodecError> {
@@ -47,7 +48,7 @@ fn to_value(message: &DynamicMessage) -> Result<Value, CodecError> {
         .map_err(|error| CodecError(error.to_string()))
 }
 
-/// Encodes a message given as a value.
+/// Encodes a message given as a value. A name without dots is one of the protocol.
 pub fn encode(name: &str, value: &Value) -> Result<Vec<u8>, CodecError> {
     Ok(from_value(name, value)?.encode_to_vec())
 }
@@ -57,6 +58,23 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Value, CodecError> {
     let message = DynamicMessage::decode(descriptor(name), bytes)
         .map_err(|error| CodecError(format!("not a {name}: {error}")))?;
     to_value(&message)
+}
+
+/// Reads the canonical JSON of a message into a value with all plain fields present.
+pub fn from_text(name: &str, text: &str) -> Result<Value, CodecError> {
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    let message = DynamicMessage::deserialize_with_options(
+        descriptor(name),
+        &mut serde_json::Deserializer::from_str(text),
+        &options,
+    )
+    .map_err(|error| CodecError(format!("not a {name}: {error}: {text}")))?;
+    to_value(&message)
+}
+
+/// The canonical JSON of a message given as a value, with all plain fields present.
+pub fn to_text(name: &str, value: &Value) -> Result<String, CodecError> {
+    Ok(to_value(&from_value(name, value)?)?.to_string())
 }
 
 /// Encodes a frame as one record.
