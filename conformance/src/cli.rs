@@ -1,6 +1,8 @@
 //! The command line.
 
-use std::path::PathBuf;
+mod clients;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lanecast_conform::case::Case;
 use lanecast_conform::certificate::Pair;
 use lanecast_conform::client::{Encoding, Pins, Transport, Trust};
+use lanecast_conform::clients::model::{self, ClientMutant};
 use lanecast_conform::control::Control;
 use lanecast_conform::faults::redis::Redis;
 use lanecast_conform::reference::{Mutant, Reference};
 use lanecast_conform::runner::process::Process;
-use lanecast_conform::runner::{self, CaseResult, Options};
+use lanecast_conform::runner::{self, CaseResult, Options, Report};
 use lanecast_conform::target::{Endpoint, FIXTURE_API_KEYS, FIXTURE_SECRET, Target, Tokens};
 use lanecast_conform::verdict::{Stop, Verdict};
 use lanecast_conform::{cases, faults, fuzz, load, report, spec};
@@ -32,6 +35,10 @@ enum Command {
     Server(ServerArguments),
     /// Runs the smallest profile only.
     Smoke(ServerArguments),
+    /// Runs the cases for clients, with a driver of the client (driver.md).
+    Client(clients::ClientArguments),
+    /// Runs the scenarios of a file with a driver of a client, against a real server.
+    Scenarios(clients::ScenarioArguments),
     /// Lists the cases.
     List {
         /// Part of an id.
@@ -61,6 +68,12 @@ enum Command {
     Load(LoadCommand),
     /// Breaks a cluster in known ways and finds what is lost, doubled, reordered or wrongly promised.
     Faults(faults::Faults),
+    /// The model client as a driver on standard input and output, or a mutant of it.
+    Model {
+        /// Break this rule.
+        #[arg(long)]
+        mutant: Option<ClientMutant>,
+    },
     /// Runs the reference server, or a mutant of it.
     Reference {
         /// TCP port of the loopback address; 0: any free one.
@@ -216,6 +229,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
     match arguments.command {
         Command::Server(arguments) => server(arguments, cases::all()?).await,
         Command::Smoke(arguments) => server(arguments, cases::smoke(cases::all()?)).await,
+        Command::Client(arguments) => clients::client(arguments).await,
+        Command::Scenarios(arguments) => clients::scenarios(arguments).await,
         Command::List { pattern, requirements } => list(pattern.as_deref().unwrap_or(""), requirements),
         Command::Explain { id } => explain(&id),
         Command::Fuzz { target, count, seed } => {
@@ -244,6 +259,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool, String> {
             println!("{}", outcome.map_err(complaint)?);
             Ok(true)
         }
+        Command::Model { mutant } => model::drive(mutant).await.map(|()| true),
         Command::Faults(plan) => faults::run(plan).await,
         Command::Reference { port, quic_port, mutant } => {
             let reference = Reference::start(port, quic_port, FIXTURE_SECRET, mutant).await.map_err(complaint)?;
@@ -403,16 +419,7 @@ async fn start(arguments: TargetArguments) -> Result<Started, String> {
 }
 
 async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, String> {
-    let forms = arguments.report.iter().map(|text| report::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let known_failing = match &arguments.known_failing {
-        None => Vec::new(),
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| format!("{}: {error}", file.display()))?
-            .lines()
-            .map(|line| line.split('#').next().unwrap_or("").trim().to_owned())
-            .filter(|line| !line.is_empty())
-            .collect(),
-    };
+    let known_failing = known(arguments.known_failing.as_deref())?;
     let options = Options {
         only: arguments.only,
         transports: arguments.target.transport.clone(),
@@ -427,11 +434,26 @@ async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, St
     let started = start(arguments.target).await?;
     let report = runner::run(started.target.clone(), &cases, &options, |result| show(result, arguments.verbose)).await;
     started.stop().await;
-    for (form, file) in forms {
-        std::fs::write(&file, report::render(&report, form)).map_err(|error| format!("{file}: {error}"))?;
-    }
+    save(&report, &arguments.report)?;
     println!("{}", report.summary());
     Ok(report.is_good())
+}
+
+/// The ids in a file of known failures.
+fn known(file: Option<&Path>) -> Result<Vec<String>, String> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or("").trim().to_owned());
+    Ok(lines.filter(|line| !line.is_empty()).collect())
+}
+
+/// Writes the reports that were asked for.
+fn save(report: &Report, wanted: &[String]) -> Result<(), String> {
+    for text in wanted {
+        let (form, file) = report::parse(text)?;
+        std::fs::write(&file, report::render(report, form)).map_err(|error| format!("{file}: {error}"))?;
+    }
+    Ok(())
 }
 
 fn show(result: &CaseResult, verbose: bool) {
@@ -452,17 +474,21 @@ fn show(result: &CaseResult, verbose: bool) {
 }
 
 fn list(pattern: &str, requirements: bool) -> Result<bool, String> {
-    let cases = cases::all()?;
+    let (cases, of_clients) = (cases::all()?, lanecast_conform::clients::all());
     if requirements {
         for requirement in spec::REQUIREMENTS.iter().filter(|requirement| requirement.id.contains(pattern)) {
-            let citing = cases::citing(&cases, requirement.id).count();
+            let citing =
+                cases::citing(&cases, requirement.id).count() + clients::citing(&of_clients, requirement.id).count();
             let served = if requirement.served { "" } else { " unserved" };
             println!("{:<12} {:<6} {:<6} {citing} cases{served}", requirement.id, requirement.level, requirement.role);
         }
         return Ok(true);
     }
-    for case in cases.iter().filter(|case| case.id.contains(pattern)) {
-        println!("{:<60} {}", case.id, case.title);
+    let of_servers = cases.iter().map(|case| (case.id.as_str(), case.title.as_str()));
+    for (id, title) in of_servers.chain(of_clients.iter().map(|case| (case.id.as_str(), case.title))) {
+        if id.contains(pattern) {
+            println!("{id:<60} {title}");
+        }
     }
     Ok(true)
 }
@@ -484,8 +510,17 @@ fn explain(id: &str) -> Result<bool, String> {
     for case in cases::citing(&cases, id) {
         println!("{}\n    {}", case.id, case.title);
     }
+    let of_clients = lanecast_conform::clients::all();
+    for case in clients::citing(&of_clients, id) {
+        println!("{}\n    {}", case.id, case.title);
+    }
+    if let Some(why) = clients::unseen(id) {
+        println!("no case for clients: {why}");
+    }
     let mutants = Mutant::ALL.iter().filter(|mutant| mutant.rules().contains(&id));
-    for mutant in mutants.filter_map(ValueEnum::to_possible_value) {
+    let of_clients =
+        ClientMutant::ALL.iter().filter(|mutant| mutant.rule() == id).filter_map(ValueEnum::to_possible_value);
+    for mutant in mutants.filter_map(ValueEnum::to_possible_value).chain(of_clients) {
         println!("mutant {}", mutant.get_name());
     }
     Ok(true)

@@ -36,6 +36,13 @@ pub fn due() -> impl Iterator<Item = &'static Requirement> {
     })
 }
 
+/// The requirements of which a client must have a case, or a reason why it has none: MUSTs of a client that SDKs serve.
+pub fn due_of_clients() -> impl Iterator<Item = &'static Requirement> {
+    REQUIREMENTS.iter().filter(|requirement| {
+        requirement.level == "MUST" && requirement.served && matches!(requirement.role, "client" | "both")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

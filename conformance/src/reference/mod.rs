@@ -30,13 +30,13 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub use mutant::Mutant;
 
+use crate::carrier::Peer;
 use crate::certificate::Pair;
 use crate::client::{ALPN_HTTP3, ALPN_QUIC};
 use crate::schema::v1;
 use crate::target::Endpoint;
 use crate::verdict::{Outcome, Stop};
 use state::State;
-use streams::Peer;
 
 /// Limits that it states in Welcome.
 const RECORD_BYTES: u32 = 262_144;
@@ -217,7 +217,7 @@ impl Reference {
 }
 
 /// What the QUIC endpoint takes: both protocols, nothing as early data (LC-QUIC-011).
-fn quic_config(pair: &Pair, mutant: Option<Mutant>) -> Result<quinn::ServerConfig, String> {
+pub(crate) fn quic_config(pair: &Pair, mutant: Option<Mutant>) -> Result<quinn::ServerConfig, String> {
     let told = |error: &dyn std::fmt::Display| format!("QUIC: {error}");
     let (certificate, key) = pair.der();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -357,7 +357,7 @@ fn api_error(code: u32, name: &str) -> String {
     json!({"code": code, "name": name, "detail": ""}).to_string()
 }
 
-async fn respond(tcp: &mut TcpStream, status: &str, body: &str) {
+pub(crate) async fn respond(tcp: &mut TcpStream, status: &str, body: &str) {
     let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nAccess-Control-Allow-Origin: *\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -368,7 +368,7 @@ async fn respond(tcp: &mut TcpStream, status: &str, body: &str) {
     let _ = tcp.shutdown().await;
 }
 
-async fn read_head(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub(crate) async fn read_head(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     use tokio::io::AsyncReadExt as _;
     let mut bytes = Vec::new();
     let mut chunk = [0; 2048];

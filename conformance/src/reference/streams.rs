@@ -17,6 +17,7 @@ use super::mutant::Mutant;
 use super::outbox::{BULK, Outbox, SIGNAL, Turn, URGENT};
 use super::session::{Clocks, Fatal, PROTOCOL, Session};
 use super::{NO_PROGRESS, RECORD_BYTES, Shared};
+use crate::carrier::{Peer, Receiving, Sending};
 use crate::client::{DATAGRAM_BYTES_MAX, Fault, Lane, Piece, RecordReader, header_record};
 use crate::schema::v1;
 
@@ -30,43 +31,16 @@ pub(super) const LINGER: Duration = Duration::from_secs(1);
 const INPUTS_MAX: usize = 64;
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// The connection below.
-#[derive(Clone)]
-pub(super) enum Peer {
-    /// Raw QUIC.
-    Quic(quinn::Connection),
-    /// A WebTransport session.
-    Web(wtransport::Connection),
-}
-
-enum Sending {
-    Quic(quinn::SendStream),
-    Web(wtransport::SendStream),
-}
-
-enum Receiving {
-    Quic(quinn::RecvStream),
-    Web(wtransport::RecvStream),
-}
-
-impl Sending {
-    fn quic(&mut self) -> &mut quinn::SendStream {
-        match self {
-            Self::Quic(stream) => stream,
-            Self::Web(stream) => stream.quic_stream_mut(),
-        }
+/// Writes all bytes, and says while it waits for the transport. `None`: the stream is over.
+async fn write(stream: &mut Sending, bytes: &[u8], progress: &Progress) -> Option<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let waiting = progress.wait();
+        let written = stream.quic().write(rest).await.ok()?;
+        drop(waiting);
+        rest = &rest[written..];
     }
-
-    async fn write(&mut self, bytes: &[u8], progress: &Progress) -> Option<()> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let waiting = progress.wait();
-            let written = self.quic().write(rest).await.ok()?;
-            drop(waiting);
-            rest = &rest[written..];
-        }
-        Some(())
-    }
+    Some(())
 }
 
 /// Whether what waits for the transport goes on (LC-FLOW-005).
@@ -113,66 +87,6 @@ impl Drop for Waiting<'_> {
         let mut watch = self.0.lock();
         watch.waiting -= 1;
         watch.since = (watch.waiting > 0).then(Instant::now);
-    }
-}
-
-impl Receiving {
-    fn quic(&mut self) -> &mut quinn::RecvStream {
-        match self {
-            Self::Quic(stream) => stream,
-            Self::Web(stream) => stream.quic_stream_mut(),
-        }
-    }
-}
-
-impl Peer {
-    fn quic(&self) -> &quinn::Connection {
-        match self {
-            Self::Quic(connection) => connection,
-            Self::Web(connection) => connection.quic_connection(),
-        }
-    }
-
-    async fn open_uni(&self) -> Option<Sending> {
-        Some(match self {
-            Self::Quic(connection) => Sending::Quic(connection.open_uni().await.ok()?),
-            Self::Web(connection) => Sending::Web(connection.open_uni().await.ok()?.await.ok()?),
-        })
-    }
-
-    async fn accept_uni(&self) -> Option<Receiving> {
-        Some(match self {
-            Self::Quic(connection) => Receiving::Quic(connection.accept_uni().await.ok()?),
-            Self::Web(connection) => Receiving::Web(connection.accept_uni().await.ok()?),
-        })
-    }
-
-    async fn accept_bi(&self) -> Option<(Sending, Receiving)> {
-        match self {
-            Self::Quic(connection) => {
-                let (send, recv) = connection.accept_bi().await.ok()?;
-                Some((Sending::Quic(send), Receiving::Quic(recv)))
-            }
-            Self::Web(connection) => {
-                let (send, recv) = connection.accept_bi().await.ok()?;
-                Some((Sending::Web(send), Receiving::Web(recv)))
-            }
-        }
-    }
-
-    async fn datagram(&self) -> Option<Bytes> {
-        match self {
-            Self::Quic(connection) => connection.read_datagram().await.ok(),
-            Self::Web(connection) => Some(connection.receive_datagram().await.ok()?.payload()),
-        }
-    }
-
-    fn send_datagram(&self, bytes: &[u8]) {
-        // Lossy: what does not leave is superseded sooner or later.
-        let _ = match self {
-            Self::Quic(connection) => connection.send_datagram(Bytes::copy_from_slice(bytes)).is_ok(),
-            Self::Web(connection) => connection.send_datagram(bytes).is_ok(),
-        };
     }
 }
 
@@ -420,14 +334,14 @@ impl Writing {
     async fn open(&self, kind: v1::StreamKind, lane: Lane, priority: i32) -> Option<Sending> {
         let mut stream = self.peer.open_uni().await?;
         let _ = stream.quic().set_priority(priority);
-        stream.write(&self.header(kind, lane), &self.progress).await?;
+        write(&mut stream, &self.header(kind, lane), &self.progress).await?;
         Some(stream)
     }
 
     async fn control(self, mut stream: Sending) {
         let _ = stream.quic().set_priority(4);
         let header = header_record(v1::StreamKind::Control, Lane::Control.to_wire());
-        if stream.write(&header, &self.progress).await.is_none() {
+        if write(&mut stream, &header, &self.progress).await.is_none() {
             return;
         }
         loop {
@@ -435,7 +349,7 @@ impl Writing {
                 Turn::Send(bytes) => (bytes, None),
                 Turn::Close(bytes, code) => (bytes, Some(code)),
             };
-            if stream.write(&bytes, &self.progress).await.is_none() {
+            if write(&mut stream, &bytes, &self.progress).await.is_none() {
                 return;
             }
             if let Some(code) = code {
@@ -459,7 +373,7 @@ impl Writing {
                 stream = self.open(v1::StreamKind::Lane, wire, if lane == BULK { 1 } else { 2 }).await;
             }
             let Some(stream) = &mut stream else { return };
-            if stream.write(&out.record, &self.progress).await.is_none() {
+            if write(stream, &out.record, &self.progress).await.is_none() {
                 return;
             }
         }
@@ -503,7 +417,7 @@ impl Writing {
             }
             let Some((stream, keys)) = &mut rest else { return };
             keys.push(key);
-            if stream.write(&out.record, &self.progress).await.is_none() {
+            if write(stream, &out.record, &self.progress).await.is_none() {
                 return;
             }
         }
@@ -586,7 +500,7 @@ async fn message(
     key: Key,
     acknowledge: mpsc::UnboundedSender<Done>,
 ) {
-    if stream.write(&record, &progress).await.is_some() {
+    if write(&mut stream, &record, &progress).await.is_some() {
         let _ = stream.quic().finish();
         let _ = stream.quic().stopped().await;
     }
@@ -597,7 +511,7 @@ async fn message(
 /// Sends one signal on a stream, which is reset if a newer one supersedes it before all was acknowledged.
 async fn signal(mut stream: Sending, record: Vec<u8>, progress: Progress, supersede: oneshot::Receiver<()>) {
     let sending = async {
-        if stream.write(&record, &progress).await.is_some() {
+        if write(&mut stream, &record, &progress).await.is_some() {
             let _ = stream.quic().finish();
             let _ = stream.quic().stopped().await;
         }
