@@ -118,10 +118,10 @@ export class Tab {
   }
 }
 
-/** The library as it is published, by the names of its files: what is loaded later is a file of its own. */
-async function library() {
+/** A program and the library as it is published, by the names of the files: what is loaded later is a file of its own. */
+export async function bundle(entry) {
   const { outputFiles } = await esbuild.build({
-    ...{ entryPoints: ['src/index.ts'], bundle: true, splitting: true, format: 'esm', target: 'es2022' },
+    ...{ entryPoints: [entry], bundle: true, splitting: true, format: 'esm', target: 'es2022' },
     ...{ outdir: '/sdk', write: false, absWorkingDir: fileURLToPath(new URL('../..', import.meta.url)) },
   });
   return new Map(outputFiles.map((file) => [file.path, file.text]));
@@ -132,7 +132,7 @@ async function library() {
  * Chromium gives no way to this machine.
  */
 export async function openBench(context, document) {
-  const files = await library();
+  const files = await bundle('src/index.ts');
   const page = await context.newPage();
   await page.route(new URL('/sdk/*', document).href, (route) => {
     const body = files.get(new URL(route.request().url()).pathname);
