@@ -7,6 +7,7 @@
 //! - [`typescript`]: the codec's tables and the codes for `sdk-bindings/web`.
 //! - [`markdown`]: the table of codes in `protocol/spec/errors.md`.
 //! - [`files`]: which file comes from what, and how it is compared and written.
+//! - [`native`], a feature: the inner layers of the Kotlin and Swift SDKs.
 //!
 //! A further language is one module beside [`typescript`] and its lines in [`files::generate`].
 #![forbid(unsafe_code)]
@@ -15,19 +16,31 @@ use std::process::ExitCode;
 
 mod files;
 mod markdown;
+#[cfg(feature = "native")]
+mod native;
 mod schema;
 mod typescript;
 
+const USAGE: &str = "usage: lanecast-bindgen write|check
+       lanecast-bindgen native generate LIBRARY FOLDER    (with the feature `native`)";
+
 fn main() -> ExitCode {
-    let run = match std::env::args().nth(1).as_deref() {
-        Some("write") => files::write,
-        Some("check") => files::check,
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let problems = match arguments[..] {
+        ["write"] => files::write(&files::repository()).map_err(|error| error.to_string()),
+        ["check"] => files::check(&files::repository()).map_err(|error| error.to_string()),
+        #[cfg(feature = "native")]
+        ["native", "generate", library, folder] => {
+            let generated = native::generate(&files::repository(), library.into(), folder.into());
+            generated.map(|()| Vec::new()).map_err(|error| format!("{error:#}"))
+        }
         _ => {
-            eprintln!("usage: lanecast-bindgen write|check");
+            eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match run(&files::repository()) {
+    match problems {
         Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
         Ok(problems) => {
             for problem in problems {
