@@ -29,6 +29,9 @@ impl FfiError {
         Self::Failed { kind, code: 0, detail: detail.to_string(), retryable: false, retry_after_ms: None }
     }
 
+    pub(crate) fn closed() -> Self {
+        Self::local(ErrorKind::Closed, "")
+    }
 }
 
 impl fmt::Display for FfiError {

@@ -55,7 +55,7 @@ pub use crate::options::{Options, OutboxBounds, OutboxSync, connect};
 pub use crate::outbox::{Outcome, OutcomeBatch, Outcomes};
 pub use crate::publish::{Delivery, Publication, Published, Receipt};
 pub use crate::room::{Focus, Room};
-pub use crate::signal::{Signal, SignalBatch, SignalChange, Signals, SignalToSend};
+pub use crate::signal::{Signal, SignalBatch, SignalChange, SignalToSend, Signals};
 pub use crate::state::{Cause, ClientState, RoomState};
 pub use crate::subscription::{Batch, Start, SubscribeOptions, Subscription};
 pub use crate::token::{TokenRequest, TokenRequests};

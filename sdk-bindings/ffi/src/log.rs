@@ -182,7 +182,11 @@ struct Lines;
 impl Subscriber for Lines {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         // The level may change at any time.
-        if metadata.is_event() && metadata.target().starts_with(TARGETS) { Interest::sometimes() } else { Interest::never() }
+        if metadata.is_event() && metadata.target().starts_with(TARGETS) {
+            Interest::sometimes()
+        } else {
+            Interest::never()
+        }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {

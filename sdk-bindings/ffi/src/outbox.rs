@@ -67,6 +67,7 @@ struct Reader(lanecast::Outcomes);
 
 impl Source for Reader {
     type Item = lanecast::Outcome;
+    type Place = ();
 
     fn poll_batch(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Vec<Self::Item>> {
         gather(max, || pin!(self.0.next()).poll(cx))
@@ -96,8 +97,8 @@ impl Outcomes {
     ) -> Result<OutcomeBatch, FfiError> {
         let pull = self.pull.clone();
         run::call(cancellation, async move {
-            let (number, outcomes) = pull.next(after_batch, max, |outcome| Outcome::from(outcome)).await?;
-            Ok(OutcomeBatch { number, outcomes })
+            let (number, batch) = pull.next(after_batch, max).await?;
+            Ok(OutcomeBatch { number, outcomes: batch.items.iter().map(Into::into).collect() })
         })
         .await
     }

@@ -49,11 +49,8 @@ pub enum Delivery {
 
 impl Publication {
     pub(crate) fn publish(self, room: &lanecast::Room) -> lanecast::Publish {
-        let mut publish = room
-            .publish(self.r#type, self.body)
-            .lane(self.lane.into())
-            .key(self.key)
-            .content_type(self.content_type);
+        let mut publish =
+            room.publish(self.r#type, self.body).lane(self.lane.into()).key(self.key).content_type(self.content_type);
         for (name, value) in self.headers {
             publish = publish.header(name, value);
         }

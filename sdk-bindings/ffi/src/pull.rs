@@ -15,9 +15,16 @@ const BATCH_MAX: usize = 4096;
 pub(crate) trait Source: Send {
     /// What it gives.
     type Item: Send + Sync;
+    /// What it says of where a batch ends.
+    type Place: Send + Sync + Default;
 
     /// The next items, at least one and at most `max`, without any that an earlier call took; none: there are no more.
     fn poll_batch(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Vec<Self::Item>>;
+
+    /// Where the last batch ends.
+    fn place(&self) -> Self::Place {
+        Self::Place::default()
+    }
 
     /// The last batch was handled.
     fn acknowledge(&mut self) {}
@@ -31,12 +38,24 @@ pub(crate) struct Pull<S: Source> {
     turn: tokio::sync::Mutex<()>,
 }
 
-type Numbered<T> = (u64, Arc<Vec<T>>);
+/// A batch: without items if there is none.
+pub(crate) struct Batch<S: Source> {
+    pub(crate) items: Vec<S::Item>,
+    pub(crate) place: S::Place,
+}
+
+impl<S: Source> Default for Batch<S> {
+    fn default() -> Self {
+        Self { items: Vec::new(), place: S::Place::default() }
+    }
+}
+
+type Numbered<S> = (u64, Arc<Batch<S>>);
 
 struct State<S: Source> {
     /// `None`: it was ended.
     source: Option<S>,
-    batch: Arc<Vec<S::Item>>,
+    batch: Arc<Batch<S>>,
     /// Of the batch; 0 before the first.
     number: u64,
     waiting: Option<Waker>,
@@ -48,7 +67,7 @@ impl<S: Source> Pull<S> {
         Self { state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) }
     }
 
-    /// The batch after that number, mapped, and its number. Asking for it says that the one of that number was handled. An
+    /// The batch after that number, and its number. Asking for it says that the one of that number was handled. An
     /// empty batch says that there are no more, and leaves the number.
     ///
     /// # Cancel safety
@@ -58,19 +77,13 @@ impl<S: Source> Pull<S> {
     /// # Errors
     ///
     /// Of kind `Invalid` if `max` is 0, or `after` is neither the last batch nor the one before.
-    pub(crate) async fn next<U>(
-        &self,
-        after: u64,
-        max: u32,
-        map: impl Fn(&S::Item) -> U,
-    ) -> Result<(u64, Vec<U>), FfiError> {
+    pub(crate) async fn next(&self, after: u64, max: u32) -> Result<Numbered<S>, FfiError> {
         let max = usize::try_from(max).unwrap_or(usize::MAX).min(BATCH_MAX);
         if max == 0 {
             return Err(FfiError::local(ErrorKind::Invalid, "a batch holds at least one item"));
         }
         let _turn = self.turn.lock().await;
-        let (number, batch) = poll_fn(|cx| self.state.lock().poll_after(cx, after, max)).await?;
-        Ok((number, batch.iter().map(map).collect()))
+        poll_fn(|cx| self.state.lock().poll_after(cx, after, max)).await
     }
 
     /// The batch of that number was handled, without asking for more. A number that is not the last batch's says nothing
@@ -99,7 +112,7 @@ impl<S: Source> Pull<S> {
 
 impl<S: Source> State<S> {
     fn acknowledge(&mut self, number: u64) {
-        if number == self.number && !self.batch.is_empty() {
+        if number == self.number && !self.batch.items.is_empty() {
             self.batch = Arc::default();
             if let Some(source) = &mut self.source {
                 source.acknowledge();
@@ -108,8 +121,8 @@ impl<S: Source> State<S> {
     }
 
     /// The batch after that number, and its number.
-    fn poll_after(&mut self, cx: &mut Context<'_>, after: u64, max: usize) -> Poll<Result<Numbered<S::Item>, FfiError>> {
-        if after.checked_add(1) == Some(self.number) && !self.batch.is_empty() {
+    fn poll_after(&mut self, cx: &mut Context<'_>, after: u64, max: usize) -> Poll<Result<Numbered<S>, FfiError>> {
+        if after.checked_add(1) == Some(self.number) && !self.batch.items.is_empty() {
             return Poll::Ready(Ok(self.numbered()));
         }
         if after != self.number {
@@ -119,13 +132,14 @@ impl<S: Source> State<S> {
         self.acknowledge(after);
         self.waiting = Some(cx.waker().clone());
         if let Some(source) = &mut self.source {
-            self.batch = Arc::new(std::task::ready!(source.poll_batch(cx, max)));
-            self.number += u64::from(!self.batch.is_empty());
+            let items = std::task::ready!(source.poll_batch(cx, max));
+            self.batch = Arc::new(Batch { items, place: source.place() });
+            self.number += u64::from(!self.batch.items.is_empty());
         }
         Poll::Ready(Ok(self.numbered()))
     }
 
-    fn numbered(&self) -> Numbered<S::Item> {
+    fn numbered(&self) -> Numbered<S> {
         (self.number, self.batch.clone())
     }
 }

@@ -18,12 +18,14 @@ const BLOCKING_THREADS_MAX: usize = 4;
 /// The runtime, which lives as long as the process: an SDK is never unloaded.
 pub(crate) fn runtime() -> Result<&'static Runtime, FfiError> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
-    let make = || Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .thread_name("lanecast")
-        .enable_all()
-        .build();
+    let make = || {
+        Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .thread_name("lanecast")
+            .enable_all()
+            .build()
+    };
     let made = RUNTIME.get_or_init(|| make().map_err(|error| error.to_string()));
     made.as_ref().map_err(|error| FfiError::local(ErrorKind::NoRuntime, error))
 }

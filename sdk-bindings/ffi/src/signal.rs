@@ -122,6 +122,7 @@ struct Reader(lanecast::Signals);
 
 impl Source for Reader {
     type Item = lanecast::SignalChange;
+    type Place = ();
 
     fn poll_batch(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Vec<Self::Item>> {
         gather(max, || pin!(self.0.next()).poll(cx))
@@ -151,8 +152,8 @@ impl Signals {
     ) -> Result<SignalBatch, FfiError> {
         let pull = self.pull.clone();
         run::call(cancellation, async move {
-            let (number, changes) = pull.next(after_batch, max, |change| SignalChange::from(change)).await?;
-            Ok(SignalBatch { number, changes })
+            let (number, batch) = pull.next(after_batch, max).await?;
+            Ok(SignalBatch { number, changes: batch.items.iter().map(Into::into).collect() })
         })
         .await
     }

@@ -73,6 +73,9 @@ pub struct Batch {
     pub number: u64,
     /// Events and gaps, urgent before normal before bulk. Empty: the subscription is over.
     pub items: Vec<Item>,
+    /// What [`Subscription::position`] is once this batch was handled, as text: to be stored together with what the
+    /// application makes of the batch. `None` if it is not known, because the subscription was over before it began.
+    pub position: Option<String>,
 }
 
 /// A subscription of a room. Giving the last handle of it back unsubscribes.
@@ -89,10 +92,15 @@ struct Reader(lanecast::Subscription);
 
 impl Source for Reader {
     type Item = Result<lanecast::Event, lanecast::Gap>;
+    type Place = Option<lanecast::Position>;
 
     fn poll_batch(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Vec<Self::Item>> {
         // Made anew for each poll: nothing leaves the subscription but when it resolves.
         pin!(self.0.next_batch(max)).poll(cx)
+    }
+
+    fn place(&self) -> Self::Place {
+        self.0.position_after()
     }
 
     fn acknowledge(&mut self) {
@@ -137,8 +145,9 @@ impl Subscription {
     ) -> Result<Batch, FfiError> {
         let pull = self.pull.clone();
         run::call(cancellation, async move {
-            let (number, items) = pull.next(after_batch, max, |item| Item::from(item)).await?;
-            Ok(Batch { number, items })
+            let (number, batch) = pull.next(after_batch, max).await?;
+            let items = batch.items.iter().map(Into::into).collect();
+            Ok(Batch { number, items, position: batch.place.map(|position| position.to_string()) })
         })
         .await
     }
@@ -154,6 +163,16 @@ impl Subscription {
     pub fn position(&self) -> Option<String> {
         let position = self.pull.with(|reader| reader.0.position()).unwrap_or_else(|| *self.left.lock());
         position.map(|position| position.to_string())
+    }
+
+    /// Waits until the node has answered.
+    ///
+    /// # Errors
+    ///
+    /// Of kind `Refused`, with the node's code, if it refused or ended the subscription; `Closed` or `Cancelled`.
+    pub async fn ready(&self, cancellation: Option<Arc<Cancellation>>) -> Result<(), FfiError> {
+        let ready = self.pull.with(|reader| reader.0.ready()).ok_or_else(FfiError::closed)?;
+        run::call(cancellation, async move { Ok(ready.await?) }).await
     }
 
     /// How the subscription stands.

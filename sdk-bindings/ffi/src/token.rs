@@ -57,9 +57,7 @@ impl TokenRequests {
     }
 
     /// What the client asks. The requests end with it.
-    pub(crate) fn provider(
-        &self,
-    ) -> impl Fn(lanecast::TokenRequest) -> ProviderFuture + Send + Sync + use<> + 'static {
+    pub(crate) fn provider(&self) -> impl Fn(lanecast::TokenRequest) -> ProviderFuture + Send + Sync + use<> + 'static {
         let asking = self.asking.lock().take();
         move |request| ask(asking.as_ref(), request.refused.unwrap_or(0))
     }

@@ -57,5 +57,6 @@ fn language(root: &Utf8Path, library: &Utf8Path, out_dir: &Utf8Path, language: T
         out_dir: out_dir.into(),
         ..GenerateOptions::default()
     };
-    generate_with_bindgen_paths(options, paths).with_context(|| format!("{library}: nothing could be generated from it"))
+    generate_with_bindgen_paths(options, paths)
+        .with_context(|| format!("{library}: nothing could be generated from it"))
 }
