@@ -243,7 +243,7 @@ impl Subscription {
     ///
     /// With kind `Refused` and the node's code if it refused or ended the subscription, `Closed` if the client ended.
     pub fn ready(&self) -> impl Future<Output = Result<(), SubscribeError>> + Send + use<> {
-        ready(self.state.clone())
+        answered(self.state.clone())
     }
 
     /// Reads the payloads with a codec.
@@ -252,7 +252,7 @@ impl Subscription {
     }
 }
 
-async fn ready(mut state: watch::Receiver<RoomState>) -> Result<(), SubscribeError> {
+async fn answered(mut state: watch::Receiver<RoomState>) -> Result<(), SubscribeError> {
     let over = |state: &RoomState| matches!(state, RoomState::Ended(_));
     let closed = || SubscribeError::local(SubscribeErrorKind::Closed, "");
     let state = state.wait_for(|state| state.is_subscribed() || over(state)).await.map_err(|_| closed())?;

@@ -88,6 +88,27 @@ impl Client {
         run::call(None, async move { Ok(client.network_changed().await) }).await
     }
 
+    /// Says that the application is no longer in front of its user, and may soon be frozen or ended. Resolves when everything
+    /// that the outbox file and the file of positions hold is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// Of kind `Internal` only.
+    pub async fn entered_background(&self) -> Result<(), FfiError> {
+        let client = self.client.clone();
+        run::call(None, async move { Ok(client.entered_background().await) }).await
+    }
+
+    /// Says that the application is in front of its user again: the connection is checked, or made anew, at once.
+    ///
+    /// # Errors
+    ///
+    /// Of kind `Internal` only.
+    pub async fn entered_foreground(&self) -> Result<(), FfiError> {
+        let client = self.client.clone();
+        run::call(None, async move { Ok(client.entered_foreground().await) }).await
+    }
+
     /// Asks for a new token now and hands it to the node, which goes on with its rights. Nothing happens without a
     /// connection, with a fixed token, or where the node does not serve it.
     ///

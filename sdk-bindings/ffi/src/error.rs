@@ -77,6 +77,14 @@ pub enum ErrorKind {
     OutboxVersion,
     /// The outbox file cannot be read or written, or is no outbox.
     OutboxFile,
+    /// Another client has the file of positions open.
+    PositionsLocked,
+    /// The file of positions was damaged and was repaired: connecting again goes on with what is intact.
+    PositionsDamaged,
+    /// The file of positions is of a format that this version does not know. It was not touched.
+    PositionsVersion,
+    /// The file of positions cannot be read or written, or is none.
+    PositionsFile,
     /// The outbox is full. Nothing that it holds was dropped.
     OutboxFull,
     /// The outbox file could not be written. The event is not queued.
@@ -107,8 +115,9 @@ macro_rules! kinds {
                 let kind = match error.kind {
                     $($theirs::$kind => ErrorKind::$kind,)*
                 };
-                let lanecast::Error { code, detail, retryable, .. } = error;
-                Self::Failed { kind, code: code.unwrap_or(0), detail: detail.into(), retryable, retry_after_ms: None }
+                let lanecast::Error { code, detail, retryable, retry_after, .. } = error;
+                let retry_after_ms = retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                Self::Failed { kind, code: code.unwrap_or(0), detail: detail.into(), retryable, retry_after_ms }
             }
         })*
     };
@@ -117,6 +126,7 @@ macro_rules! kinds {
 kinds! {
     ConnectErrorKind {
         BadUrl, UnsupportedScheme, Certificates, NoRuntime, Closed, OutboxLocked, OutboxDamaged, OutboxVersion, OutboxFile,
+        PositionsLocked, PositionsDamaged, PositionsVersion, PositionsFile,
     }
     PublishErrorKind { Invalid, OutboxFull, NotKept, NotConnected, TooMany, Refused, GivenUp, Closed, }
     SubscribeErrorKind { Invalid, AlreadySubscribed, TooManyRooms, Refused, Closed, }

@@ -32,6 +32,9 @@ pub struct Options {
     pub outbox_file: Option<String>,
     /// When a publish counts as queued in the outbox file.
     pub outbox_sync: Option<OutboxSync>,
+    /// Keeps the position of every room in this file, so that subscriptions go on over the end of the process. Its folder must
+    /// exist.
+    pub positions_file: Option<String>,
     /// PEM texts: believes certificates of these roots beside those that the system believes. Not on Android.
     pub extra_roots: Vec<String>,
     /// SHA-256 of the one certificate that is taken, whatever its name, issuer and dates: 32 bytes.
@@ -74,8 +77,8 @@ impl From<OutboxSync> for lanecast::OutboxSync {
 ///
 /// # Errors
 ///
-/// Of kind `Invalid`, `BadUrl`, `UnsupportedScheme`, `Certificates` or `NoRuntime`; with an outbox file also `OutboxLocked`,
-/// `OutboxDamaged`, `OutboxVersion` and `OutboxFile`.
+/// Of kind `Invalid`, `BadUrl`, `UnsupportedScheme`, `Certificates`, `NoRuntime` or `Cancelled`; with an outbox file also
+/// `OutboxLocked`, `OutboxDamaged`, `OutboxVersion` and `OutboxFile`, with a file of positions the same of `Positions…`.
 #[uniffi::export]
 pub async fn connect(options: Options, cancellation: Option<Arc<Cancellation>>) -> Result<Arc<Client>, FfiError> {
     run::call(cancellation, run::blocking(move || open(options))).await
@@ -104,12 +107,7 @@ fn builder(options: Options) -> Result<Builder, FfiError> {
     if let Some(ttl_ms) = options.outbox_ttl_ms {
         builder = builder.outbox_ttl(Duration::from_millis(ttl_ms));
     }
-    if let Some(path) = options.outbox_file {
-        builder = builder.outbox_file(path);
-    }
-    if let Some(sync) = options.outbox_sync {
-        builder = builder.outbox_sync(sync.into());
-    }
+    builder = files(builder, options.outbox_file, options.outbox_sync, options.positions_file);
     for pem in options.extra_roots {
         builder = builder.extra_root(pem);
     }
@@ -125,6 +123,19 @@ fn builder(options: Options) -> Result<Builder, FfiError> {
         builder = builder.quic_port(port.ok_or_else(|| invalid("a port is a number from 1 to 65,535".into()))?);
     }
     Ok(builder)
+}
+
+fn files(mut builder: Builder, outbox: Option<String>, sync: Option<OutboxSync>, positions: Option<String>) -> Builder {
+    if let Some(path) = outbox {
+        builder = builder.outbox_file(path);
+    }
+    if let Some(sync) = sync {
+        builder = builder.outbox_sync(sync.into());
+    }
+    match positions {
+        Some(path) => builder.positions_file(path),
+        None => builder,
+    }
 }
 
 fn invalid(detail: String) -> FfiError {

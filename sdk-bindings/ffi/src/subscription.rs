@@ -21,7 +21,7 @@ use crate::state::{RoomState, changed};
 /// How to subscribe.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct SubscribeOptions {
-    /// Where to begin; `None`: live.
+    /// Where to begin; `None`: where the file of positions says, else live.
     pub start: Option<Start>,
     /// Also gets the room's signals: see [`Room::signals`](crate::Room::signals), which asks for them by itself.
     pub signals: bool,
