@@ -5,6 +5,7 @@
 //!
 //! - [`schema`]: the messages that a client needs, from the .proto files.
 //! - [`typescript`]: the codec's tables and the codes for `sdk-bindings/web`.
+//! - [`kotlin`] and [`swift`]: the codes, lanes and causes for `sdk-bindings/kotlin` and `sdk-bindings/swift`.
 //! - [`markdown`]: the table of codes in `protocol/spec/errors.md`.
 //! - [`files`]: which file comes from what, and how it is compared and written.
 //! - [`native`], a feature: the inner layers of the Kotlin and Swift SDKs.
@@ -15,14 +16,21 @@
 use std::process::ExitCode;
 
 mod files;
+mod kotlin;
 mod markdown;
+mod names;
 #[cfg(feature = "native")]
 mod native;
+mod ranges;
 mod schema;
+mod surface;
+mod swift;
 mod typescript;
 
 const USAGE: &str = "usage: lanecast-bindgen write|check
-       lanecast-bindgen native generate LIBRARY FOLDER    (with the feature `native`)";
+       lanecast-bindgen native write LIBRARY              (native: with the feature of that name)
+       lanecast-bindgen native check LIBRARY [LIBRARY]
+       lanecast-bindgen native generate LIBRARY FOLDER";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,14 +39,13 @@ fn main() -> ExitCode {
         ["write"] => files::write(&files::repository()).map_err(|error| error.to_string()),
         ["check"] => files::check(&files::repository()).map_err(|error| error.to_string()),
         #[cfg(feature = "native")]
-        ["native", "generate", library, folder] => {
-            let generated = native::generate(&files::repository(), library.into(), folder.into());
-            generated.map(|()| Vec::new()).map_err(|error| format!("{error:#}"))
+        ["native", command, library, ref rest @ ..] => {
+            match native::run(&files::repository(), command, library, rest) {
+                Some(done) => done.map(|()| Vec::new()).map_err(|error| format!("{error:#}")),
+                None => return usage(),
+            }
         }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match problems {
         Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
@@ -53,4 +60,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
