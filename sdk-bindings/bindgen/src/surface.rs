@@ -1,5 +1,6 @@
 //! The committed listing of what the library for Kotlin and Swift exports: see `sdk-bindings/ffi/surface.txt`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Where the listing is.
@@ -38,7 +39,7 @@ impl Surface {
         Self::parse(&std::fs::read_to_string(root.join(PATH)).ok()?)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut blocks: Vec<Block> = Vec::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.strip_prefix("    ") {
@@ -47,6 +48,20 @@ impl Surface {
             }
         }
         Some(Self { blocks })
+    }
+
+    /// The names of all items: `function`, `Object.method`, `Record.field`, `Enum.Variant`, `Enum.Variant.field`.
+    pub(crate) fn items(&self) -> BTreeSet<String> {
+        let mut items = BTreeSet::new();
+        for block in &self.blocks {
+            items.insert(block.name.clone());
+            for member in &block.members {
+                let item = format!("{}.{}", block.name, member.name);
+                items.extend(member.fields.iter().map(|field| format!("{item}.{field}")));
+                items.insert(item);
+            }
+        }
+        items
     }
 
     /// The variants of an enum; none if there is no such enum.

@@ -109,6 +109,13 @@ impl Outcomes {
     }
 }
 
+/// A call that was given up may still hold the source for a moment. What it was for is over all the same.
+impl Drop for Outcomes {
+    fn drop(&mut self) {
+        self.pull.end();
+    }
+}
+
 impl fmt::Debug for Outcomes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outcomes").finish_non_exhaustive()

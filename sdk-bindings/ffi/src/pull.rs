@@ -156,3 +156,66 @@ pub(crate) fn gather<T>(max: usize, mut next: impl FnMut() -> Poll<Option<T>>) -
     }
     Poll::Ready(items)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what is there, and counts what it was told is handled.
+    #[derive(Default)]
+    struct Numbers {
+        ready: Vec<u32>,
+        ended: bool,
+        handled: u32,
+    }
+
+    impl Source for Numbers {
+        type Item = u32;
+        type Place = u32;
+
+        fn poll_batch(&mut self, _: &mut Context<'_>, max: usize) -> Poll<Vec<u32>> {
+            let count = self.ready.len().min(max);
+            if count == 0 && !self.ended { Poll::Pending } else { Poll::Ready(self.ready.drain(..count).collect()) }
+        }
+
+        fn place(&self) -> u32 {
+            self.handled + 1
+        }
+
+        fn acknowledge(&mut self) {
+            self.handled += 1;
+        }
+    }
+
+    async fn next(pull: &Pull<Numbers>, after: u64) -> Result<(u64, Vec<u32>, u32), FfiError> {
+        let (number, batch) = pull.next(after, 2).await?;
+        Ok((number, batch.items.clone(), batch.place))
+    }
+
+    #[tokio::test]
+    async fn a_batch_stays_until_the_next_is_asked_for() {
+        let pull = Pull::new(Numbers { ready: vec![1, 2, 3], ended: true, handled: 0 });
+        assert_eq!(next(&pull, 0).await, Ok((1, vec![1, 2], 1)));
+        assert_eq!(next(&pull, 0).await, Ok((1, vec![1, 2], 1)));
+        assert_eq!(pull.with(|numbers| numbers.handled), Some(0));
+        assert_eq!(next(&pull, 1).await, Ok((2, vec![3], 2)));
+        assert!(next(&pull, 0).await.is_err() && next(&pull, 3).await.is_err() && next(&pull, u64::MAX).await.is_err());
+        assert!(pull.next(2, 0).await.is_err());
+        pull.acknowledge(1);
+        assert_eq!(pull.with(|numbers| numbers.handled), Some(1));
+        pull.acknowledge(2);
+        pull.acknowledge(2);
+        assert_eq!(pull.with(|numbers| numbers.handled), Some(2));
+        assert_eq!(next(&pull, 2).await.map(|(number, items, _)| (number, items)), Ok((2, vec![])));
+        assert_eq!(next(&pull, 2).await.map(|(number, items, _)| (number, items)), Ok((2, vec![])));
+    }
+
+    #[tokio::test]
+    async fn ending_tells_who_waits() {
+        let pull = Pull::new(Numbers::default());
+        let (ended, ()) = tokio::join!(next(&pull, 0), async { pull.end() });
+        assert_eq!(ended, Ok((0, vec![], 0)));
+        assert_eq!(next(&pull, 0).await, Ok((0, vec![], 0)));
+        assert_eq!(pull.with(|numbers| numbers.handled), None);
+    }
+}

@@ -87,3 +87,34 @@ impl<T> Drop for Aborted<T> {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    fn kind_and_detail(error: FfiError) -> (ErrorKind, String) {
+        let FfiError::Failed { kind, detail, .. } = error;
+        (kind, detail)
+    }
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_error() {
+        let failed = call::<()>(None, async { panic!("a test") }).await.unwrap_err();
+        assert_eq!(kind_and_detail(failed), (ErrorKind::Internal, "a fault of the SDK: a test".into()));
+        let failed = call(None, blocking::<()>(|| panic!("a {}", "test"))).await.unwrap_err();
+        assert_eq!(kind_and_detail(failed), (ErrorKind::Internal, "a fault of the SDK: a test".into()));
+        assert_eq!(call(None, ready(Ok(1))).await, Ok(1), "the runtime goes on");
+    }
+
+    #[tokio::test]
+    async fn a_cancellation_ends_what_waits_and_what_comes_later() {
+        let cancellation = Cancellation::new();
+        let waiting = call::<()>(Some(cancellation.clone()), pending());
+        let (ended, ()) = tokio::join!(waiting, async { cancellation.cancel() });
+        assert_eq!(kind_and_detail(ended.unwrap_err()).0, ErrorKind::Cancelled);
+        let later = call(Some(cancellation), ready(Ok(1))).await;
+        assert_eq!(kind_and_detail(later.unwrap_err()).0, ErrorKind::Cancelled);
+    }
+}

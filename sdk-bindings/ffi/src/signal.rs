@@ -169,6 +169,13 @@ impl Signals {
     }
 }
 
+/// A call that was given up may still hold the source for a moment. What it was for is over all the same.
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.pull.end();
+    }
+}
+
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signals").finish_non_exhaustive()

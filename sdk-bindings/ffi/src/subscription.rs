@@ -205,6 +205,13 @@ impl Subscription {
     }
 }
 
+/// A call that was given up may still hold the source for a moment. What it was for is over all the same.
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.pull.end();
+    }
+}
+
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription").field("state", &*self.state.borrow()).finish_non_exhaustive()
