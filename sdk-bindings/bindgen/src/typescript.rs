@@ -165,3 +165,24 @@ fn comment(indent: &str, doc: &str) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::files::repository;
+    use crate::names::words;
+    use crate::surface::Surface;
+
+    #[test]
+    fn the_web_has_the_same_states() {
+        let surface = Surface::load(&repository()).unwrap();
+        for (of, file) in [("ClientState", "core/session.ts"), ("RoomState", "core/room.ts")] {
+            let source = std::fs::read_to_string(repository().join("sdk-bindings/web/src").join(file)).unwrap();
+            let states = surface.variants(of);
+            assert!(states.len() > 4, "{of}");
+            for state in states.iter().filter(|state| state.name != "Unknown") {
+                let name = format!("'{}'", words(&state.name, '-'));
+                assert!(source.contains(&name), "{file} has no state {name}");
+            }
+        }
+    }
+}

@@ -85,7 +85,7 @@ impl Client {
     /// Of kind `Internal` only.
     pub async fn network_changed(&self) -> Result<(), FfiError> {
         let client = self.client.clone();
-        run::call(None, async move { Ok(client.network_changed().await) }).await
+        run::tell(async move { client.network_changed().await }).await
     }
 
     /// Says that the application is no longer in front of its user, and may soon be frozen or ended. Resolves when everything
@@ -96,7 +96,7 @@ impl Client {
     /// Of kind `Internal` only.
     pub async fn entered_background(&self) -> Result<(), FfiError> {
         let client = self.client.clone();
-        run::call(None, async move { Ok(client.entered_background().await) }).await
+        run::tell(async move { client.entered_background().await }).await
     }
 
     /// Says that the application is in front of its user again: the connection is checked, or made anew, at once.
@@ -106,7 +106,7 @@ impl Client {
     /// Of kind `Internal` only.
     pub async fn entered_foreground(&self) -> Result<(), FfiError> {
         let client = self.client.clone();
-        run::call(None, async move { Ok(client.entered_foreground().await) }).await
+        run::tell(async move { client.entered_foreground().await }).await
     }
 
     /// Asks for a new token now and hands it to the node, which goes on with its rights. Nothing happens without a
@@ -117,7 +117,7 @@ impl Client {
     /// Of kind `Internal` only.
     pub async fn refresh_token(&self) -> Result<(), FfiError> {
         let client = self.client.clone();
-        run::call(None, async move { Ok(client.refresh_token().await) }).await
+        run::tell(async move { client.refresh_token().await }).await
     }
 
     /// The node's clock, as far as it is known, ms since 1970: what to judge `expires_at_ms` by.
@@ -168,6 +168,6 @@ impl Client {
     /// Of kind `Internal` only.
     pub async fn shutdown(&self) -> Result<(), FfiError> {
         let client = self.client.clone();
-        run::call(None, async move { Ok(client.close().await) }).await
+        run::tell(async move { client.close().await }).await
     }
 }

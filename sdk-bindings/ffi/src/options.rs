@@ -85,13 +85,11 @@ pub async fn connect(options: Options, cancellation: Option<Arc<Cancellation>>) 
 }
 
 fn open(options: Options) -> Result<Arc<Client>, FfiError> {
-    let tokens = options.token.is_none().then(TokenRequests::new);
-    let builder = builder(options)?;
-    let builder = match &tokens {
-        Some(tokens) => builder.token_provider(tokens.provider()),
-        None => builder,
-    };
-    Ok(Client::new(builder.connect()?, tokens))
+    if options.token.is_some() {
+        return Ok(Client::new(builder(options)?.connect()?, None));
+    }
+    let (requests, provider) = TokenRequests::new();
+    Ok(Client::new(builder(options)?.token_provider(provider).connect()?, Some(requests)))
 }
 
 fn builder(options: Options) -> Result<Builder, FfiError> {

@@ -120,7 +120,7 @@ impl Room {
     /// Of kind `Internal` only.
     pub async fn focus(&self, focus: Focus) -> Result<(), FfiError> {
         let room = self.room.clone();
-        run::call(None, async move { Ok(room.focus(focus.into()).await) }).await
+        run::tell(async move { room.focus(focus.into()).await }).await
     }
 
     /// A page of the room's past. Without a connection it waits for one. A call that was cancelled changes nothing: the same

@@ -52,6 +52,15 @@ pub(crate) async fn call<T: Send + 'static>(
     (&mut task.0).await.unwrap_or_else(|error| Err(failed(error)))
 }
 
+/// Runs what has no result. It fails by a panic only.
+pub(crate) async fn tell(work: impl Future<Output = ()> + Send + 'static) -> Result<(), FfiError> {
+    let done = async {
+        work.await;
+        Ok(())
+    };
+    call(None, done).await
+}
+
 /// Runs what blocks.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FfiError> + Send + 'static,

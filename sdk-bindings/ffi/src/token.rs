@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -23,8 +24,6 @@ type TokenError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, uniffi::Object)]
 pub struct TokenRequests {
     present: watch::Receiver<Option<Arc<TokenRequest>>>,
-    /// Until the client is made, which owns it from then on.
-    asking: Mutex<Option<watch::Sender<Option<Arc<TokenRequest>>>>>,
     _counted: Counted,
 }
 
@@ -50,34 +49,28 @@ impl TokenRequests {
     }
 }
 
-impl TokenRequests {
-    pub(crate) fn new() -> Arc<Self> {
-        let (asking, present) = watch::channel(None);
-        Arc::new(Self { present, asking: Mutex::new(Some(asking)), _counted: Counted::object() })
-    }
+/// What a token provider of the Rust SDK gives.
+type Answered = Pin<Box<dyn Future<Output = Result<String, TokenError>> + Send>>;
 
-    /// What the client asks. The requests end with it.
-    pub(crate) fn provider(&self) -> impl Fn(lanecast::TokenRequest) -> ProviderFuture + Send + Sync + use<> + 'static {
-        let asking = self.asking.lock().take();
-        move |request| ask(asking.as_ref(), request.refused.unwrap_or(0))
+impl TokenRequests {
+    /// The requests, and the provider by which a client makes them. They end when the provider is dropped.
+    pub(crate) fn new() -> (Arc<Self>, impl Fn(lanecast::TokenRequest) -> Answered + Send + Sync + 'static) {
+        let (asking, present) = watch::channel(None);
+        let requests = Arc::new(Self { present, _counted: Counted::object() });
+        (requests, move |request| ask(&asking, request.refused.unwrap_or(0)))
     }
 }
 
-type ProviderFuture = std::pin::Pin<Box<dyn Future<Output = Result<String, TokenError>> + Send>>;
-
-fn ask(asking: Option<&watch::Sender<Option<Arc<TokenRequest>>>>, refused: u32) -> ProviderFuture {
+fn ask(asking: &watch::Sender<Option<Arc<TokenRequest>>>, refused: u32) -> Answered {
     let (answer, answered) = oneshot::channel();
-    if let Some(asking) = asking {
-        asking.send_modify(|present| {
-            let number = present.as_ref().map_or(0, |former| former.number) + 1;
-            let answer = Mutex::new(Some(answer));
-            *present = Some(Arc::new(TokenRequest { number, refused, answer, _counted: Counted::object() }));
-        });
-    }
+    asking.send_modify(|present| {
+        let number = present.as_ref().map_or(0, |former| former.number) + 1;
+        let answer = Mutex::new(Some(answer));
+        *present = Some(Arc::new(TokenRequest { number, refused, answer, _counted: Counted::object() }));
+    });
     Box::pin(async move {
         match answered.await {
-            Ok(Ok(token)) => Ok(token),
-            Ok(Err(detail)) => Err(detail.into()),
+            Ok(answer) => answer.map_err(Into::into),
             Err(_) => Err("the request for a token was given up".into()),
         }
     })
