@@ -127,4 +127,20 @@ mod tests {
         assert_eq!((g.name.as_str(), &g.fields[..]), ("G", &["h".to_owned(), "i".to_owned()][..]));
         assert!(Surface::parse("    lost").is_none() && Surface::parse("object A\n    huh x()").is_none());
     }
+
+    /// Names that Kotlin's or Swift's own classes have, and numbers that uniffi returns wrongly to Kotlin.
+    #[test]
+    fn nothing_is_exported_that_clashes() {
+        let text = std::fs::read_to_string(crate::files::repository().join(PATH)).unwrap();
+        let surface = Surface::parse(&text).unwrap();
+        let names = surface.blocks.iter().flat_map(|block| {
+            let members = block.members.iter().flat_map(|member| member.fields.iter().chain([&member.name]));
+            members.chain([&block.name])
+        });
+        for name in names {
+            let clashes = ["close", "destroy", "message", "to_string", "hash_code", "equals", "description", "self"];
+            assert!(!clashes.contains(&name.as_str()), "{name}");
+        }
+        assert!(!text.contains("Int8") && !text.contains("Int16"));
+    }
 }

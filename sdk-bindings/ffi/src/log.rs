@@ -126,13 +126,13 @@ struct Line {
     text: String,
 }
 
-static LOG: Log = Log {
-    level: AtomicU8::new(0),
-    queue: Mutex::new(Queue { sink: None, has_thread: false, lines: VecDeque::new(), dropped: 0 }),
-    changed: Condvar::new(),
-};
+static LOG: Log = Log { level: AtomicU8::new(0), queue: Mutex::new(Queue::new()), changed: Condvar::new() };
 
 impl Queue {
+    const fn new() -> Self {
+        Self { sink: None, has_thread: false, lines: VecDeque::new(), dropped: 0 }
+    }
+
     fn put(&mut self, line: Line) {
         if self.lines.len() == LINES_MAX {
             self.lines.pop_front();
@@ -230,5 +230,22 @@ impl Visit for Text {
             name => write!(self.0, " {name}={value:?}"),
         };
         self.0.truncate(self.0.floor_char_boundary(LINE_BYTES_MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_lines_are_dropped_and_counted() {
+        let mut queue = Queue::new();
+        for number in 0..LINES_MAX + 3 {
+            queue.put(Line { level: LogLevel::Info, target: String::new(), text: number.to_string() });
+        }
+        let mut next = || queue.take().map(|line| line.text);
+        assert!(next().unwrap().starts_with("3 lines were dropped"));
+        assert_eq!((next(), next()), (Some("3".into()), Some("4".into())));
+        assert_eq!(std::iter::from_fn(next).count(), LINES_MAX - 2);
     }
 }

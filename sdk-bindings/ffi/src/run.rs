@@ -12,8 +12,9 @@ use crate::live::Counted;
 
 /// Threads of the runtime. A client is one task, and decoding is quick: two keep one busy client from delaying another.
 const WORKERS: usize = 2;
-/// Threads for what blocks: opening outbox files, reading the system's certificates.
-const BLOCKING_THREADS_MAX: usize = 4;
+/// Threads for what blocks: opening outbox files, reading the system's certificates, asking for addresses, which may take half
+/// a minute in a broken network and must not keep others from opening theirs. Made when needed, gone when idle.
+const BLOCKING_THREADS_MAX: usize = 16;
 
 /// The runtime, which lives as long as the process: an SDK is never unloaded.
 pub(crate) fn runtime() -> Result<&'static Runtime, FfiError> {

@@ -5,8 +5,7 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use lanecast_ffi::{
@@ -293,7 +292,9 @@ async fn what_cannot_be_used_is_said_so() {
 }
 
 /// Fails at its first line.
-struct Sink(std::sync::Mutex<(bool, mpsc::Sender<(LogLevel, String, String)>)>);
+struct Sink(Mutex<(bool, mpsc::Sender<Line>)>);
+
+type Line = (LogLevel, String, String);
 
 impl LogSink for Sink {
     fn log(&self, level: LogLevel, target: String, line: String) -> Result<(), FfiError> {
