@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use lanecast_protocol::codes::{self, Code};
 use lanecast_protocol::session::client::CommandError;
@@ -20,11 +21,14 @@ pub struct Error<Kind> {
     pub detail: Cow<'static, str>,
     /// Whether the same call may succeed later.
     pub retryable: bool,
+    /// After what time the node said that it may be asked again; `None`: it said nothing. What the client asks again by
+    /// itself, publishes and subscriptions, waits for it by itself.
+    pub retry_after: Option<Duration>,
 }
 
 impl<Kind> Error<Kind> {
     pub(crate) fn local(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, code: None, detail: detail.into(), retryable: false }
+        Self { kind, code: None, detail: detail.into(), retryable: false, retry_after: None }
     }
 
     pub(crate) fn may_retry(mut self) -> Self {
@@ -34,7 +38,13 @@ impl<Kind> Error<Kind> {
 
     pub(crate) fn refused(kind: Kind, code: u32, detail: impl Into<Cow<'static, str>>) -> Self {
         let retryable = matches!(codes::action_of(code), codes::Action::Retry | codes::Action::RetryAfter);
-        Self { kind, code: Some(code), detail: detail.into(), retryable }
+        Self { kind, code: Some(code), detail: detail.into(), retryable, retry_after: None }
+    }
+
+    /// The node's own time; 0: it said none.
+    pub(crate) fn after_ms(mut self, retry_after_ms: u32) -> Self {
+        self.retry_after = (retry_after_ms != 0).then(|| Duration::from_millis(retry_after_ms.into()));
+        self
     }
 
     /// The row's code, if this version knows the number.

@@ -1,7 +1,7 @@
 //! Subscribing to a room, and reading it.
 
 use std::collections::VecDeque;
-use std::future::{IntoFuture, poll_fn};
+use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -222,12 +222,19 @@ impl Subscription {
         self.position.or_else(|| self.feed.start())
     }
 
+    /// What [`Self::position`] will be once everything that was handed out is handled: for an application that stores
+    /// it together with what it makes of a batch, before it says that the batch is handled.
+    pub fn position_after(&self) -> Option<Position> {
+        self.handed.or_else(|| self.position())
+    }
+
     /// The subscription's state, as it changes.
     pub fn state(&self) -> watch::Receiver<RoomState> {
         self.state.clone()
     }
 
-    /// Waits until the node has answered, and a file of positions has where the subscription begins.
+    /// Waits until the node has answered, and a file of positions has where the subscription begins. The future does not keep
+    /// the subscription.
     ///
     /// # Cancel safety
     ///
@@ -236,29 +243,33 @@ impl Subscription {
     /// # Errors
     ///
     /// With kind `Refused` and the node's code if it refused or ended the subscription, `Closed` if the client ended.
-    pub async fn ready(&self) -> Result<(), SubscribeError> {
-        let mut state = self.state.clone();
-        let over = |state: &RoomState| matches!(state, RoomState::Ended(_));
-        let closed = || SubscribeError::local(SubscribeErrorKind::Closed, "");
-        let state = state.wait_for(|state| state.is_subscribed() || over(state)).await.map_err(|_| closed())?;
-        match &*state {
-            RoomState::Ended(Some(cause)) => {
-                let code = cause.code.unwrap_or(0);
-                return Err(SubscribeError::refused(SubscribeErrorKind::Refused, code, cause.detail.clone()));
+    pub fn ready(&self) -> impl Future<Output = Result<(), SubscribeError>> + Send + use<> {
+        let (state, written) = (self.state.clone(), self.bookmark.as_ref().map(Bookmark::written));
+        async move {
+            answered(state).await?;
+            if let Some(written) = written {
+                written.await;
             }
-            RoomState::Ended(None) => return Err(closed()),
-            _ => {}
+            Ok(())
         }
-        drop(state);
-        if let Some(bookmark) = &self.bookmark {
-            bookmark.written().await;
-        }
-        Ok(())
     }
 
     /// Reads the payloads with a codec.
     pub fn typed<C: Codec>(self, codec: C) -> TypedSubscription<C> {
         TypedSubscription::new(self, Arc::new(codec))
+    }
+}
+
+async fn answered(mut state: watch::Receiver<RoomState>) -> Result<(), SubscribeError> {
+    let over = |state: &RoomState| matches!(state, RoomState::Ended(_));
+    let closed = || SubscribeError::local(SubscribeErrorKind::Closed, "");
+    let state = state.wait_for(|state| state.is_subscribed() || over(state)).await.map_err(|_| closed())?;
+    match &*state {
+        RoomState::Ended(Some(cause)) => {
+            Err(SubscribeError::refused(SubscribeErrorKind::Refused, cause.code.unwrap_or(0), cause.detail.clone()))
+        }
+        RoomState::Ended(None) => Err(closed()),
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{markdown, schema, typescript};
+use crate::surface::{self, Surface};
+use crate::{kotlin, markdown, schema, swift, typescript};
 
 /// What a generated file consists of.
 enum Content {
@@ -42,6 +43,9 @@ pub(crate) enum Error {
     /// The schema cannot be read, or has something that the generators do not know.
     #[error("schema: {0}")]
     Schema(#[from] schema::Error),
+    /// The listing of what the library for Kotlin and Swift exports is missing or damaged.
+    #[error("{path}: missing or damaged; `lanecast-bindgen native write` makes it", path = surface::PATH)]
+    Surface,
     /// A file cannot be written.
     #[error("{0}: {1}")]
     Write(PathBuf, std::io::Error),
@@ -54,9 +58,18 @@ pub(crate) fn repository() -> PathBuf {
 
 fn generate(root: &Path) -> Result<Vec<Target>, Error> {
     let schema = schema::load(&root.join("protocol/proto"))?;
+    let surface = Surface::load(root).ok_or(Error::Surface)?;
     Ok(vec![
         Target { path: "sdk-bindings/web/src/gen/wire.ts", content: Content::Whole(typescript::wire(&schema)) },
         Target { path: "sdk-bindings/web/src/gen/codes.ts", content: Content::Whole(typescript::codes()) },
+        Target {
+            path: "sdk-bindings/kotlin/src/main/kotlin/io/lanecast/Code.kt",
+            content: Content::Whole(kotlin::codes(&surface)),
+        },
+        Target {
+            path: "sdk-bindings/swift/Sources/Lanecast/Code.swift",
+            content: Content::Whole(swift::codes(&surface)),
+        },
         Target {
             path: "protocol/spec/errors.md",
             content: Content::Between {

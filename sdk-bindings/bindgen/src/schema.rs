@@ -133,6 +133,26 @@ pub(crate) fn load(proto: &Path) -> Result<Schema, Error> {
     Ok(walk.schema)
 }
 
+/// The fields of messages and the values of enums with these names: `Event.seq`, `GapCause.TRIMMED`. Without the value of an
+/// enum that says nothing.
+pub(crate) fn members(proto: &Path, names: &[&str]) -> Result<BTreeSet<String>, Error> {
+    let set = protox::compile(["lanecast/v1/packet.proto"], [proto])?;
+    let walk = Walk { files: &set.file, schema: Schema { messages: vec![], enums: vec![] }, open: BTreeSet::new() };
+    let mut members = BTreeSet::new();
+    for name in names {
+        if let Ok((_, _, message)) = walk.find(name, |file| &file.message_type, |message| message.name()) {
+            members.extend(message.field.iter().map(|field| format!("{name}.{}", field.name())));
+        } else {
+            let (_, _, found) = walk.find(name, |file| &file.enum_type, |found| found.name())?;
+            let (values, prefix) = (found.value.iter().filter(|value| value.number() != 0), prefix(name));
+            members.extend(
+                values.map(|value| format!("{name}.{}", value.name().strip_prefix(&prefix).unwrap_or_default())),
+            );
+        }
+    }
+    Ok(members)
+}
+
 struct Walk<'a> {
     files: &'a [FileDescriptorProto],
     schema: Schema,

@@ -524,8 +524,10 @@ impl Owner {
                 Event::Settled(ticket, settled) => self.publishes.settled(ticket, settled),
                 Event::Page(ticket, page) => {
                     let Some(reply) = self.pages.remove(&ticket) else { continue };
-                    let refused =
-                        |error: v1::Error| HistoryError::refused(HistoryErrorKind::Refused, error.code, error.detail);
+                    let refused = |error: v1::Error| {
+                        HistoryError::refused(HistoryErrorKind::Refused, error.code, error.detail)
+                            .after_ms(error.retry_after_ms)
+                    };
                     let _ = reply.send(page.map_err(|error| Unread::Asked(refused(error))));
                 }
             }

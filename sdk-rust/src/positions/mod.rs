@@ -231,15 +231,18 @@ impl Bookmark {
         }
     }
 
-    /// As [`Self::poll_written`], for any number of callers. Cancel safe.
-    pub(crate) async fn written(&self) {
-        let change = {
-            let table = self.positions.shared.table.lock();
-            table.rooms.get(&self.room).filter(|_| !table.over).map_or(0, |kept| kept.change)
-        };
-        let mut written = self.positions.shared.written.subscribe();
-        // Its sender is held by `self`.
-        let _ = written.wait_for(|written| *written >= change).await;
+    /// As [`Self::poll_written`], for any number of callers: of what is stored when it is first polled. Cancel safe.
+    pub(crate) fn written(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (positions, room) = (self.positions.clone(), self.room.clone());
+        async move {
+            let change = {
+                let table = positions.shared.table.lock();
+                table.rooms.get(&room).filter(|_| !table.over).map_or(0, |kept| kept.change)
+            };
+            let mut written = positions.shared.written.subscribe();
+            // Its sender is held by `positions`.
+            let _ = written.wait_for(|written| *written >= change).await;
+        }
     }
 }
 
