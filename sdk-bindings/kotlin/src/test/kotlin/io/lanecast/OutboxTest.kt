@@ -43,6 +43,29 @@ class OutboxTest {
     }
 
     @Test
+    fun `positions outlive the client`() = test {
+        Node().use { node ->
+            val file = folder.resolve("positions").toString()
+            node.client { positionsFile = file }.use { client ->
+                val room = client.room("chat.positions")
+                repeat(4) { room.send("n", "$it").close() }
+                client.flush()
+                room.subscribe(Start.Beginning).use { subscription ->
+                    repeat(3) {
+                        assertEquals(1, subscription.nextBatch(max = 1).size)
+                        subscription.acknowledge()
+                    }
+                }
+                client.enteredBackground()
+                client.enteredForeground()
+            }
+            node.client { positionsFile = file }.use { client ->
+                assertEquals("3", (client.room("chat.positions").events().first() as Event).text)
+            }
+        }
+    }
+
+    @Test
     fun `a full outbox and a publish that waited too long are errors`() = test {
         Node().use { node ->
             node.kill()
