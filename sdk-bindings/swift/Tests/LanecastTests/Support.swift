@@ -25,7 +25,7 @@ final class Notes<Value>: @unchecked Sendable {
 }
 
 /// Nothing in these tests takes this long unless it hangs.
-private let patience = Duration.seconds(60)
+private let patience = Duration.seconds(20)
 
 /// Runs something that ends soon, or the test fails. It does not wait for what hangs.
 func soon<Result: Sendable>(_ body: @escaping @Sendable () async throws -> Result) async throws -> Result {
