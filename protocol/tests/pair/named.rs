@@ -56,7 +56,7 @@ fn history_and_signals_need_a_node_that_serves_them() {
         assert_eq!(bodies.iter().any(|body| matches!(body, Body::History(_))), served);
         assert_eq!(bodies.iter().any(|body| matches!(body, Body::Signal(_))), served);
         let refused = |event: &Event| {
-            let code = Code::Unimplemented.number().into();
+            let code = u32::from(Code::Unimplemented.number());
             matches!(event, Event::Page(of, Err(error)) if *of == ticket && error.code == code)
         };
         let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
