@@ -100,7 +100,11 @@ impl<T> Drop for Aborted<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::ready;
+    use std::future::{poll_fn, ready};
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -116,6 +120,21 @@ mod tests {
         let failed = call(None, blocking::<()>(|| panic!("a {}", "test"))).await.unwrap_err();
         assert_eq!(kind_and_detail(failed), (ErrorKind::Internal, "a fault of the SDK: a test".into()));
         assert_eq!(call(None, ready(Ok(1))).await, Ok(1), "the runtime goes on");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_dropped_ends() {
+        let (held, ended) = oneshot::channel::<()>();
+        let work = async move {
+            let _held = held;
+            pending().await
+        };
+        let mut waiting = Box::pin(call::<()>(None, work));
+        let begun = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
+        assert!(begun);
+        drop(waiting);
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        assert!(matches!(ended, Ok(Err(_))), "what the call held was given back");
     }
 
     #[tokio::test]
