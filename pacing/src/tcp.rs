@@ -32,6 +32,12 @@ use crate::window::{DelayWindow, Sample};
 pub const WRITE_BYTES_MAX: usize = 16 * 1024;
 /// Bytes that a fresh socket takes before anybody asks for its state, so that an idle connection keeps none.
 const UNASKED_BYTES: u64 = WRITABLE_BYTES;
+/// No signal if the peer has closed: it would end a process that is not Rust's own. `writev` cannot be told; systems without the
+/// flag tell the socket, when it is made.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const NO_SIGNAL: i32 = 0;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 16;
 /// How long a full window is left alone: a quarter of a round trip, within these bounds; longer once nothing was acknowledged
@@ -217,7 +223,8 @@ impl Link {
         if must_ask {
             self.stream.try_io(Interest::WRITABLE, || self.ask())?;
         }
-        let written = self.stream.try_write_vectored(bufs)?;
+        let send = || SockRef::from(&self.stream).send_vectored_with_flags(bufs, NO_SIGNAL);
+        let written = self.stream.try_io(Interest::WRITABLE, send)?;
         let mut state = self.state.lock();
         state.unasked = state.unasked.saturating_sub(written as u64);
         state.room = state.room.saturating_sub(written as u64);

@@ -89,7 +89,8 @@ async fn the_next_process_sends_the_same_again_under_the_same_numbers() {
     }
     soon(room.publish("msg", "4").replicated().send()).await.unwrap();
     assert_eq!(*client.outbox().pending().borrow(), 4);
-    let replicates = |welcome: &mut v1::Welcome| welcome.capabilities = vec![v1::Capability::Replicated.into()];
+    let serves = [v1::Capability::Replicated.into(), v1::Capability::Signals.into()];
+    let replicates = |welcome: &mut v1::Welcome| welcome.capabilities = serves.to_vec();
     let (mut connection, hello) = welcome_with(&peer, replicates).await;
     let instance = hello.instance;
     let sent = next(&mut connection, 4).await;
@@ -309,7 +310,8 @@ async fn a_replica_that_is_late_means_the_same_number_again() {
     let peer = Peer::listen().await;
     let client = peer.client();
     let receipt = soon(client.room("r").publish("msg", "1").replicated().send()).await.unwrap();
-    let replicates = |welcome: &mut v1::Welcome| welcome.capabilities = vec![v1::Capability::Replicated.into()];
+    let serves = [v1::Capability::Replicated.into(), v1::Capability::Signals.into()];
+    let replicates = |welcome: &mut v1::Welcome| welcome.capabilities = serves.to_vec();
     let (mut connection, hello) = welcome_with(&peer, replicates).await;
     assert!(hello.capabilities.contains(&v1::Capability::Replicated.into()));
     let (id, first) = connection.publish().await;
