@@ -106,8 +106,8 @@ impl Phone {
 #[derive(Default)]
 struct Ledger {
     came: BTreeMap<u64, usize>,
-    /// The last batch of the run before, which it may not have acknowledged.
-    last: BTreeSet<u64>,
+    /// What came in the last batch of a run, which may not have acknowledged it, and in no acknowledged one since.
+    open: BTreeSet<u64>,
     doubled: usize,
 }
 
@@ -119,12 +119,14 @@ impl Ledger {
             let times = self.came.entry(*number).or_default();
             *times += 1;
             if *times > 1 {
-                assert!(self.last.contains(number), "run {kill}: {number} was acknowledged: {:?}, {run:?}", self.last);
+                assert!(self.open.contains(number), "run {kill}: {number} was acknowledged: {:?}, {run:?}", self.open);
                 self.doubled += 1;
             }
         }
-        if let Some(batch) = run.batches.last() {
-            self.last = batch.iter().copied().collect();
+        if let Some((last, acknowledged)) = run.batches.split_last() {
+            // What was left of an earlier run's last batch, and did not come in this one, still may.
+            self.open.retain(|number| !acknowledged.iter().flatten().any(|other| other == number));
+            self.open.extend(last);
         }
     }
 }
