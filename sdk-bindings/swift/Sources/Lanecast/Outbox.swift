@@ -90,10 +90,15 @@ public final class Outcomes: AsyncSequence, Sendable {
         /// The next outcome; nil: there are no more.
         ///
         /// - Throws: `CancellationError`.
-        public mutating func next() async throws -> Outcome? {
+        public mutating func next(isolation: isolated (any Actor)?) async throws -> Outcome? {
             guard let (number, outcome) = try await outcomes.puller.next(after: last) else { return nil }
             last = number
             return outcome
+        }
+
+        /// The same from a task of no actor.
+        public mutating func next() async throws -> Outcome? {
+            try await next(isolation: nil)
         }
     }
 }

@@ -19,7 +19,10 @@ final class Puller<Element: Sendable>: Sendable {
     var acknowledged: UInt64 { window.with { $0.acknowledged } }
 
     /// The first element that is not handled, and its number; nil: there are no more. The one numbered `last` was handled.
-    func next(after last: UInt64?) async throws -> (UInt64, Element)? {
+    ///
+    /// It runs where its caller does. Most elements are there already, and two changes of the thread for each would cost ten
+    /// times what the element does.
+    func next(after last: UInt64?, isolation: isolated (any Actor)? = #isolation) async throws -> (UInt64, Element)? {
         if let last { window.with { $0.acknowledge(element: last) } }
         while true {
             // Before an element is handed out, so that a task which was cancelled leaves it to the next one.

@@ -198,22 +198,27 @@ public struct Events: AsyncSequence, Sendable {
         ///
         /// - Throws: ``LanecastError`` of kind `refused` or `closed` if it was not the application that ended the subscription;
         ///   those of ``Room/subscribe(from:withSignals:)``; `CancellationError`.
-        public mutating func next() async throws -> Item? {
+        public mutating func next(isolation: isolated (any Actor)?) async throws -> Item? {
             if reader == nil {
                 let subscription = try await room.subscription(from: start)
                 reader = (subscription, subscription.makeAsyncIterator())
             }
             do {
-                if let item = try await reader?.iterator.next() { return item }
+                if let item = try await reader?.iterator.next(isolation: isolation) { return item }
             } catch let error as LanecastError {
-                await over()
+                await over(isolation: isolation)
                 throw error
             }
-            await over()
+            await over(isolation: isolation)
             return nil
         }
 
-        private func over() async {
+        /// The same from a task of no actor.
+        public mutating func next() async throws -> Item? {
+            try await next(isolation: nil)
+        }
+
+        private func over(isolation: isolated (any Actor)?) async {
             if let reader { await room.forget(reader.subscription) }
         }
     }

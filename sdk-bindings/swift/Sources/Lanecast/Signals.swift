@@ -76,12 +76,17 @@ public struct Signals: AsyncSequence, Sendable {
         /// The next change; nil: over.
         ///
         /// - Throws: ``LanecastError`` of kind `invalid`, `tooManyRooms` or `closed`; `CancellationError`.
-        public mutating func next() async throws -> SignalChange? {
-            if changes.isEmpty { try await pull() }
+        public mutating func next(isolation: isolated (any Actor)?) async throws -> SignalChange? {
+            if changes.isEmpty { try await pull(isolation: isolation) }
             return changes.popFirst().map(SignalChange.init)
         }
 
-        private mutating func pull() async throws {
+        /// The same from a task of no actor.
+        public mutating func next() async throws -> SignalChange? {
+            try await next(isolation: nil)
+        }
+
+        private mutating func pull(isolation: isolated (any Actor)?) async throws {
             let signals: LanecastFFI.Signals
             if let core { signals = core } else { signals = try await open(room) }
             core = signals

@@ -131,13 +131,18 @@ public final class Subscription: AsyncSequence, Sendable {
         ///
         /// - Throws: ``LanecastError`` of kind `refused` or `closed` if it was not the application that ended it;
         ///   `CancellationError`.
-        public mutating func next() async throws -> Item? {
+        public mutating func next(isolation: isolated (any Actor)?) async throws -> Item? {
             if let (number, item) = try await subscription.puller.next(after: last) {
                 last = number
                 return item
             }
             if case .ended(let cause?) = subscription.state { throw LanecastError(ending: cause) }
             return nil
+        }
+
+        /// The same from a task of no actor.
+        public mutating func next() async throws -> Item? {
+            try await next(isolation: nil)
         }
     }
 }

@@ -130,11 +130,20 @@ public struct TypedItems<C: Codec, Items: AsyncSequence & Sendable>: AsyncSequen
         let codec: C
 
         /// The next event or gap, as the sequence below has it.
+        @available(macOS 15, iOS 18, tvOS 18, watchOS 11, visionOS 2, *)
+        public mutating func next(isolation: isolated (any Actor)?) async throws -> TypedItem<C.Value>? {
+            try await items.next(isolation: isolation).map(typed)
+        }
+
+        /// The same from a task of no actor.
         public mutating func next() async throws -> TypedItem<C.Value>? {
-            switch try await items.next() {
+            try await items.next().map(typed)
+        }
+
+        private func typed(_ item: Item) -> TypedItem<C.Value> {
+            switch item {
             case .event(let event): return .event(TypedEvent(event: event, value: Result { try codec.decode(event.body) }))
             case .gap(let gap): return .gap(gap)
-            case nil: return nil
             }
         }
     }

@@ -34,6 +34,20 @@ final class PullerTests: XCTestCase, @unchecked Sendable {
         }
     }
 
+    /// What is there already is handed to a reader where it runs: the main actor is never let go.
+    @MainActor
+    func testElementsThatAreThereDoNotLeaveTheActor() async throws {
+        let puller = puller(200, batch: 200)
+        var last = try await puller.next(after: nil)?.0
+        let others = Notes<String>()
+        let other = Task { @MainActor in others.add("ran") }
+        while let at = last, at < 199 { last = try await puller.next(after: at)?.0 }
+        XCTAssertEqual(last, 199)
+        XCTAssertEqual(others.all, [])
+        await other.value
+        XCTAssertEqual(others.all, ["ran"])
+    }
+
     func testACancelledReaderGetsNothing() async throws {
         let puller = puller(3, batch: 3)
         let task = Task {
