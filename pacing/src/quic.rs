@@ -7,8 +7,10 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quinn::Connection;
 use quinn::congestion::{self, ControllerFactory, ControllerMetrics, Cubic, CubicConfig};
 use quinn_proto::RttEstimator;
@@ -52,6 +54,9 @@ struct Shared {
     /// Bytes that were hurried and are not sent.
     hurried: AtomicU64,
     is_lossy: AtomicBool,
+    least_rtt_us: AtomicU64,
+    /// Who waits until so many bytes are under way.
+    waiting: Mutex<Option<(u64, Waker)>>,
 }
 
 /// Reads the controller of a connection.
@@ -73,6 +78,8 @@ pub struct Figures {
     pub in_flight: u64,
     /// Whether packets were lost within the last second.
     pub is_lossy: bool,
+    /// The round trip without a queue of ours; 0: not known.
+    pub least_rtt: Duration,
 }
 
 impl Meter {
@@ -84,11 +91,24 @@ impl Meter {
 
     /// The figures now, of the path that the connection uses.
     pub fn read(&self, connection: &Connection) -> Figures {
-        if connection.remote_address() == self.remote {
-            return self.shared.figures();
+        self.shared(connection).figures()
+    }
+
+    fn shared(&self, connection: &Connection) -> Arc<Shared> {
+        let other = (connection.remote_address() != self.remote).then(|| Self::of(connection)).flatten();
+        other.map_or_else(|| Arc::clone(&self.shared), |other| other.shared)
+    }
+
+    /// Waits until so many bytes are under way: quinn spreads a window over its round trip, and says only when it is
+    /// acknowledged. One task at a time, and of the address that the connection has now.
+    pub fn poll_in_flight(&self, connection: &Connection, bytes: u64, cx: &Context<'_>) -> Poll<()> {
+        let shared = self.shared(connection);
+        let mut waiting = shared.waiting.lock();
+        if shared.in_flight.load(Ordering::Relaxed) >= bytes {
+            return Poll::Ready(());
         }
-        let other = Self::of(connection);
-        other.as_ref().unwrap_or(self).shared.figures()
+        *waiting = Some((bytes, cx.waker().clone()));
+        Poll::Pending
     }
 
     /// Lets what was just written to the foremost stream leave although the window is full.
@@ -113,6 +133,7 @@ impl Shared {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             is_lossy: self.is_lossy.load(Ordering::Relaxed),
+            least_rtt: Duration::from_micros(self.least_rtt_us.load(Ordering::Relaxed)),
         }
     }
 }
@@ -138,6 +159,8 @@ impl Controller {
                 in_flight: AtomicU64::new(0),
                 hurried: AtomicU64::new(0),
                 is_lossy: AtomicBool::new(false),
+                least_rtt_us: AtomicU64::new(0),
+                waiting: Mutex::new(None),
             }),
         };
         controller.tell_window();
@@ -158,7 +181,11 @@ impl Controller {
 impl congestion::Controller for Controller {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.cubic.on_sent(now, bytes, last_packet_number);
-        self.shared.in_flight.fetch_add(bytes, Ordering::Relaxed);
+        let in_flight = self.shared.in_flight.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let awaited = self.shared.waiting.lock().take_if(|(awaited, _)| *awaited <= in_flight);
+        if let Some((_, waker)) = awaited {
+            waker.wake();
+        }
         let less = |hurried: u64| Some(hurried.saturating_sub(bytes));
         let _ = self.shared.hurried.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
@@ -182,6 +209,8 @@ impl congestion::Controller for Controller {
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
         let is_lossy = self.lost_at.is_some_and(|at| now.saturating_duration_since(at) < LOSSY_FOR);
         self.shared.is_lossy.store(is_lossy, Ordering::Relaxed);
+        let least_rtt_us = self.delay.least_rtt().map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+        self.shared.least_rtt_us.store(least_rtt_us, Ordering::Relaxed);
         self.tell_window();
     }
 

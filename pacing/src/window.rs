@@ -27,7 +27,7 @@
 use std::time::{Duration, Instant};
 
 /// The queueing delay that the window aims at: enough to keep a link busy that varies, and short beside a round trip.
-pub const DELAY_TARGET: Duration = Duration::from_millis(15);
+pub const DELAY_TARGET: Duration = Duration::from_millis(12);
 
 /// Segments of the window before anything is known, as TCP and QUIC begin.
 const SEGMENTS_INITIAL: u64 = 10;
@@ -64,6 +64,8 @@ pub struct DelayWindow {
     delivered: u64,
     round: Option<Round>,
     phase: Phase,
+    /// Whether it is the first startup, before which nobody filled the path.
+    is_first: bool,
     /// Whether the window was used up in the round before.
     was_used: bool,
     /// The window before it began to shrink in rounds that followed one another.
@@ -111,6 +113,7 @@ impl DelayWindow {
             delivered: 0,
             round: None,
             phase: Phase::Startup,
+            is_first: true,
             was_used: false,
             shrinks_from: None,
         }
@@ -182,7 +185,8 @@ impl DelayWindow {
                     self.shrink(now, round, (base, rtt));
                 } else {
                     self.shrinks_from = None;
-                    if used {
+                    // The first windows are small, and as long as two rounds at each of them last others wait for it.
+                    if used || self.is_first && is_used {
                         self.grow(round.last_rtt.saturating_sub(base));
                     }
                 }
@@ -191,10 +195,13 @@ impl DelayWindow {
     }
 
     /// Takes a doubling back as soon as two round trips in a row show its queue: at the end of its round twice what the link
-    /// holds would be under way.
+    /// holds would be under way. TCP has a window of its own, which may follow later than in that round.
     fn watch_doubling(&mut self, now: Instant, rtt: Duration) {
         let is_queue = self.base.is_some_and(|(base, _)| rtt > base + DELAY_TARGET);
-        if is_queue && self.phase == (Phase::Settling { then_startup: true }) {
+        let has_doubled = self.phase == Phase::Settling { then_startup: true }
+            || self.phase == Phase::Startup && self.is_first && self.window > self.segment * SEGMENTS_INITIAL;
+        if is_queue && has_doubled {
+            self.is_first = false;
             self.window = (self.window / 8 * 5).max(self.least());
             self.phase = Phase::Settling { then_startup: false };
             self.round = Some(Round::new(now, self.delivered));
@@ -208,13 +215,13 @@ impl DelayWindow {
             self.phase = Phase::Settling { then_startup: true };
             return;
         }
-        self.phase = Phase::Steady;
+        (self.phase, self.is_first) = (Phase::Steady, false);
         let most = (self.window / 8).max(self.segment);
         self.window = self.window.saturating_add(part(most, DELAY_TARGET.saturating_sub(queue), DELAY_TARGET));
     }
 
     fn shrink(&mut self, now: Instant, round: &Round, (base, rtt): (Duration, Duration)) {
-        self.phase = Phase::Steady;
+        (self.phase, self.is_first) = (Phase::Steady, false);
         if round.outstanding_max < self.window / 2 {
             // What is under way of ours is not what fills the queue.
             return;

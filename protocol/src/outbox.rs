@@ -3,6 +3,9 @@
 //!
 //! Only queues of ours can reorder, expire and conflate, so a transport takes no more than it can write now. On a pipe a
 //! long record leaves in [pieces](crate::fragment), one each time, so that other lanes pass between them.
+//!
+//! Within a lane, [what has no backlog](Outbox::push_from) passes what has one: a room that says something now and then does
+//! not wait behind the replay of another.
 
 use std::collections::VecDeque;
 
@@ -14,6 +17,10 @@ use crate::schedule::{Heads, Scheduler};
 
 /// Most unsent bytes of lane control; beyond it the peer asks faster than it reads (LC-FLOW-004).
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that pass the backlog of a lane before it has its turn, since they share the lane half and half; but for one record,
+/// which is no longer than this.
+const PASSING_BYTES_MAX: usize = 2 * 1024;
 
 /// Where a transport with streams puts a record. A WebSocket folds all routes into one pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +71,8 @@ pub struct Expiry {
 #[derive(Debug)]
 struct Entry {
     record: Bytes,
+    /// Who must keep its order: see [`Outbox::push_from`]; 0: nobody.
+    source: u64,
     queued_at_ms: u64,
     /// Boxed: few messages have one, and the queue of an idle connection should stay small.
     expiry: Option<Box<Expiry>>,
@@ -90,6 +99,10 @@ struct Begun {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Entry>,
+    /// How many at the front have passed the backlog.
+    passing: u32,
+    /// Bytes that passed the backlog, less what left of it meanwhile.
+    passed: u32,
     /// Of which the rest leaves before the others. Boxed, as the expiry is.
     begun: Option<Box<Begun>>,
     bytes: usize,
@@ -103,11 +116,41 @@ impl Queue {
 
     fn push_front(&mut self, entry: Entry) {
         self.bytes += entry.record.len();
+        // In front of the backlog, whatever it was before.
+        self.passing += 1;
         self.waiting.push_front(entry);
+    }
+
+    /// Queues it before the backlog, if nothing of its source is in there, and the backlog had its turn.
+    fn push_passing(&mut self, entry: Entry) {
+        let bytes = entry.record.len();
+        let at = self.passing as usize;
+        let has_backlog = self.waiting.range(at..).any(|waiting| waiting.source == entry.source);
+        if has_backlog || !self.may_pass(bytes) {
+            return self.push_back(entry);
+        }
+        self.bytes += bytes;
+        if at < self.waiting.len() {
+            self.passed += bytes as u32;
+        }
+        self.waiting.insert(at, entry);
+        self.passing += 1;
+    }
+
+    fn may_pass(&self, bytes: usize) -> bool {
+        bytes.max(self.passed as usize + 1) <= PASSING_BYTES_MAX
     }
 
     fn pop_front(&mut self) -> Option<Entry> {
         let entry = self.waiting.pop_front()?;
+        match self.passing.checked_sub(1) {
+            Some(fewer) => self.passing = fewer,
+            None => self.passed = self.passed.saturating_sub(entry.record.len() as u32),
+        }
+        if self.waiting.len() == self.passing as usize {
+            // Nobody is passed.
+            self.passed = 0;
+        }
         if self.waiting.is_empty() && self.waiting.capacity() > 4 {
             // An idle connection keeps no room for the burst that it once had.
             self.waiting = VecDeque::new();
@@ -119,12 +162,13 @@ impl Queue {
     /// Gives up what was begun; `instead`, if it is anything, takes its place.
     fn abort(&mut self, instead: Bytes) {
         let Some(begun) = self.begun.take() else { return };
-        let Begun { entry: Entry { queued_at_ms, serial, .. }, cut } = *begun;
+        let Begun { entry, cut } = *begun;
         self.bytes -= cut.left();
+        let plain = |record| Entry { record, expiry: None, request: None, ..entry };
         if !instead.is_empty() {
-            self.push_front(Entry { record: instead, queued_at_ms, expiry: None, serial, request: None });
+            self.push_front(plain(instead));
         }
-        self.push_front(Entry { record: cut.abort(), queued_at_ms, expiry: None, serial, request: None });
+        self.push_front(plain(cut.abort()));
     }
 
     /// Puts what stands for expired records in their place; returns how many there were, and names requests in `late`.
@@ -224,9 +268,11 @@ impl Queue {
 
     fn revise_all(&mut self, waiting: VecDeque<Entry>, revise: &mut impl FnMut(&Bytes) -> Option<Bytes>) {
         self.bytes = self.begun.as_ref().map_or(0, |begun| begun.cut.left());
-        for mut entry in waiting {
+        let passing = std::mem::take(&mut self.passing) as usize;
+        for (at, mut entry) in waiting.into_iter().enumerate() {
             if let Some(record) = revise(&entry.record) {
                 entry.record = record;
+                self.passing += u32::from(at < passing);
                 self.push_back(entry);
             }
         }
@@ -260,6 +306,20 @@ impl Outbox {
         self.push_entry(lane, record, None);
     }
 
+    /// Queues a record of a source, such as a room, whose records of one lane leave in the order in which they were queued. One
+    /// that `has_no_backlog`, neither here nor wherever it comes from, passes those that have one, and shares the lane with
+    /// them half and half.
+    pub fn push_from(&mut self, lane: Lane, source: u64, record: Bytes, expiry: Option<Expiry>, has_no_backlog: bool) {
+        let entry = Entry { source, ..self.entry(record, expiry.map(Box::new)) };
+        let queue = &mut self.lanes[lane.index()];
+        if has_no_backlog && !self.one_queue { queue.push_passing(entry) } else { queue.push_back(entry) }
+    }
+
+    /// Whether a source without a backlog may pass those with one now.
+    pub fn may_pass(&self, lane: Lane) -> bool {
+        !self.one_queue && self.lanes[lane.index()].may_pass(1)
+    }
+
     /// Queues a record with a time to live.
     pub fn push_expiring(&mut self, lane: Lane, record: Bytes, expiry: Expiry) {
         self.push_entry(lane, record, Some(Box::new(expiry)));
@@ -280,9 +340,13 @@ impl Outbox {
     }
 
     fn push_entry(&mut self, lane: Lane, record: Bytes, expiry: Option<Box<Expiry>>) {
-        self.serial += 1;
-        let entry = Entry { record, queued_at_ms: self.now_ms, expiry, serial: self.serial, request: None };
+        let entry = self.entry(record, expiry);
         self.lanes[lane.index()].push_back(entry);
+    }
+
+    fn entry(&mut self, record: Bytes, expiry: Option<Box<Expiry>>) -> Entry {
+        self.serial += 1;
+        Entry { record, source: 0, queued_at_ms: self.now_ms, expiry, serial: self.serial, request: None }
     }
 
     /// Tells the time, node's clock, for what is queued from now on.

@@ -1,4 +1,7 @@
+use std::future::{Future as _, poll_fn};
 use std::net::Ipv4Addr;
+use std::pin::pin;
+use std::task::Waker;
 
 use quinn::{ClientConfig, Endpoint, ServerConfig, TransportConfig};
 
@@ -51,6 +54,21 @@ async fn a_meter_reads_what_the_controller_knows() {
     meter.set_paced(false);
     let controller = ours.congestion_state().into_any().downcast::<Controller>().unwrap();
     assert_eq!(congestion::Controller::window(&*controller), congestion::Controller::window(&controller.cubic));
+}
+
+#[tokio::test]
+async fn what_is_under_way_can_be_waited_for() {
+    let (_client, _server, ours, theirs) = connected(paced()).await;
+    let meter = Meter::of(&ours).unwrap();
+    let more = meter.read(&ours).in_flight + 5_000;
+    let mut under_way = pin!(poll_fn(|cx| meter.poll_in_flight(&ours, more, cx)));
+    let polled = under_way.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending(), "nothing is");
+    let mut stream = ours.open_uni().await.unwrap();
+    let (written, ()) = tokio::join!(stream.write_all(&[7; 20_000]), under_way);
+    written.unwrap();
+    assert!(meter.shared.waiting.lock().is_none());
+    drop(theirs);
 }
 
 #[tokio::test]

@@ -50,9 +50,18 @@ impl Receiver {
     }
 
     fn seqs(&self, of: Lane) -> Vec<u64> {
+        self.with_gaps(of, 1_000)
+    }
+
+    /// The numbers, whether an event has them or a gap in its place.
+    fn numbers(&self, of: Lane) -> Vec<u64> {
+        self.with_gaps(of, 0)
+    }
+
+    fn with_gaps(&self, of: Lane, more: u64) -> Vec<u64> {
         let seq = |body: &Body| match body {
             Body::Event(event) => event.seq,
-            Body::Gap(gap) => 1_000 + gap.from,
+            Body::Gap(gap) => more + gap.from,
             other => panic!("{other:?}"),
         };
         self.frames.iter().filter(|(lane, _)| *lane == of).map(|(_, body)| seq(body)).collect()
@@ -189,6 +198,42 @@ fn a_record_that_is_revised_between_its_pieces_is_given_up() {
     }
 }
 
+#[test]
+fn what_has_no_backlog_passes_what_has_one() {
+    let mut outbox = Outbox::default();
+    for seq in 1..=4 {
+        outbox.push_from(Lane::Normal, 1, event(seq, Lane::Normal, 100), None, false);
+    }
+    outbox.push_from(Lane::Normal, 2, event(11, Lane::Normal, 100), None, true);
+    // In its order behind the one before, and a source that has a backlog stays behind it.
+    outbox.push_from(Lane::Normal, 2, event(12, Lane::Normal, 100), None, true);
+    outbox.push_from(Lane::Normal, 1, event(5, Lane::Normal, 100), None, true);
+    let mut receiver = Receiver::default();
+    while let Some(output) = outbox.pop(0, Lanes::ALL) {
+        receiver.take(output);
+    }
+    assert_eq!(receiver.seqs(Lane::Normal), [11, 12, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_backlog_that_is_passed_has_half_of_its_lane() {
+    let (record, mut outbox) = (event(1, Lane::Normal, 400), Outbox::default());
+    let (mut backlog, mut others) = (0, 0);
+    for source in 2..10_000 {
+        while outbox.bytes(Lane::Normal) < 8 * 1024 {
+            outbox.push_from(Lane::Normal, 1, event(0, Lane::Normal, 400), None, false);
+        }
+        if outbox.may_pass(Lane::Normal) {
+            outbox.push_from(Lane::Normal, source, record.clone(), None, true);
+        }
+        match outbox.pop(0, Lanes::ALL).unwrap().record == record {
+            true => others += 1,
+            false => backlog += 1,
+        }
+    }
+    assert!(others * 10 > backlog * 9 && backlog * 10 > others * 9, "{others} passed {backlog}");
+}
+
 proptest! {
     /// Whatever is pushed, revised and popped when: each record leaves once, in the order of its lane, or what stands for
     /// it does, and the sums are right.
@@ -244,5 +289,48 @@ proptest! {
         }
         prop_assert_eq!(receiver.assembler.bytes(), 0);
         prop_assert_eq!(Lane::ALL.map(|lane| outbox.bytes(lane)), [0; 5]);
+    }
+
+    /// Whatever passes whatever: each source keeps its order, and nothing is lost.
+    #[test]
+    fn each_source_keeps_its_order(
+        steps in prop::collection::vec((0..6u8, 1..4u64, 1..3_000usize, any::<bool>()), 1..300),
+    ) {
+        let mut outbox = Outbox::default();
+        outbox.set_fragment_above(Some(PIECE_BYTES_MAX));
+        let mut receiver = Receiver::default();
+        let (mut expected, mut now_ms): ([Vec<u64>; 4], u64) = Default::default();
+        let source_of = |seq: u64| seq as usize % 4;
+        for (number, (kind, source, bytes, has_no_backlog)) in steps.into_iter().enumerate() {
+            let seq = number as u64 * 4 + source;
+            match kind {
+                0..3 => {
+                    let expiry = (kind == 0).then(|| Expiry { at_ms: now_ms + bytes as u64 % 50, instead: gap(seq) });
+                    let record = event(seq, Lane::Normal, bytes);
+                    outbox.push_from(Lane::Normal, source, record, expiry, has_no_backlog);
+                    expected[source as usize].push(seq);
+                }
+                3 => outbox.revise(Lane::Normal, |record| match body(record.clone()) {
+                    Body::Event(event) if event.seq % 5 == 0 => {
+                        expected[source_of(event.seq)].retain(|seq| *seq != event.seq);
+                        None
+                    }
+                    _ => Some(record.clone()),
+                }),
+                _ => {
+                    now_ms += bytes as u64 % 10;
+                    outbox.pop(now_ms, Lanes::ALL).into_iter().for_each(|output| receiver.take(output));
+                }
+            }
+        }
+        while let Some(output) = outbox.pop(now_ms, Lanes::ALL) {
+            receiver.take(output);
+        }
+        let seqs: Vec<u64> = receiver.numbers(Lane::Normal);
+        for (source, expected) in expected.iter().enumerate() {
+            let own: Vec<u64> = seqs.iter().copied().filter(|seq| source_of(*seq) == source).collect();
+            prop_assert_eq!(&own, expected);
+        }
+        prop_assert_eq!(outbox.bytes(Lane::Normal), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! What waits for what while the node's driver takes its time: openings, publishes, reads.
 
+use bytes::Bytes;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::place::{Batch, Stored};
 use lanecast_protocol::position::DurableLane::{Normal, Urgent};
@@ -162,6 +163,15 @@ fn stored(seq: u64) -> Stored {
     Stored { seq, expires_at_ms: 0, event_type: "t".into(), record: codec::encode_body(0, Body::Event(event)) }
 }
 
+/// The record of an event of lane normal with so many bytes.
+fn event_of(handle: u64, seq: u64, bytes: usize) -> Bytes {
+    let envelope = vec![0; bytes].into();
+    codec::encode_body(
+        0,
+        Body::Event(v1::Event { handle, lane: v1::Lane::Normal.into(), seq, envelope, ..Default::default() }),
+    )
+}
+
 fn seqs(raw: &mut Raw) -> Vec<u64> {
     let seq = |frame: v1::Frame| match frame.body {
         Some(Body::Event(event)) => Some(event.seq),
@@ -191,6 +201,34 @@ fn a_mark_while_a_lane_is_read_is_not_slept_through() {
     raw.session.deliver(raw.now, &again, Batch { first: 1, events: vec![stored(2)] }, false, |_| true);
     assert!(raw.session.next_read().is_none());
     assert_eq!(seqs(&mut raw), [1, 2]);
+}
+
+#[test]
+fn a_room_without_a_backlog_passes_one_with_a_backlog_unless_it_is_lowered() {
+    let level = |lowered| if lowered { v1::FocusLevel::Background } else { v1::FocusLevel::Default };
+    for lowered in [false, true] {
+        let mut raw = Raw::open();
+        for (id, room) in [(1, "replay"), (2, "live")] {
+            raw.send(id, subscribe(room));
+        }
+        raw.send(3, Body::Focus(v1::Focus { room: "live".into(), level: level(lowered).into() }));
+        raw.received();
+        let [replay, live] = ["replay", "live"].map(|room| raw.session.handle_of(room).unwrap());
+        raw.session.mark_ready(replay, Normal);
+        let read = raw.session.next_read().unwrap();
+        // More than half of what the lane holds, and the log has more.
+        let long = |seq| Stored { record: event_of(replay, seq, 1_000), ..stored(seq) };
+        let batch = Batch { first: 1, events: (1..=12).map(long).collect() };
+        raw.session.deliver(raw.now, &read, batch, true, |_| true);
+        assert!(raw.session.next_read().is_none());
+        raw.session.mark_ready(live, Normal);
+        let read = raw.session.next_read();
+        assert_eq!(read.as_ref().map(|read| read.handle), (!lowered).then_some(live));
+        let Some(read) = read else { continue };
+        let batch = Batch { first: 1, events: vec![Stored { record: event_of(live, 99, 100), ..stored(1) }] };
+        raw.session.deliver(raw.now, &read, batch, false, |_| true);
+        assert_eq!(seqs(&mut raw)[..3], [99, 1, 2]);
+    }
 }
 
 #[test]

@@ -21,7 +21,8 @@ impl Session {
         {
             let ready = &mut subscription.ready[lane];
             *ready = match *ready {
-                Ready::No | Ready::Yes => Ready::Yes,
+                Ready::No | Ready::Fresh => Ready::Fresh,
+                Ready::Yes => Ready::Yes,
                 Ready::Reading | Ready::ReadingAgain => Ready::ReadingAgain,
                 Ready::Suspended => Ready::Suspended,
             };
@@ -48,21 +49,22 @@ impl Session {
         let again = more || subscription.ready[read.lane] == Ready::ReadingAgain;
         subscription.ready[read.lane] = if again { Ready::Yes } else { Ready::No };
         self.outbox.set_now(now.wall_ms);
-        let epoch = subscription.place.epoch;
+        let (epoch, is_lowered) = (subscription.place.epoch, subscription.focus == Focus::Background);
         let gap = |from, to, cause| gap_record(read.handle, read.lane, epoch, from, to, cause);
         let lane = Lane::from(read.lane);
         for step in subscription.place.advance(read.lane, batch, now.wall_ms, wanted) {
-            match step {
+            let (record, expiry) = match step {
                 Step::Gap { from, to, cause } => {
                     gaps.push(cause);
-                    self.outbox.push(lane, gap(from, to, cause));
+                    (gap(from, to, cause), None)
                 }
-                Step::Event { expires_at_ms: 0, record, .. } => self.outbox.push(lane, record),
+                Step::Event { expires_at_ms: 0, record, .. } => (record, None),
                 Step::Event { seq, expires_at_ms, record } => {
                     let instead = gap(seq, seq, v1::GapCause::Expired);
-                    self.outbox.push_expiring(lane, record, Expiry { at_ms: expires_at_ms, instead });
+                    (record, Some(Expiry { at_ms: expires_at_ms, instead }))
                 }
-            }
+            };
+            self.outbox.push_from(lane, read.handle, record, expiry, !again && !is_lowered);
         }
         gaps
     }
@@ -89,7 +91,8 @@ impl Session {
     }
 
     /// The next read of a room's log, while half of its lane's budget is free here: rooms take turns, and each is to be
-    /// worth a read. A lane of a room is not asked for again before its read was answered, by [`Self::deliver`] or
+    /// worth a read. What came to a room that had been read to its end passes what others have still to read, so that one is
+    /// read sooner, unless the client lowered it. A lane of a room is not asked for again before its read was answered, by [`Self::deliver`] or
     /// [`Self::read_again`], which may be much later; the others go on, with smaller turns, since all may be answered at
     /// once. Those that the client lowered do not: what they had meanwhile would go before what is being read.
     pub fn next_read(&mut self) -> Option<Read> {
@@ -100,18 +103,26 @@ impl Session {
             if count == 0 {
                 return None;
             }
-            if queued > self.config.lane_bytes / 2 {
-                let ready = open.subscriptions.iter_mut().filter(|known| known.ready[lane] == Ready::Yes);
-                ready.for_each(|known| known.held_back[lane] = true);
-                continue;
+            let free = self.config.lane_bytes.saturating_sub(queued);
+            let may_pass = free > 0 && self.outbox.may_pass(lane.into());
+            let is_full = free < self.config.lane_bytes / 2;
+            let may_read = |known: &Subscription| match known.ready[lane] {
+                Ready::Fresh if is_full => may_pass && known.focus < Focus::Background,
+                Ready::Fresh => true,
+                Ready::Yes => !is_full,
+                Ready::No | Ready::Reading | Ready::ReadingAgain | Ready::Suspended => false,
+            };
+            if is_full {
+                let is_kept = |known: &Subscription| known.ready[lane].is_yes() && !may_read(known);
+                let kept = open.subscriptions.iter_mut().filter(|known| is_kept(known));
+                kept.for_each(|known| known.held_back[lane] = true);
             }
             let reading = open.subscriptions.iter().filter(|known| known.ready[lane].is_reading());
             let least = reading.map(|known| known.focus).min().unwrap_or(Focus::Background);
-            let ready =
-                open.subscriptions.iter().filter(|known| known.ready[lane] == Ready::Yes && known.focus <= least);
+            let ready = open.subscriptions.iter().filter(|known| may_read(known) && known.focus <= least);
             let Some(focus) = open.turns[lane].next(ready.map(|known| known.focus)) else { continue };
             let turn = open.turn[lane][focus as usize] as usize;
-            let is_next = |known: &Subscription| known.ready[lane] == Ready::Yes && known.focus == focus;
+            let is_next = |known: &Subscription| may_read(known) && known.focus == focus;
             let mut places = (0..count).map(|step| (turn + step) % count);
             let Some(at) = places.find(|&at| is_next(&open.subscriptions[at])) else { continue };
             open.turn[lane][focus as usize] = at as u32 + 1;
@@ -125,7 +136,7 @@ impl Session {
                 epoch: subscription.place.epoch,
                 lane,
                 after: subscription.place.sent(lane),
-                bytes: (self.config.lane_bytes - queued) / (1 + reading),
+                bytes: free / (1 + reading),
                 held_back: std::mem::take(&mut subscription.held_back[lane]),
             });
         }

@@ -81,6 +81,9 @@ const OPENINGS_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ready {
     No,
+    /// Something came; before that it had been read to its end.
+    Fresh,
+    /// There is more than was read.
     Yes,
     /// The driver reads it.
     Reading,
@@ -91,6 +94,10 @@ enum Ready {
 }
 
 impl Ready {
+    fn is_yes(self) -> bool {
+        matches!(self, Self::Fresh | Self::Yes)
+    }
+
     fn is_reading(self) -> bool {
         matches!(self, Self::Reading | Self::ReadingAgain)
     }

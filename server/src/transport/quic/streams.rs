@@ -24,8 +24,10 @@ use super::share::Share;
 use crate::transport::{Gone, Received, Source, Transport};
 
 /// Bytes that are taken of the session at once, unless a single record is longer: what is handed over can no longer be
-/// reordered.
-const WRITE_BYTES: usize = 16 * 1024;
+/// reordered. That part of the congestion window, which a sixteenth of a round trip frees, within bounds.
+const WRITE_BYTES_MIN: usize = 1024;
+const WRITE_BYTES_MAX: usize = 16 * 1024;
+const WRITE_PARTS: u64 = 16;
 /// Bytes of a stream that are read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -35,13 +37,13 @@ pub(super) const SEND_WINDOW_BYTES: u64 = SHARED_WINDOW_BYTES_MAX + 64 * 1024;
 /// under way, 40 Mbit/s at 50 ms, and at least.
 const SHARED_WINDOW_BYTES_MAX: u64 = 256 * 1024;
 const SHARED_WINDOW_BYTES_MIN: u64 = 16 * 1024;
-/// How much of it they use, in sixteenths of the congestion window. One window is under way. While a lost packet is repeated,
-/// quinn keeps what came behind it on its stream, more than a round trip until the loss shows and one until its end; without
-/// losses that room would be a queue.
-const SHARED_PARTS: u64 = 17;
-const SHARED_PARTS_LOSSY: u64 = 48;
-/// Steps in which quinn is told, since each takes its lock.
-const SHARED_WINDOW_STEP: u64 = 4 * 1024;
+/// How much of it they use: beyond what is under way as much as leaves in this time, and a few packets; what quinn has is
+/// beyond our queues.
+const SHARED_AHEAD: Duration = Duration::from_millis(4);
+const SHARED_AHEAD_BYTES_MIN: u64 = 3 * 1024;
+/// While a lost packet is repeated, quinn keeps what came behind it on its stream, more than a round trip until the loss shows
+/// and one until its end. So then they use so many congestion windows; without losses that room would be a queue.
+const SHARED_WINDOWS_LOSSY: u64 = 3;
 /// What fits into a packet: with less room than that the path is full.
 const PACKET_BYTES: u64 = 1_500;
 /// Parts of a full path: urgent before all others (LC-LANE-006), signals, whose datagrams go before all streams, and normal
@@ -364,12 +366,36 @@ impl StreamsTransport {
     /// What lanes other than control and urgent may have in QUIC, bytes.
     fn shared_window(&self) -> u64 {
         match self.figures() {
-            Some(figures) if self.is_paced => {
-                let parts = if figures.is_lossy { SHARED_PARTS_LOSSY } else { SHARED_PARTS };
-                let bytes = figures.window.saturating_mul(parts) / 16;
-                bytes.clamp(SHARED_WINDOW_BYTES_MIN, SHARED_WINDOW_BYTES_MAX).next_multiple_of(SHARED_WINDOW_STEP)
+            Some(figures) if self.is_paced && figures.is_lossy => {
+                let bytes = figures.window.saturating_mul(SHARED_WINDOWS_LOSSY);
+                bytes.clamp(SHARED_WINDOW_BYTES_MIN, SHARED_WINDOW_BYTES_MAX)
             }
+            Some(figures) if self.is_paced => (figures.in_flight + ahead(&figures)).min(SHARED_WINDOW_BYTES_MAX),
             _ => SHARED_WINDOW_BYTES_MAX,
+        }
+    }
+
+    /// Waits until half of what waits in quinn, of what lanes share, is under way, if more may be then.
+    fn poll_ahead(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.is_paced || !self.is_holding() || self.send_window >= SHARED_WINDOW_BYTES_MAX {
+            return Poll::Pending;
+        }
+        match (&self.meter, self.figures()) {
+            (Some(meter), Some(figures)) if !figures.is_lossy => {
+                let bytes = self.send_window.saturating_sub(ahead(&figures) / 2);
+                meter.poll_in_flight(self.link.connection(), bytes, cx)
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// What is taken of the session at once, bytes.
+    fn write_bytes(&self) -> usize {
+        match self.figures() {
+            Some(figures) if self.is_paced => {
+                ((figures.window / WRITE_PARTS) as usize).clamp(WRITE_BYTES_MIN, WRITE_BYTES_MAX)
+            }
+            _ => WRITE_BYTES_MAX,
         }
     }
 
@@ -452,6 +478,13 @@ impl StreamsTransport {
     }
 }
 
+/// What lanes may have in QUIC beyond what is under way, bytes.
+fn ahead(figures: &Figures) -> u64 {
+    let window = u128::from(figures.window);
+    let part = window * SHARED_AHEAD.as_nanos() / figures.least_rtt.max(SHARED_AHEAD).as_nanos();
+    u64::try_from(part).unwrap_or(u64::MAX).max(SHARED_AHEAD_BYTES_MIN)
+}
+
 impl Transport for StreamsTransport {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         if let ready @ Poll::Ready(_) = self.poll_control(cx) {
@@ -489,7 +522,7 @@ impl Transport for StreamsTransport {
     fn send(&mut self, bytes_max: usize, next: &mut Source<'_>) -> usize {
         let lanes = self.takes();
         let datagram_bytes = self.link.datagram_bytes_max();
-        let bytes_max = bytes_max.min(WRITE_BYTES);
+        let bytes_max = bytes_max.min(self.write_bytes());
         let mut bytes = 0;
         while bytes < bytes_max && !lanes.is_empty() {
             let mut now = lanes.and(self.sender.lanes());
@@ -525,7 +558,8 @@ impl Transport for StreamsTransport {
         for lane in Lane::ALL.into_iter().filter(|lane| progress.lanes.contains(*lane)) {
             self.moved = self.moved.with(lane);
         }
-        if progress.is_some || self.poll_again(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let is_due = progress.is_some || self.poll_again(cx).is_ready() || self.poll_ahead(cx).is_ready();
+        if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn moved(&mut self) -> Lanes {
