@@ -3,7 +3,7 @@
 //! Only queues of the sender's own can reorder, expire and conflate. What the kernel or QUIC holds, and what stands in the
 //! queue of the narrowest link, can no longer be overtaken. This crate keeps both short, and says when there is room:
 //!
-//! - [`DelayWindow`]: how many bytes keep the link busy without a queue of more than [`DELAY_TARGET`] in front of it. Pure
+//! - [`DelayWindow`]: how many bytes keep the link busy without a queue in front of it longer than a target. Pure
 //!   arithmetic: samples in, a window out.
 //! - [`PacedTcp`] and [`Pace`]: a TCP socket to stand below TLS, which holds few bytes that are not under way, and the
 //!   handle that tells the layers above when there is room for more.
@@ -23,4 +23,4 @@ mod tcp;
 mod window;
 
 pub use self::tcp::{Pace, PacedTcp, WRITE_BYTES_MAX};
-pub use self::window::{DELAY_TARGET, DelayWindow, Sample};
+pub use self::window::{DelayWindow, Sample};

@@ -22,6 +22,8 @@ const HURRIED_BYTES_MAX: u64 = 4 * 1_024;
 /// What a packet and its frames take beside what was written.
 const PACKET_OVERHEAD_BYTES: u64 = 64;
 
+/// The queueing delay of the window.
+const DELAY_TARGET: Duration = Duration::from_millis(12);
 /// How long a path counts as one that loses packets.
 const LOSSY_FOR: Duration = Duration::from_secs(1);
 
@@ -148,7 +150,7 @@ impl Controller {
     fn new(cubic: Cubic, current_mtu: u16) -> Self {
         let controller = Self {
             cubic,
-            delay: DelayWindow::new(current_mtu.into()),
+            delay: DelayWindow::new(current_mtu.into(), DELAY_TARGET),
             packet: current_mtu.into(),
             lost_at: None,
             batch: None,

@@ -38,6 +38,8 @@ const UNASKED_BYTES: u64 = WRITABLE_BYTES;
 const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const NO_SIGNAL: i32 = 0;
+/// The queueing delay of a socket's window: less than QUIC's, since a write and what leaves until the next look come on top.
+const DELAY_TARGET: Duration = Duration::from_millis(10);
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 16;
 /// How long a full window is left alone: a quarter of a round trip, within these bounds; longer once nothing was acknowledged
@@ -266,7 +268,8 @@ impl State {
 
 impl Watched {
     fn new(now: Instant, info: Info) -> Self {
-        Self { window: DelayWindow::new(info.segment), info, look_at: now, look_every: LOOK_MIN, moved_at: now }
+        let window = DelayWindow::new(info.segment, DELAY_TARGET);
+        Self { window, info, look_at: now, look_every: LOOK_MIN, moved_at: now }
     }
 
     fn seen(&mut self, now: Instant, info: Info, has_room: bool) {

@@ -26,9 +26,6 @@
 
 use std::time::{Duration, Instant};
 
-/// The queueing delay that the window aims at: enough to keep a link busy that varies, and short beside a round trip.
-pub const DELAY_TARGET: Duration = Duration::from_millis(12);
-
 /// Segments of the window before anything is known, as TCP and QUIC begin.
 const SEGMENTS_INITIAL: u64 = 10;
 /// Segments of the smallest window: below it delayed acknowledgements hold up the sender more than a queue would.
@@ -57,6 +54,8 @@ pub struct Sample {
 /// The window of one path.
 #[derive(Clone, Debug)]
 pub struct DelayWindow {
+    /// The queueing delay that it aims at.
+    target: Duration,
     window: u64,
     segment: u64,
     /// The round trip without a queue, and when it was seen last.
@@ -103,10 +102,12 @@ struct Round {
 }
 
 impl DelayWindow {
-    /// The window of a path of which nothing is known; `segment`: bytes of one packet.
-    pub fn new(segment: u64) -> Self {
+    /// The window of a path of which nothing is known; `segment`: bytes of one packet; `target`: the queueing delay to aim at,
+    /// enough to keep a link busy that varies, and short beside a round trip.
+    pub fn new(segment: u64, target: Duration) -> Self {
         let segment = segment.max(1);
         Self {
+            target,
             window: segment * SEGMENTS_INITIAL,
             segment,
             base: None,
@@ -181,7 +182,7 @@ impl DelayWindow {
             }
             Phase::Startup | Phase::Steady => {
                 let queue = rtt.saturating_sub(base);
-                if queue > DELAY_TARGET {
+                if queue > self.target {
                     self.shrink(now, round, (base, rtt));
                 } else {
                     self.shrinks_from = None;
@@ -197,7 +198,7 @@ impl DelayWindow {
     /// Takes a doubling back as soon as two round trips in a row show its queue: at the end of its round twice what the link
     /// holds would be under way. TCP has a window of its own, which may follow later than in that round.
     fn watch_doubling(&mut self, now: Instant, rtt: Duration) {
-        let is_queue = self.base.is_some_and(|(base, _)| rtt > base + DELAY_TARGET);
+        let is_queue = self.base.is_some_and(|(base, _)| rtt > base + self.target);
         let has_doubled = self.phase == Phase::Settling { then_startup: true }
             || self.phase == Phase::Startup && self.is_first && self.window > self.segment * SEGMENTS_INITIAL;
         if is_queue && has_doubled {
@@ -210,14 +211,14 @@ impl DelayWindow {
 
     /// `queue`: what had built up at the end of the round, which is more than what stood for all of it.
     fn grow(&mut self, queue: Duration) {
-        if self.phase == Phase::Startup && queue < DELAY_TARGET / 2 {
+        if self.phase == Phase::Startup && queue < self.target / 2 {
             self.window = self.window.saturating_mul(2);
             self.phase = Phase::Settling { then_startup: true };
             return;
         }
         (self.phase, self.is_first) = (Phase::Steady, false);
         let most = (self.window / 8).max(self.segment);
-        self.window = self.window.saturating_add(part(most, DELAY_TARGET.saturating_sub(queue), DELAY_TARGET));
+        self.window = self.window.saturating_add(part(most, self.target.saturating_sub(queue), self.target));
     }
 
     fn shrink(&mut self, now: Instant, round: &Round, (base, rtt): (Duration, Duration)) {
@@ -228,7 +229,7 @@ impl DelayWindow {
         }
         let window = self.window.min(round.outstanding_max).max(self.least());
         let from = *self.shrinks_from.get_or_insert(window);
-        self.window = part(window, base + DELAY_TARGET, rtt).max(window / 10 * 7).max(self.least());
+        self.window = part(window, base + self.target, rtt).max(window / 10 * 7).max(self.least());
         self.phase = Phase::Settling { then_startup: false };
         if self.window <= from / 2 {
             self.shrinks_from = None;
@@ -261,7 +262,7 @@ impl DelayWindow {
                 Phase::Drain { believed: seen, rounds: DRAIN_ROUNDS + 1, least_rtt: None, after, after_longer: after };
             return;
         }
-        let is_longer = seen > believed + DELAY_TARGET / 2;
+        let is_longer = seen > believed + self.target / 2;
         self.phase = Phase::Settling { then_startup: is_longer };
         self.window = if is_longer { after_longer } else { after };
     }

@@ -60,7 +60,7 @@ impl Flow {
     }
 
     fn paced(smooths: bool) -> Self {
-        let window = Box::new(DelayWindow::new(SEGMENT));
+        let window = Box::new(DelayWindow::new(SEGMENT, ms(if smooths { 10 } else { 12 })));
         Self::new(Bound::Delay { window, smooths, smoothed: None, congestion: Reno::new() })
     }
 
@@ -340,7 +340,7 @@ proptest! {
     fn no_samples_break_it(
         samples in prop::collection::vec((0_u64..5_000, 0_u64..2_000_000, 0_u64..10_000_000, 0_u64..10_000_000), 1..500),
     ) {
-        let mut window = DelayWindow::new(SEGMENT);
+        let mut window = DelayWindow::new(SEGMENT, ms(12));
         let mut now = Instant::now();
         for (passed_ms, rtt_us, outstanding, delivered) in samples {
             now += ms(passed_ms);

@@ -45,9 +45,12 @@ impl Session {
         let Some(subscription) = open.subscriptions.iter_mut().find(|known| known.opening == read.opening) else {
             return gaps;
         };
-        // What was marked meanwhile may have come after what was read.
-        let again = more || subscription.ready[read.lane] == Ready::ReadingAgain;
-        subscription.ready[read.lane] = if again { Ready::Yes } else { Ready::No };
+        subscription.ready[read.lane] = match subscription.ready[read.lane] {
+            _ if more => Ready::Yes,
+            // What was marked meanwhile may have come after what was read.
+            Ready::ReadingAgain => Ready::Fresh,
+            _ => Ready::No,
+        };
         self.outbox.set_now(now.wall_ms);
         let (epoch, is_lowered) = (subscription.place.epoch, subscription.focus == Focus::Background);
         let gap = |from, to, cause| gap_record(read.handle, read.lane, epoch, from, to, cause);
@@ -64,7 +67,7 @@ impl Session {
                     (record, Some(Expiry { at_ms: expires_at_ms, instead }))
                 }
             };
-            self.outbox.push_from(lane, read.handle, record, expiry, !again && !is_lowered);
+            self.outbox.push_from(lane, read.handle, record, expiry, !more && !is_lowered);
         }
         gaps
     }
