@@ -100,24 +100,25 @@ struct Begun {
 struct Queue {
     waiting: VecDeque<Entry>,
     /// How many at the front have passed the backlog.
-    passing: u32,
-    /// Bytes that passed the backlog, less what left of it meanwhile.
-    passed: u32,
+    passing: u16,
+    /// Bytes that passed the backlog, less what left of it meanwhile: at most twice [`PASSING_BYTES_MAX`].
+    passed: u16,
+    /// Bytes of all that waits. So small, as the others, because an idle connection has five of these.
+    bytes: u32,
     /// Of which the rest leaves before the others. Boxed, as the expiry is.
     begun: Option<Box<Begun>>,
-    bytes: usize,
 }
 
 impl Queue {
     fn push_back(&mut self, entry: Entry) {
-        self.bytes += entry.record.len();
+        self.bytes += count(entry.record.len());
         self.waiting.push_back(entry);
     }
 
     fn push_front(&mut self, entry: Entry) {
-        self.bytes += entry.record.len();
+        self.bytes += count(entry.record.len());
         // In front of the backlog, whatever it was before.
-        self.passing += 1;
+        self.passing = self.passing.saturating_add(1);
         self.waiting.push_front(entry);
     }
 
@@ -129,12 +130,12 @@ impl Queue {
         if has_backlog || !self.may_pass(bytes) {
             return self.push_back(entry);
         }
-        self.bytes += bytes;
+        self.bytes += count(bytes);
         if at < self.waiting.len() {
-            self.passed += bytes as u32;
+            self.passed += bytes as u16;
         }
         self.waiting.insert(at, entry);
-        self.passing += 1;
+        self.passing = self.passing.saturating_add(1);
     }
 
     fn may_pass(&self, bytes: usize) -> bool {
@@ -145,7 +146,7 @@ impl Queue {
         let entry = self.waiting.pop_front()?;
         match self.passing.checked_sub(1) {
             Some(fewer) => self.passing = fewer,
-            None => self.passed = self.passed.saturating_sub(entry.record.len() as u32),
+            None => self.passed = self.passed.saturating_sub(u16::try_from(entry.record.len()).unwrap_or(u16::MAX)),
         }
         if self.waiting.len() == self.passing as usize {
             // Nobody is passed.
@@ -155,7 +156,7 @@ impl Queue {
             // An idle connection keeps no room for the burst that it once had.
             self.waiting = VecDeque::new();
         }
-        self.bytes -= entry.record.len();
+        self.bytes -= count(entry.record.len());
         Some(entry)
     }
 
@@ -163,7 +164,7 @@ impl Queue {
     fn abort(&mut self, instead: Bytes) {
         let Some(begun) = self.begun.take() else { return };
         let Begun { entry, cut } = *begun;
-        self.bytes -= cut.left();
+        self.bytes -= count(cut.left());
         let plain = |record| Entry { record, expiry: None, request: None, ..entry };
         if !instead.is_empty() {
             self.push_front(plain(instead));
@@ -203,7 +204,7 @@ impl Queue {
             && let Some(expiry) = &front.expiry
         {
             let stamped = stamp(&front.record, expiry.at_ms.saturating_sub(now_ms));
-            self.bytes = self.bytes - front.record.len() + stamped.len();
+            self.bytes = self.bytes - count(front.record.len()) + count(stamped.len());
             front.record = stamped;
         }
     }
@@ -231,7 +232,7 @@ impl Queue {
         match Cut::new(*transfers + 1, lane, &entry.record, fragment_above) {
             Some(cut) => {
                 *transfers += 1;
-                self.bytes += cut.left();
+                self.bytes += count(cut.left());
                 self.begun = Some(Box::new(Begun { entry, cut }));
             }
             None => self.push_front(entry),
@@ -245,7 +246,7 @@ impl Queue {
         };
         let before = begun.cut.left();
         let piece = begun.cut.next();
-        self.bytes -= before - begun.cut.left();
+        self.bytes -= count(before - begun.cut.left());
         let since = begun.entry.queued_at_ms;
         if begun.cut.left() == 0 {
             self.begun = None;
@@ -267,16 +268,21 @@ impl Queue {
     }
 
     fn revise_all(&mut self, waiting: VecDeque<Entry>, revise: &mut impl FnMut(&Bytes) -> Option<Bytes>) {
-        self.bytes = self.begun.as_ref().map_or(0, |begun| begun.cut.left());
+        self.bytes = self.begun.as_ref().map_or(0, |begun| count(begun.cut.left()));
         let passing = std::mem::take(&mut self.passing) as usize;
         for (at, mut entry) in waiting.into_iter().enumerate() {
             if let Some(record) = revise(&entry.record) {
                 entry.record = record;
-                self.passing += u32::from(at < passing);
+                self.passing += u16::from(at < passing);
                 self.push_back(entry);
             }
         }
     }
+}
+
+/// Bytes of records, of which callers bound the sum to far less.
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// The outbox of one connection.
@@ -440,7 +446,7 @@ impl Outbox {
 
     /// Unsent bytes of a lane.
     pub fn bytes(&self, lane: Lane) -> usize {
-        self.lanes[lane.index()].bytes
+        self.lanes[lane.index()].bytes as usize
     }
 
     /// Unsent records of a lane; one of which pieces have left is one.
