@@ -241,7 +241,7 @@ async fn window(ctx: &mut Ctx) -> Outcome {
     while (conn.streams()?.open_streams(Lane::Urgent).len() as u64) < 1 + URGENT_WINDOW && Instant::now() < soon {
         conn.settle(FILL / 4).await?;
     }
-    conn.settle(FILL).await?;
+    conn.settle(FILL * 2).await?;
     let open = conn.streams()?.open_streams(Lane::Urgent);
     check(!open.is_empty(), || "no urgent event came at all".into())?;
     // The first, and 64 above it.
