@@ -93,11 +93,12 @@ impl Session {
         }
     }
 
-    /// The next read of a room's log, while half of its lane's budget is free here: rooms take turns, and each is to be
-    /// worth a read. What came to a room that had been read to its end passes what others have still to read, so that one is
-    /// read sooner, unless the client lowered it. A lane of a room is not asked for again before its read was answered, by [`Self::deliver`] or
-    /// [`Self::read_again`], which may be much later; the others go on, with smaller turns, since all may be answered at
-    /// once. Those that the client lowered do not: what they had meanwhile would go before what is being read.
+    /// The next read of a room's log, while half of its lane's budget is free here: rooms take turns, and each is
+    /// to be worth a read. What came to a room that had been read to its end passes what others have still to read,
+    /// so that one is read sooner, unless the client lowered it. A lane of a room is not asked for again before its
+    /// read was answered, by [`Self::deliver`] or [`Self::read_again`], which may be much later; the others go on,
+    /// with smaller turns, since all may be answered at once. Those that the client lowered do not: what they had
+    /// meanwhile would go before what is being read.
     pub fn next_read(&mut self) -> Option<Read> {
         let State::Open(open) = &mut self.state else { return None };
         let count = open.subscriptions.len();
