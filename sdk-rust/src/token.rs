@@ -19,6 +19,13 @@ pub struct TokenRequest {
     pub refused: Option<u32>,
 }
 
+impl TokenRequest {
+    /// After a node refused a token with this code; 0: no node did.
+    pub(crate) fn after(refused: u32) -> Self {
+        Self { refused: (refused != 0).then_some(refused) }
+    }
+}
+
 type Provider = dyn Fn(TokenRequest) -> BoxFuture<'static, Result<String, TokenError>> + Send + Sync;
 
 /// A fixed token, or a function that gets one.

@@ -278,6 +278,9 @@ async fn a_refused_token_is_asked_for_anew() {
         .unwrap();
     let (mut connection, hello) = peer.accept().await;
     assert_eq!(hello.token, "token 0");
+    // It comes back in the instant in which it is sent away.
+    let reconnect = Some(v1::ReconnectWindow { min_ms: 0, max_ms: 0 });
+    connection.send([Body::Welcome(v1::Welcome { reconnect, ..welcome() })]).await;
     connection.close(Code::TokenExpired).await;
     let (connection, hello) = peer.welcome().await;
     assert_eq!(hello.token, "token 1");

@@ -127,8 +127,8 @@ fn a_token_that_expires_ends_the_connection_and_a_new_one_is_asked_for() {
     pair.assert_closed(at, Code::TokenExpired);
     assert!(pair.now.wall_ms >= expires && pair.now.wall_ms <= expires + 5_000);
     pair.settle();
-    let asked: Vec<_> = pair.peers[at].connects.iter().map(|(_, new_token)| *new_token).collect();
-    assert_eq!(asked, [false, true]);
+    let asked: Vec<_> = pair.peers[at].connects.iter().map(|(_, refused)| *refused).collect();
+    assert_eq!(asked, [0, Code::TokenExpired.number().into()]);
 }
 
 #[test]

@@ -110,13 +110,11 @@ pub(crate) struct Owner {
     token: Option<String>,
     /// The application makes a new token while the connection goes on.
     renewing: Option<BoxFuture<'static, Result<String, TokenError>>>,
-    /// The code with which a node ended the last connection.
-    last_code: u32,
     /// Why the last connection or attempt ended, for developers.
     last_detail: String,
     opening: Option<Opening>,
-    /// What the session asked of the connection being opened: whether with a new token, and to which address.
-    asked: (bool, String),
+    /// What the session asked of the connection being opened: the code with which the token was refused or 0, and the address.
+    asked: (u32, String),
     /// Of the connection in `link`.
     trial: Option<Trial>,
     link: Option<Box<dyn Transport>>,
@@ -160,10 +158,9 @@ impl Owner {
             tokens,
             token: None,
             renewing: None,
-            last_code: 0,
             last_detail: String::new(),
             opening: None,
-            asked: (false, String::new()),
+            asked: (0, String::new()),
             trial: None,
             link: None,
             path: None,
@@ -395,8 +392,8 @@ impl Owner {
     /// Begins the attempt anew that is under way.
     fn open_anew(&mut self) {
         if self.opening.is_some() {
-            let (new_token, address) = self.asked.clone();
-            self.connect(new_token, &address);
+            let (refused, address) = self.asked.clone();
+            self.connect(refused, &address);
         }
     }
 
@@ -424,12 +421,11 @@ impl Owner {
         }
     }
 
-    fn connect(&mut self, new_token: bool, address: &str) {
-        let refused = new_token.then_some(self.last_code);
-        if new_token {
+    fn connect(&mut self, refused: u32, address: &str) {
+        if refused != 0 {
             self.token = None;
             if matches!(self.tokens, TokenSource::Fixed(_)) {
-                return self.session.no_token(self.clock.now(), self.last_code);
+                return self.session.no_token(self.clock.now(), refused);
             }
         }
         let target = match address {
@@ -439,13 +435,13 @@ impl Owner {
                 self.target.clone()
             }),
         };
-        self.asked = (new_token, address.to_owned());
+        self.asked = (refused, address.to_owned());
         let (tokens, token, dialer) = (self.tokens.clone(), self.token.clone(), self.dialer.clone());
         let opening = async move {
             let token = match token {
                 Some(token) => token,
                 None => {
-                    let token = tokens.token(TokenRequest { refused }).await;
+                    let token = tokens.token(TokenRequest::after(refused)).await;
                     token.map_err(|error| OpenError::NoToken(format!("no token: {error}")))?
                 }
             };
@@ -456,7 +452,7 @@ impl Owner {
     }
 
     fn renew(&mut self, refused: u32) {
-        let (tokens, request) = (self.tokens.clone(), TokenRequest { refused: (refused != 0).then_some(refused) });
+        let (tokens, request) = (self.tokens.clone(), TokenRequest::after(refused));
         self.renewing = Some(async move { tokens.token(request).await }.boxed());
     }
 
@@ -479,7 +475,7 @@ impl Owner {
             while let Some(action) = self.session.poll_action() {
                 quiet = false;
                 match action {
-                    Action::Connect { new_token, address } => self.connect(new_token, &address),
+                    Action::Connect { refused, address } => self.connect(refused, &address),
                     Action::Disconnect(code) => self.hang_up(Some(code)),
                     Action::RenewToken { refused } => self.renew(refused),
                 }
@@ -536,9 +532,6 @@ impl Owner {
     }
 
     fn state(&mut self, state: session::ClientState) {
-        if let session::ClientState::Suspended { code } | session::ClientState::Closed { code } = state {
-            self.last_code = code;
-        }
         let state = match state {
             session::ClientState::Closed { code } if code == u32::from(Code::Normal.number()) => {
                 ClientState::Closed(Cause::new(code, ""))

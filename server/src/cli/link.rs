@@ -48,8 +48,6 @@ pub(super) struct Link {
     target: Target,
     clock: Clock,
     socket: Option<Socket>,
-    /// The code with which the last connection ended.
-    refused: u32,
 }
 
 impl Link {
@@ -70,7 +68,7 @@ impl Link {
         };
         let (clock, mut client) = (Clock::system(), Client::new(options));
         client.connect(now(&clock));
-        Self { client, target, clock, socket: None, refused: 0 }
+        Self { client, target, clock, socket: None }
     }
 
     pub(super) fn now(&self) -> Now {
@@ -84,7 +82,6 @@ impl Link {
             self.write().await;
             match self.client.poll_event() {
                 Some(Event::State(ClientState::Closed { code })) => return Err(closed(code)),
-                Some(Event::State(ClientState::Suspended { code })) if code >= 4000 => self.refused = code,
                 Some(event) => return Ok(event),
                 None => self.wait().await,
             }
@@ -95,7 +92,7 @@ impl Link {
         while let Some(action) = self.client.poll_action() {
             match action {
                 // There is one token: repeating it would be refused again.
-                Action::Connect { new_token: true, .. } => self.client.no_token(self.now(), self.refused),
+                Action::Connect { refused, .. } if refused != 0 => self.client.no_token(self.now(), refused),
                 Action::Connect { .. } => match self.open().await {
                     Ok(socket) => {
                         self.socket = Some(socket);

@@ -481,7 +481,7 @@ impl Driver {
         self.client.connect(self.now());
         while self.client.unsettled() > 0 {
             while let Some(action) = self.client.poll_action() {
-                assert_eq!(action, Action::Connect { new_token: false, address: String::new() });
+                assert_eq!(action, Action::Connect { refused: 0, address: String::new() });
                 self.client.opened(self.now(), "dev:ann".into(), true);
             }
             while let Some(output) = self.client.poll_output(self.now(), Lanes::ALL) {

@@ -50,8 +50,8 @@ pub enum ClientState {
 pub enum Action {
     /// Get a token and open a transport, then call [`super::Client::opened`], [`super::Client::failed`] or [`super::Client::no_token`].
     Connect {
-        /// The last token was refused: ask the application for a new one.
-        new_token: bool,
+        /// The code with which the node refused the last token: ask the application for a new one; 0: it did not.
+        refused: u32,
         /// Connect there instead; empty: the usual address.
         address: String,
     },

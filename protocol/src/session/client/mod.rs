@@ -129,7 +129,8 @@ enum Link {
     Idle,
     Waiting {
         until_ms: u64,
-        new_token: bool,
+        /// The code with which the token was refused; 0: it was not.
+        refused: u32,
         address: String,
         code: u32,
     },
@@ -341,9 +342,9 @@ impl Client {
         self.meter.handle_timeout(now.monotonic_ms);
         let due = |at: u64| at <= now.monotonic_ms;
         match &self.link {
-            Link::Waiting { until_ms, new_token, address, .. } if due(*until_ms) && self.may_connect() => {
-                let (new_token, address) = (*new_token, address.clone());
-                self.begin(now, new_token, address);
+            Link::Waiting { until_ms, refused, address, .. } if due(*until_ms) && self.may_connect() => {
+                let (refused, address) = (*refused, address.clone());
+                self.begin(now, refused, address);
             }
             Link::Connecting { deadline_ms } | Link::Handshake { deadline_ms, .. } if due(*deadline_ms) => {
                 self.actions.push_back(Action::Disconnect(Code::HandshakeTimeout));
@@ -355,8 +356,8 @@ impl Client {
                 self.actions.push_back(Action::Disconnect(Code::Normal));
                 self.detach();
                 match self.may_connect() {
-                    true => self.begin(now, false, address),
-                    false => self.wait(now.monotonic_ms, false, address, Code::GoingAway.number().into()),
+                    true => self.begin(now, 0, address),
+                    false => self.wait(now.monotonic_ms, 0, address, Code::GoingAway.number().into()),
                 }
             }
             Link::Open(open) if open.pong_by_ms.is_some_and(due) => self.give_up(now, Code::IdleTimeout),
@@ -390,7 +391,7 @@ impl Client {
     /// Begins to connect, and stays connected until [`Self::close`].
     pub fn connect(&mut self, now: Now) {
         if matches!(self.link, Link::Idle) {
-            self.begin(now, false, String::new());
+            self.begin(now, 0, String::new());
         }
     }
 
@@ -639,10 +640,10 @@ impl Client {
 
     // The link.
 
-    fn begin(&mut self, now: Now, new_token: bool, address: String) {
+    fn begin(&mut self, now: Now, refused: u32, address: String) {
         self.ground.spend();
         self.link = Link::Connecting { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS };
-        self.actions.push_back(Action::Connect { new_token, address });
+        self.actions.push_back(Action::Connect { refused, address });
         self.events.push_back(Event::State(ClientState::Connecting));
     }
 
@@ -716,8 +717,8 @@ impl Client {
         self.count_life(now);
         self.detach();
         let action = if code >= 4000 { action_of(code) } else { Advice::Retry };
-        let new_token = action == Advice::NewToken;
-        if new_token {
+        let refused = if action == Advice::NewToken { code } else { 0 };
+        if refused != 0 {
             self.tokens_refused += 1;
         }
         if action == Advice::Stop || self.tokens_refused > TOKENS_REFUSED_MAX {
@@ -727,11 +728,11 @@ impl Client {
         let window = window.min(self.reconnect.max_ms.into());
         self.attempt += 1;
         let delay_ms = if at_once { 0 } else { self.draw(window + 1) };
-        self.wait(now.monotonic_ms + delay_ms, new_token, String::new(), code);
+        self.wait(now.monotonic_ms + delay_ms, refused, String::new(), code);
     }
 
-    fn wait(&mut self, until_ms: u64, new_token: bool, address: String, code: u32) {
-        self.link = Link::Waiting { until_ms, new_token, address, code };
+    fn wait(&mut self, until_ms: u64, refused: u32, address: String, code: u32) {
+        self.link = Link::Waiting { until_ms, refused, address, code };
         self.events.push_back(Event::State(ClientState::Suspended { code }));
     }
 

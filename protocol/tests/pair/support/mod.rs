@@ -52,7 +52,7 @@ pub struct Peer {
     connects_at: Option<u64>,
     pub token: String,
     /// For each time that a connection was asked for: whether a new token was.
-    pub connects: Vec<(u64, bool)>,
+    pub connects: Vec<(u64, u32)>,
     /// Tokens that the application gives when a new one is asked for.
     pub new_tokens: Vec<String>,
     /// The codes with which the client closed transports.
@@ -436,12 +436,12 @@ impl Pair {
         while let Some(action) = self.peers[at].client.poll_action() {
             busy = true;
             match action {
-                Action::Connect { new_token, address } => {
+                Action::Connect { refused, address } => {
                     assert_eq!(address, "", "no scenario names another address");
                     let latency = self.rng.random_range(self.net.latency_ms.0..=self.net.latency_ms.1);
                     let peer = &mut self.peers[at];
-                    peer.connects.push((self.now.monotonic_ms, new_token));
-                    if new_token && !peer.new_tokens.is_empty() {
+                    peer.connects.push((self.now.monotonic_ms, refused));
+                    if refused != 0 && !peer.new_tokens.is_empty() {
                         peer.token = peer.new_tokens.remove(0);
                     }
                     peer.connects_at = Some(self.now.monotonic_ms + latency);
