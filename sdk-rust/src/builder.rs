@@ -29,6 +29,7 @@ pub struct Builder {
     device: String,
     app: String,
     app_version: String,
+    sdk: String,
     outbox: Bounds,
     outbox_ttl: Duration,
     outbox_file: Option<PathBuf>,
@@ -48,6 +49,7 @@ impl Builder {
             device: String::new(),
             app: String::new(),
             app_version: String::new(),
+            sdk: "lanecast-rust".into(),
             outbox: OUTBOX,
             outbox_ttl: OUTBOX_TTL,
             outbox_file: None,
@@ -90,6 +92,12 @@ impl Builder {
     pub fn app(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
         self.app = name.into();
         self.app_version = version.into();
+        self
+    }
+
+    /// Name of an SDK that is built on this one, for the node's logs; `lanecast-rust` unless told otherwise.
+    pub fn sdk(mut self, name: impl Into<String>) -> Self {
+        self.sdk = name.into();
         self
     }
 
@@ -215,7 +223,7 @@ impl Builder {
                 None => new_instance()?,
             },
             info: v1::ClientInfo {
-                name: "lanecast-rust".into(),
+                name: self.sdk,
                 version: env!("CARGO_PKG_VERSION").into(),
                 platform: std::env::consts::OS.into(),
                 app: self.app,

@@ -14,6 +14,8 @@ use crate::token::TokenRequests;
 /// What a client is made with. What is `None` is as the Rust SDK has it.
 #[derive(Clone, Debug, uniffi::Record)]
 pub struct Options {
+    /// Name of the SDK that wraps this library, for the node's logs.
+    pub sdk: String,
     /// The node's address: `https://`, `quic://`, `wss://`, `ws://` or `http://`.
     pub url: String,
     /// A fixed token; `None`: tokens are asked for by [`Client::token_requests`].
@@ -94,6 +96,7 @@ fn open(options: Options) -> Result<Arc<Client>, FfiError> {
 
 fn builder(options: Options) -> Result<Builder, FfiError> {
     let mut builder = lanecast::Client::builder(options.url)
+        .sdk(options.sdk)
         .app(options.app.unwrap_or_default(), options.app_version.unwrap_or_default())
         .device(options.device.unwrap_or_default());
     if let Some(token) = options.token {

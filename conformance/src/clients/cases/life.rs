@@ -58,6 +58,8 @@ async fn hello_first(t: &mut Trial) -> Outcome {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
     check(range, || format!("no range with version 1: {}", short(&hello)))?;
     check(hello["token"] == "token-1", || "another token".to_owned())?;
+    let (sdk, named) = (&t.driver()?.ready["sdk"], &hello["client"]["name"]);
+    check(named.is_null() || named == sdk, || format!("Hello is one of {named}, and the driver one of {sdk}"))?;
     check((1..=64).contains(&instance.len()) && instance.chars().all(fits), || format!("instance {instance:?}"))
 }
 

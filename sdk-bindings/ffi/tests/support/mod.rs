@@ -71,6 +71,7 @@ impl Node {
 
 pub fn options(url: &str, token: Option<String>) -> Options {
     Options {
+        sdk: "lanecast-ffi".to_owned(),
         url: url.to_owned(),
         token,
         device: None,

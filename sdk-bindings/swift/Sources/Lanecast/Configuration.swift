@@ -94,6 +94,7 @@ extension Configuration {
         var fixed: String?
         if case .fixed(let token) = token { fixed = token }
         return Options(
+            sdk: "lanecast-swift",
             url: url,
             token: fixed,
             device: device,

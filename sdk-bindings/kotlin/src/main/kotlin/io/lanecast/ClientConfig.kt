@@ -105,6 +105,7 @@ public class ClientConfig internal constructor(private val url: String) {
     }
 
     internal fun options() = Options(
+        sdk = "lanecast-kotlin",
         url = url,
         token = fixedToken,
         device = device,
