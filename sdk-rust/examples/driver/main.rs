@@ -1,311 +1,319 @@
-//! The driver of this SDK for the conformance suite (`conformance/driver.md`): does what it is told on standard input, reports
-//! what the client does, in JSON, judges nothing and repairs nothing.
+//! The driver of this SDK for the conformance suite: `conformance/driver.md`, in JSON over standard input and output.
 //!
 //!     lanecast-conform client -- target/debug/examples/driver
 
-mod words;
-
 use std::collections::HashMap;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
-use lanecast::{Client, Direction, Error, Focus, History, Lane, Outcome, Publish, Room, Subscription, TokenRequest};
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
+use futures_util::{StreamExt as _, stream};
+use lanecast::*;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use self::words::{body, event, failure, gap, millis, number, page, room_state, settled, signal, state, with, word};
-
-type Any = Box<dyn std::error::Error + Send + Sync>;
-type Asks = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<String, String>>>>>;
-
-/// Items of a batch unless the suite says otherwise.
-const BATCH: u64 = 256;
+/// The report that ends a command, as an error if it failed; none: something else makes it.
+type End = Result<Option<Value>, Value>;
+/// By room: readers that have reported a batch, and wait for `acknowledge`.
+type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<u64>>>>;
 
 #[derive(Default)]
 struct Driver {
     client: Option<Client>,
-    /// What reports for the client, gone with it.
+    /// What reports for the client. All but the readers end by themselves once it is closed.
     tasks: JoinSet<()>,
-    /// By room: who waits for `acknowledge`, and what ends it.
-    rooms: HashMap<String, (mpsc::Sender<u64>, AbortHandle)>,
-    asks: Asks,
-}
-
-/// Where reports go. It fails when the suite is gone, and then nobody minds.
-#[derive(Clone)]
-struct Reports(mpsc::Sender<Value>);
-
-impl Reports {
-    async fn say(&self, command: u64, kind: &str, what: Value) {
-        let _ = self.0.send(json!({"command": command, kind: what})).await;
-    }
-
-    /// Says how something ended that has no more to say than that it is done.
-    async fn ended<K: Debug>(&self, command: u64, result: Result<(), Error<K>>) {
-        match result {
-            Ok(()) => self.say(command, "done", json!({})).await,
-            Err(error) => self.say(command, "failed", failure(&error)).await,
-        }
-    }
+    readers: HashMap<String, AbortHandle>,
+    waiting: Waiting,
+    /// The last `giveToken` or `refuseToken`.
+    token: watch::Sender<(String, Value)>,
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Any> {
-    let (sender, receiver) = mpsc::channel(1024);
-    let (reports, writer) = (Reports(sender), tokio::spawn(write(receiver)));
-    let transports = ["websocket", "quic"];
-    let ready = json!({"sdk": "lanecast-rust", "version": env!("CARGO_PKG_VERSION"), "transports": transports});
-    reports.say(0, "ready", ready).await;
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let version = env!("CARGO_PKG_VERSION");
+    report(0, json!({"ready": {"sdk": "lanecast-rust", "version": version, "transports": ["websocket", "quic"]}}));
     let (mut driver, mut input) = (Driver::default(), tokio::io::stdin());
     while let Ok(length) = input.read_u32().await {
         let mut frame = vec![0; length.min(1 << 20) as usize];
         input.read_exact(&mut frame).await?;
-        let command: Value = serde_json::from_slice(&frame)?;
-        let told = command.as_object().and_then(|fields| fields.iter().find(|(name, _)| *name != "id"));
-        let (id, (name, what)) = (number(&command, "id").unwrap_or(0), told.ok_or("a command without words")?);
-        match driver.obey(id, name, what, &reports).await {
-            Ok(true) => reports.say(id, "done", json!({})).await,
-            Ok(false) => {}
-            Err(error) => reports.say(id, "failed", json!({"kind": "unsupported", "detail": error.to_string()})).await,
+        let mut command: HashMap<String, Value> = serde_json::from_slice(&frame)?;
+        let id = command.remove("id").and_then(|id| id.as_u64()).unwrap_or(0);
+        let (name, mut what) = command.into_iter().next().ok_or("a command without words")?;
+        // The suite names every plain field; one that is empty was not given.
+        what.as_object_mut().into_iter().for_each(|fields| fields.retain(|_, field| *field != "" && *field != 0));
+        if let Some(end) = driver.obey(id, &name, &what).await.unwrap_or_else(Some) {
+            report(id, end);
         }
     }
-    drop((driver, reports));
-    Ok(writer.await?)
+    Ok(())
 }
 
-async fn write(mut reports: mpsc::Receiver<Value>) {
-    let mut output = tokio::io::stdout();
-    while let Some(report) = reports.recv().await {
-        let bytes = report.to_string().into_bytes();
-        let frame = [&(bytes.len() as u32).to_be_bytes()[..], &bytes].concat();
-        if output.write_all(&frame).await.is_err() || output.flush().await.is_err() {
-            return;
-        }
-    }
+/// Reports something, 0: of no command. That fails when the suite is gone, and then nobody minds.
+fn report(command: u64, mut what: Value) {
+    what["command"] = json!(command);
+    let report = what.to_string();
+    let frame = [&(report.len() as u32).to_be_bytes(), report.as_bytes()].concat();
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(&frame).and_then(|()| output.flush());
 }
 
 /// Reports the present value of something that is watched, and each later one.
-async fn tell<T: Clone>(mut watched: watch::Receiver<T>, kind: &str, written: impl Fn(&T) -> Value, reports: Reports) {
-    loop {
-        let now = watched.borrow_and_update().clone();
-        reports.say(0, kind, written(&now)).await;
-        if watched.changed().await.is_err() {
-            return;
-        }
+async fn watch<T>(mut watched: watch::Receiver<T>, words: impl Fn(&T) -> Value) {
+    watched.mark_changed();
+    while watched.changed().await.is_ok() {
+        report(0, words(&watched.borrow_and_update()));
     }
 }
 
-/// Reads a subscription in batches; each waits for `acknowledge` where that is wanted.
-async fn read(mut subscription: Subscription, max: usize, mut told: Option<mpsc::Receiver<u64>>, reports: Reports) {
-    loop {
-        let batch = subscription.next_batch(max).await;
-        if batch.is_empty() {
-            return;
-        }
-        for item in &batch {
-            match item {
-                Ok(item) => reports.say(0, "event", event(item)).await,
-                Err(item) => reports.say(0, "gap", gap(item)).await,
-            }
-        }
-        let command = match &mut told {
-            None => None,
-            Some(told) => told.recv().await,
-        };
+/// Reads a subscription in batches, each of which waits for `acknowledge` if that is wanted.
+async fn read(mut subscription: Subscription, max: usize, on_command: bool, waiting: Waiting) {
+    let room = subscription.room().name().to_owned();
+    while let batch @ [_, ..] = &*subscription.next_batch(max).await {
+        // Waits before the items are reported: the command may come at once. Where none is wanted the sender is dropped.
+        let (acknowledge, acknowledged) = oneshot::channel();
+        waiting.lock().extend(on_command.then_some((room.clone(), acknowledge)));
+        batch.iter().for_each(|item| report(0, item.as_ref().map_or_else(gap, event)));
+        let command = acknowledged.await;
         subscription.acknowledge();
         let position = subscription.position().map(|position| position.to_string());
-        reports.say(0, "position", json!({"room": subscription.room().name(), "position": position})).await;
-        if let Some(command) = command {
-            reports.say(command, "done", json!({})).await;
+        report(0, json!({"position": {"room": room, "position": position}}));
+        if let Ok(command) = command {
+            report(command, done());
         }
     }
 }
 
 impl Driver {
-    /// True: done; false: what was begun reports by itself.
-    async fn obey(&mut self, id: u64, name: &str, what: &Value, reports: &Reports) -> Result<bool, Any> {
+    async fn obey(&mut self, id: u64, name: &str, what: &Value) -> End {
         if name == "connect" {
-            return self.connect(id, what, reports).await;
+            return self.connect(what);
         }
-        if let "giveToken" | "refuseToken" = name {
-            let asked = self.asks.lock().remove(&number(what, "ask").unwrap_or(0)).ok_or("nobody asked")?;
-            // Whoever asked may have lost patience.
-            let _ = asked.send(if name == "giveToken" { Ok(word(what, "token")) } else { Err(word(what, "detail")) });
-            return Ok(true);
-        }
-        let client = self.client.clone().ok_or("there is no client")?;
-        let room = client.room(word(what, "room"));
+        let client = self.client.clone().ok_or(unsupported("there is no client"))?;
+        let room = client.room(text(&what["room"]));
         match name {
-            "subscribe" => return self.subscribe(id, &room, what, reports).await,
-            "publish" => return self.publish(id, &room, what, reports).await,
+            "giveToken" | "refuseToken" => _ = self.token.send_replace((name.to_owned(), what.clone())),
+            "subscribe" => return self.subscribe(room, what).await,
+            "publish" => {
+                let publish = room.publish(text(&what["type"]), body(what)?).key(text(&what["key"]));
+                let publish = publish.content_type(text(&what["contentType"]));
+                let headers = what["headers"].as_object().into_iter().flatten();
+                let publish = headers.fold(publish, |publish, (name, value)| publish.header(name, text(value)));
+                let publish = with(publish, Lane::from_name(text(&what["lane"])), Publish::lane);
+                let publish = with(publish, millis(&what["ttlMs"]), Publish::ttl);
+                let publish = with(publish, millis(&what["outboxTtlMs"]), Publish::outbox_ttl);
+                let publish = if what["transient"] == true { publish.transient() } else { publish };
+                let publish = if what["replicated"] == true { publish.replicated() } else { publish };
+                let receipt = publish.send().await.map_err(failed)?;
+                report(id, json!({"queued": {}}));
+                return self.later(id, async { receipt.await.map_or_else(failed, stored) });
+            }
             "acknowledge" => {
-                let waiting = self.rooms.get(room.name()).ok_or("not subscribed")?;
-                return Ok(waiting.0.try_send(id).is_err());
+                let reader = self.waiting.lock().remove(room.name());
+                return Ok(reader.is_none_or(|reader| reader.send(id).is_err()).then(done));
             }
-            "unsubscribe" => self.rooms.remove(room.name()).ok_or("not subscribed")?.1.abort(),
+            "unsubscribe" => self.readers.remove(room.name()).ok_or(unsupported("not subscribed"))?.abort(),
             "signal" => {
-                let signal = match what["clear"] == true {
-                    true => room.clear_signal(word(what, "type"), word(what, "key")),
-                    false => room.signal(word(what, "type"), word(what, "key"), body(&what["body"])?),
-                };
-                reports.ended(id, with(signal, number(what, "ttlMs"), |signal, ms| signal.ttl(millis(ms))).await).await;
-                return Ok(false);
+                let (r#type, key, clear) = (text(&what["type"]), text(&what["key"]), what["clear"] == true);
+                let signal = if clear { room.clear_signal(r#type, key) } else { room.signal(r#type, key, body(what)?) };
+                with(signal, millis(&what["ttlMs"]), SendSignal::ttl).await.map_err(failed)?;
             }
-            "history" => return self.history(id, &room, what, reports),
-            "focus" => match what["level"].as_str() {
-                Some("background") => room.focus(Focus::Background).await,
-                Some("foreground") => room.focus(Focus::Foreground).await,
+            "history" => {
+                let direction = if what["forward"] == true { Direction::Forward } else { Direction::Backward };
+                let lanes = what["lanes"].as_array().into_iter().flatten().map(text).filter_map(Lane::from_name);
+                let cursor =
+                    what["cursor"]["text"].as_str().filter(|text| !text.is_empty()).map(str::parse).transpose();
+                let history = with(room.history(), cursor.map_err(unsupported)?, History::from_cursor);
+                let history = history.page_size(what["limit"].as_u64().unwrap_or(0) as u32);
+                let mut history = history.direction(direction).lanes(lanes);
+                return self.later(id, async move { history.next_page().await.map_or_else(failed, page) });
+            }
+            "focus" => match text(&what["level"]) {
+                "background" => room.focus(Focus::Background).await,
+                "foreground" => room.focus(Focus::Foreground).await,
                 _ => room.focus(Focus::Default).await,
             },
             "networkChanged" => client.network_changed().await,
             "enteredBackground" => client.entered_background().await,
             "enteredForeground" => client.entered_foreground().await,
             "refreshToken" => client.refresh_token().await,
-            "flush" => {
-                let reports = reports.clone();
-                self.tasks.spawn(async move { reports.ended(id, client.flush().await).await });
-                return Ok(false);
-            }
+            "flush" => return self.later(id, async move { client.flush().await.map_or_else(failed, |()| done()) }),
             "shutdown" => {
                 client.close().await;
-                std::mem::take(self).tasks.shutdown().await;
-                reports.say(0, "state", state(&client.state().borrow().clone())).await;
+                self.readers.values().for_each(AbortHandle::abort);
+                while self.tasks.join_next().await.is_some() {}
+                *self = Self::default();
             }
-            other => return Err(format!("this SDK has no {other}").into()),
+            other => return Err(unsupported(format!("this SDK has no {other}"))),
         }
-        Ok(true)
+        Ok(Some(done()))
     }
 
-    async fn connect(&mut self, id: u64, what: &Value, reports: &Reports) -> Result<bool, Any> {
-        let text = |field: &str| Some(word(what, field)).filter(|text| !text.is_empty());
-        let mut builder = Client::builder(word(what, "url")).token(word(what, "token"));
+    /// Goes on with other commands until this one has ended.
+    fn later(&mut self, id: u64, end: impl Future<Output = Value> + Send + 'static) -> End {
+        self.tasks.spawn(async move { report(id, end.await) });
+        Ok(None)
+    }
+
+    fn connect(&mut self, what: &Value) -> End {
+        let mut builder = Client::builder(text(&what["url"])).token(text(&what["token"]));
         if what["asksForTokens"] == true {
-            let (asks, reports, count) = (self.asks.clone(), reports.clone(), Arc::new(AtomicU64::new(1)));
+            let (tokens, count) = (self.token.subscribe(), AtomicU64::new(1));
             builder = builder.token_provider(move |request: TokenRequest| {
-                let (asks, reports, ask) = (asks.clone(), reports.clone(), count.fetch_add(1, Ordering::Relaxed));
+                let (ask, mut tokens) = (count.fetch_add(1, Ordering::Relaxed), tokens.clone());
+                report(0, json!({"tokenWanted": {"ask": ask, "refused": request.refused.is_some()}}));
                 async move {
-                    let (give, given) = oneshot::channel();
-                    asks.lock().insert(ask, give);
-                    let wanted = json!({"ask": ask, "refused": request.refused.is_some()});
-                    reports.say(0, "tokenWanted", wanted).await;
-                    given.await?.map_err(Any::from)
+                    let told = tokens.wait_for(|(_, told)| told["ask"] == ask).await.map_err(|end| end.to_string())?;
+                    let (token, detail) = (text(&told.1["token"]).to_owned(), text(&told.1["detail"]).to_owned());
+                    if told.0 == "giveToken" { Ok(token) } else { Err(detail) }
                 }
             });
         }
-        if let Some(hash) = text("certificateSha256") {
-            let byte = |at: usize| u8::from_str_radix(hash.get(at * 2..at * 2 + 2).unwrap_or("x"), 16);
-            let bytes = (0..32).map(byte).collect::<Result<Vec<u8>, _>>()?;
-            builder = builder.certificate_hash(bytes.try_into().map_err(|_| "not a hash")?);
+        if let Some(hash) = what["certificateSha256"].as_str() {
+            let byte = |at| u8::from_str_radix(hash.get(at..at + 2).unwrap_or(""), 16).map_err(unsupported);
+            let bytes = (0..64).step_by(2).map(byte).collect::<Result<Vec<_>, _>>()?;
+            builder = builder.certificate_hash(bytes[..].try_into().map_err(unsupported)?);
         }
-        builder = with(builder, text("extraRoot"), |builder, pem| builder.extra_root(pem));
-        builder = with(builder, text("outboxFile"), |builder, path| builder.outbox_file(path));
-        builder = with(builder, text("positionsFile"), |builder, path| builder.positions_file(path));
-        builder = with(builder, number(what, "outboxTtlMs"), |builder, ms| builder.outbox_ttl(millis(ms)));
-        let bound = |field, usual| number(what, field).unwrap_or(usual) as usize;
+        builder = with(builder, what["extraRoot"].as_str(), Builder::extra_root);
+        builder = with(builder, what["outboxFile"].as_str(), Builder::outbox_file);
+        builder = with(builder, what["positionsFile"].as_str(), Builder::positions_file);
+        builder = with(builder, millis(&what["outboxTtlMs"]), Builder::outbox_ttl);
+        let bound = |field: &str, usual| what[field].as_u64().unwrap_or(usual) as usize;
         builder = builder.outbox(bound("outboxItemsMax", 10_000), bound("outboxBytesMax", 16 << 20));
-        builder = builder.device(word(what, "device")).app(word(what, "app"), word(what, "appVersion"));
-        let client = match builder.connect() {
-            Ok(client) => client,
-            Err(error) => {
-                reports.ended(id, Err(error)).await;
-                return Ok(false);
-            }
-        };
-        self.tasks.spawn(tell(client.state(), "state", state, reports.clone()));
-        if let Some(mut outcomes) = client.outbox().outcomes() {
-            let reports = reports.clone();
-            self.tasks.spawn(async move {
-                while let Some(Outcome { room, lane, r#type, key, result, .. }) = outcomes.next().await {
-                    let (how, what) = settled(result);
-                    let told = json!({"room": room, "lane": lane.name(), "type": r#type, "key": key, how: what});
-                    reports.say(0, "outcome", told).await;
-                }
-            });
-        }
-        self.client = Some(client);
-        Ok(true)
+        builder = builder.device(text(&what["device"])).app(text(&what["app"]), text(&what["appVersion"]));
+        let client = self.client.insert(builder.connect().map_err(failed)?);
+        self.tasks.spawn(watch(client.state(), state));
+        let outcomes = stream::iter(client.outbox().outcomes()).flatten();
+        self.tasks.spawn(outcomes.map(|one| report(0, outcome(one))).collect());
+        Ok(Some(done()))
     }
 
-    async fn subscribe(&mut self, id: u64, room: &Room, what: &Value, reports: &Reports) -> Result<bool, Any> {
-        let (back, subscribe) = (number(what, "back").unwrap_or(0), room.subscribe());
-        let subscribe = match word(what, "start").as_str() {
-            "beginning" => subscribe.from_beginning(),
-            "position" => subscribe.from_position(word(what, "position").parse()?),
-            "count" => subscribe.from_count(u32::try_from(back)?),
-            "duration" => subscribe.from_duration(millis(back)),
-            "stored" => subscribe,
-            _ => subscribe.from_live(),
+    async fn subscribe(&mut self, room: Room, what: &Value) -> End {
+        let subscribe = match text(&what["start"]) {
+            "beginning" => room.subscribe().from_beginning(),
+            "position" => room.subscribe().from_position(text(&what["position"]).parse().map_err(unsupported)?),
+            "count" => room.subscribe().from_count(what["back"].as_u64().unwrap_or(0) as u32),
+            "duration" => room.subscribe().from_duration(millis(&what["back"]).unwrap_or_default()),
+            "stored" => room.subscribe(),
+            _ => room.subscribe().from_live(),
         };
         let with_signals = what["withSignals"] == true;
-        let subscription = match if with_signals { subscribe.with_signals() } else { subscribe }.await {
-            Ok(subscription) => subscription,
-            Err(error) => {
-                reports.ended(id, Err(error)).await;
-                return Ok(false);
-            }
-        };
-        reports.say(id, "done", json!({})).await;
+        let subscribe = if with_signals { subscribe.with_signals() } else { subscribe };
+        let subscription = subscribe.await.map_err(failed)?;
+        let signals = if with_signals { Some(room.signals().await.map_err(failed)?) } else { None };
         let name = room.name().to_owned();
-        self.tasks.spawn(tell(subscription.state(), "roomState", move |now| room_state(&name, now), reports.clone()));
-        if with_signals {
-            let (mut signals, reports, name) = (room.signals().await?, reports.clone(), room.name().to_owned());
-            self.tasks.spawn(async move {
-                while let Some(change) = signals.next().await {
-                    reports.say(0, "signalChange", signal(&name, change)).await;
-                }
-            });
-        }
-        let (acknowledge, acknowledged) = mpsc::channel(1);
-        let on_command = (what["onCommand"] == true).then_some(acknowledged);
-        let max = number(what, "batchMax").unwrap_or(BATCH) as usize;
-        let reader = self.tasks.spawn(read(subscription, max, on_command, reports.clone()));
-        self.rooms.insert(room.name().to_owned(), (acknowledge, reader));
-        Ok(false)
+        self.tasks.spawn(watch(subscription.state(), move |state| room_state(&name, state)));
+        let (max, on_command) = (what["batchMax"].as_u64().unwrap_or(256) as usize, what["onCommand"] == true);
+        let reader = self.tasks.spawn(read(subscription, max, on_command, self.waiting.clone()));
+        self.readers.insert(room.name().to_owned(), reader);
+        let changes = stream::iter(signals).flatten();
+        self.tasks.spawn(changes.map(move |change| report(0, signal(room.name(), &change))).collect());
+        Ok(Some(done()))
     }
+}
 
-    async fn publish(&mut self, id: u64, room: &Room, what: &Value, reports: &Reports) -> Result<bool, Any> {
-        let mut publish = room.publish(word(what, "type"), body(&what["body"])?).key(word(what, "key"));
-        publish = publish.content_type(word(what, "contentType"));
-        publish = with(publish, Lane::from_name(&word(what, "lane")), Publish::lane);
-        for (name, value) in what["headers"].as_object().into_iter().flatten() {
-            publish = publish.header(name, value.as_str().unwrap_or(""));
-        }
-        publish = with(publish, (what["transient"] == true).then_some(()), |publish, ()| publish.transient());
-        publish = with(publish, (what["replicated"] == true).then_some(()), |publish, ()| publish.replicated());
-        publish = with(publish, number(what, "ttlMs"), |publish, ms| publish.ttl(millis(ms)));
-        publish = with(publish, number(what, "outboxTtlMs"), |publish, ms| publish.outbox_ttl(millis(ms)));
-        match publish.send().await {
-            Ok(receipt) => {
-                reports.say(id, "queued", json!({})).await;
-                let reports = reports.clone();
-                self.tasks.spawn(async move {
-                    let (how, what) = settled(receipt.await);
-                    reports.say(id, how, what).await;
-                });
-            }
-            Err(error) => reports.ended(id, Err(error)).await,
-        }
-        Ok(false)
-    }
+fn body(what: &Value) -> Result<Body, Value> {
+    let data = what["body"]["data"].as_str().map(|data| BASE64.decode(data)).transpose().map_err(unsupported)?;
+    Ok(data.map(Body::from).or(what["body"]["text"].as_str().map(Body::from)).unwrap_or_default())
+}
 
-    fn history(&mut self, id: u64, room: &Room, what: &Value, reports: &Reports) -> Result<bool, Any> {
-        let direction = if what["forward"] == true { Direction::Forward } else { Direction::Backward };
-        let names = what["lanes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let mut history = room.history().direction(direction).lanes(names.filter_map(Lane::from_name));
-        history = history.page_size(number(what, "limit").unwrap_or(0) as u32);
-        let cursor = Some(word(&what["cursor"], "text")).filter(|text| !text.is_empty());
-        history = with(history, cursor.map(|text| text.parse()).transpose()?, History::from_cursor);
-        let reports = reports.clone();
-        self.tasks.spawn(async move {
-            match history.next_page().await {
-                Ok(found) => reports.say(id, "historyPage", found.as_ref().map_or(json!({}), page)).await,
-                Err(error) => reports.ended(id, Err(error)).await,
-            }
-        });
-        Ok(false)
-    }
+fn text(field: &Value) -> &str {
+    field.as_str().unwrap_or("")
+}
+
+fn millis(field: &Value) -> Option<Duration> {
+    field.as_u64().map(Duration::from_millis)
+}
+
+/// Does something with an option that was given.
+fn with<B, T>(builder: B, given: Option<T>, set: impl FnOnce(B, T) -> B) -> B {
+    if let Some(given) = given { set(builder, given) } else { builder }
+}
+
+fn done() -> Value {
+    json!({"done": {}})
+}
+
+fn failed<K: Debug>(error: Error<K>) -> Value {
+    let code_name = error.known_code().map(|code| code.row().name);
+    json!({"failed": {"kind": format!("{:?}", error.kind), "code": error.code, "codeName": code_name,
+        "retryable": error.retryable, "detail": error.detail}})
+}
+
+fn unsupported(why: impl Display) -> Value {
+    json!({"failed": {"kind": "unsupported", "detail": why.to_string()}})
+}
+
+fn stored(Published { lane, epoch, seq, order, duplicate }: Published) -> Value {
+    json!({"stored": {"lane": lane.name(), "epoch": epoch, "seq": seq, "order": order, "duplicate": duplicate}})
+}
+
+fn outcome(Outcome { room, lane, r#type, key, result, .. }: Outcome) -> Value {
+    let end = result.map_or_else(failed, stored);
+    json!({"outcome": {"room": room, "lane": lane.name(), "type": r#type, "key": key,
+        "stored": end.get("stored"), "failed": end.get("failed")}})
+}
+
+fn state(state: &ClientState) -> Value {
+    let cause = if let ClientState::Suspended(cause) | ClientState::Closed(cause) = state { Some(cause) } else { None };
+    let (code, detail) = cause.map(|cause| (cause.code, &cause.detail)).unzip();
+    let code_name = cause.and_then(Cause::known_code).map(|code| code.row().name);
+    json!({"state": {"name": name(state), "code": code, "codeName": code_name, "detail": detail}})
+}
+
+fn room_state(room: &str, state: &RoomState) -> Value {
+    let recovered = matches!(state, RoomState::CatchingUp { recovered: true } | RoomState::Live { recovered: true });
+    let code = if let RoomState::Ended(Some(cause)) = state { cause.code } else { None };
+    json!({"roomState": {"room": room, "name": name(state), "recovered": recovered, "code": code}})
+}
+
+/// The name of a variant in the suite's words: `catching_up` of `CatchingUp { .. }`.
+fn name(variant: &impl Debug) -> String {
+    let debug = format!("{variant:?}").replace("CatchingUp", "catching_up").to_lowercase();
+    debug.split([' ', '(']).take(1).collect()
+}
+
+fn event(event: &Event) -> Value {
+    json!({"event": {"room": event.room, "lane": event.lane.name(), "epoch": event.epoch, "seq": event.seq,
+        "order": event.order, "type": event.r#type, "key": event.key, "contentType": event.content_type,
+        "headers": event.headers, "body": payload(&event.body), "user": event.from.user, "service": event.from.service,
+        "instance": event.from.instance, "timeMs": unix_ms(event.time), "expiresAtMs": event.expires_at.map(unix_ms)}})
+}
+
+fn gap(gap: &Gap) -> Value {
+    let (epoch, from, to, count) = match gap.missing {
+        Missing::Seqs { epoch, from, to, .. } => (epoch, from, to, None),
+        Missing::Transients { count, .. } => (0, 0, None, count),
+    };
+    json!({"gap": {"room": gap.room, "lane": gap.lane().map(Lane::name), "epoch": epoch, "from": from, "to": to,
+        "count": count, "cause": gap.cause.to_string().replace(' ', "_"), "refillable": gap.refillable}})
+}
+
+fn page(page: Option<Page>) -> Value {
+    let Some(Page { events, gaps, next, head }) = page else { return json!({"historyPage": {}}) };
+    let events: Vec<Value> = events.iter().map(|one| event(one)["event"].take()).collect();
+    let gaps: Vec<Value> = gaps.iter().map(|one| gap(one)["gap"].take()).collect();
+    let (next, head) = (next.map(|next| json!({"text": next.to_string()})), head.map(|head| head.to_string()));
+    json!({"historyPage": {"events": events, "gaps": gaps, "next": next, "head": head}})
+}
+
+fn signal(room: &str, change: &SignalChange) -> Value {
+    let (SignalChange::Live(Signal { from, r#type, key, .. }) | SignalChange::Gone { from, r#type, key, .. }) = change;
+    let live = if let SignalChange::Live(signal) = change { Some(signal) } else { None };
+    json!({"signalChange": {"room": room, "user": from.user, "instance": from.instance, "type": r#type, "key": key,
+        "body": live.map(|live| payload(&live.body)), "expiresAtMs": live.map(|live| unix_ms(live.expires_at)),
+        "gone": live.is_none(), "expired": matches!(change, SignalChange::Gone { expired: true, .. })}})
+}
+
+fn payload(body: &Body) -> Value {
+    if let Body::Text(text) = body { json!({"text": text}) } else { json!({"data": BASE64.encode(body.as_bytes())}) }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
