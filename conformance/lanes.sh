@@ -14,6 +14,7 @@
 #   urgent      urgent events of twice the link beside as many normal and bulk ones
 #   pps         a link of 30 packets per second for 150 s, 100 MB of bulk, 10 urgent events per second
 #   signals     signals of ten times the link over 100 keys, that live 1 s
+#   expiry      10,000 events and signals that live 40 ms beside bulk: none comes later than that and a round trip
 #   replay      100,000 events of another room on the connection, to be compared with download/…/quiet/lanes
 #   focus       a room that fills the link in lane normal, and one like the measured one; unfocus lowers the focus
 #               of that one
@@ -64,7 +65,7 @@ all_rows() {
         done
     done
     for transport in websocket webtransport quic; do
-        for load in urgent pps signals replay focus unfocus; do echo "overload/$transport/0%/$load/lanes"; done
+        for load in urgent pps signals expiry replay focus unfocus; do echo "overload/$transport/0%/$load/lanes"; done
     done
     for queue in lanes fifo; do echo "two-nodes/websocket/0%/import/$queue"; done
     for loss in 0 1; do
@@ -133,6 +134,7 @@ measure() {
             limits='--rate 1mbit --delay 30ms --queue 125kb'
             mix='--no-bulk --signal-rate 8000 --signal-connections 10 --signal-keys 100 --ttl-ms 1000'
             ;;
+        expiry) mix='--ttl-ms 40' seconds=80 ;;
         replay) mix='--no-bulk --replay 100000' ;;
         focus) mix='--no-bulk --focus default' ;;
         unfocus) mix='--no-bulk --focus background' ;;
@@ -206,7 +208,7 @@ line() {
          if ($row | startswith("overload")) then
              ([kbit("urgent"), kbit("signal"), kbit("normal"), kbit("bulk")] | map(tostring) | join("/")),
              of("background"; "p99_ms"), of("heavy"; "p99_ms"), ([.[] | .signal_age.max_ms // empty] | median),
-             ([.[] | .replayed // empty] | median), ([.[] | .memory_kib // empty | .[1] - .[0]] | median)
+             ([.[] | .lanes[] | select(.lane != "bulk") | .expired] | add), ([.[] | .replayed // empty] | median), ([.[] | .memory_kib // empty | .[1] - .[0]] | median)
          else empty end]
         | "| " + (map(tostring) | join(" | ")) + " |"' "${files[@]}"
 }
@@ -231,7 +233,7 @@ columns=(row 'urgent p50 ms' p95 p99 max 'delivered %' 'signal p99' 'delivered %
 for table in '^[^o]' '^overload'; do
     rows=$(grep -E "$table" <<<"$chosen") || continue
     [ "$table" = ^overload ] && columns+=('kbit/s urgent/signal/normal/bulk' 'background p99' 'heavy p99' 'age of signals max'
-        replayed 'memory KiB')
+        late replayed 'memory KiB')
     head_of "${columns[@]}"
     for row in $rows; do line "$row"; done
     echo

@@ -75,7 +75,7 @@ async fn watch<T>(mut watched: watch::Receiver<T>, words: impl Fn(&T) -> Value) 
 async fn read(mut subscription: Subscription, max: usize, on_command: bool, waiting: Waiting) {
     let room = subscription.room().name().to_owned();
     while let batch @ [_, ..] = &*subscription.next_batch(max).await {
-        // Waits before the items are reported: the command may come at once. Where none is wanted the sender is dropped.
+        // Waits before the items are reported: the command may come at once. Where none is wanted, its sender is dropped.
         let (acknowledge, acknowledged) = oneshot::channel();
         waiting.lock().extend(on_command.then_some((room.clone(), acknowledge)));
         batch.iter().for_each(|item| report(0, item.as_ref().map_or_else(gap, event)));
@@ -126,11 +126,10 @@ impl Driver {
             "history" => {
                 let direction = if what["forward"] == true { Direction::Forward } else { Direction::Backward };
                 let lanes = what["lanes"].as_array().into_iter().flatten().map(text).filter_map(Lane::from_name);
-                let cursor =
-                    what["cursor"]["text"].as_str().filter(|text| !text.is_empty()).map(str::parse).transpose();
-                let history = with(room.history(), cursor.map_err(unsupported)?, History::from_cursor);
-                let history = history.page_size(what["limit"].as_u64().unwrap_or(0) as u32);
-                let mut history = history.direction(direction).lanes(lanes);
+                let cursor = what["cursor"]["text"].as_str().filter(|text| !text.is_empty());
+                let cursor = cursor.map(str::parse).transpose().map_err(unsupported)?;
+                let history = with(room.history().direction(direction).lanes(lanes), cursor, History::from_cursor);
+                let mut history = history.page_size(what["limit"].as_u64().unwrap_or(0) as u32);
                 return self.later(id, async move { history.next_page().await.map_or_else(failed, page) });
             }
             "focus" => match text(&what["level"]) {
@@ -203,8 +202,7 @@ impl Driver {
             _ => room.subscribe().from_live(),
         };
         let with_signals = what["withSignals"] == true;
-        let subscribe = if with_signals { subscribe.with_signals() } else { subscribe };
-        let subscription = subscribe.await.map_err(failed)?;
+        let subscription = if with_signals { subscribe.with_signals() } else { subscribe }.await.map_err(failed)?;
         let signals = if with_signals { Some(room.signals().await.map_err(failed)?) } else { None };
         let name = room.name().to_owned();
         self.tasks.spawn(watch(subscription.state(), move |state| room_state(&name, state)));
@@ -239,6 +237,7 @@ fn done() -> Value {
     json!({"done": {}})
 }
 
+/// What is none is `null`, which in canonical JSON is as good as absent.
 fn failed<K: Debug>(error: Error<K>) -> Value {
     let code_name = error.known_code().map(|code| code.row().name);
     json!({"failed": {"kind": format!("{:?}", error.kind), "code": error.code, "codeName": code_name,
