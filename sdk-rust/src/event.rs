@@ -14,6 +14,7 @@ use crate::Lane;
 
 /// Who sent an event or a signal: said by the node, never by the sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
 pub struct Sender {
     /// The user; empty for a service.
     pub user: String,
@@ -37,10 +38,12 @@ impl From<v1::Sender> for Sender {
 
 /// A payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(rename_all = "camelCase"))]
 pub enum Body {
     /// Text.
     Text(String),
     /// Bytes.
+    #[cfg_attr(feature = "json", serde(rename = "data", serialize_with = "crate::json::base64"))]
     Bytes(Bytes),
 }
 
@@ -133,10 +136,12 @@ impl Content {
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(rename_all = "camelCase"))]
 pub struct Event {
     /// The room.
     pub room: String,
     /// The lane, in which it travelled and in which `seq` counts.
+    #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::text"))]
     pub lane: Lane,
     /// The life of the room's log in which `seq` and `order` count.
     pub epoch: u64,
@@ -145,10 +150,13 @@ pub struct Event {
     /// Number within the room across lanes, contiguous from 1: for sorting; 0: transient.
     pub order: u64,
     /// Who sent it.
+    #[cfg_attr(feature = "json", serde(flatten))]
     pub from: Sender,
     /// When the node received it, by the node's clock.
+    #[cfg_attr(feature = "json", serde(rename = "timeMs", serialize_with = "crate::json::unix_ms"))]
     pub time: SystemTime,
     /// When it stops being worth anything, by the node's clock.
+    #[cfg_attr(feature = "json", serde(rename = "expiresAtMs", serialize_with = "crate::json::maybe_unix_ms"))]
     pub expires_at: Option<SystemTime>,
     /// Chosen by the publisher; those that begin with `$` are the system's own.
     pub r#type: String,
@@ -213,6 +221,7 @@ pub(crate) fn time(unix_ms: u64) -> SystemTime {
 
 /// Why events will not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum GapCause {
     /// The log no longer has them.
@@ -261,10 +270,12 @@ impl GapCause {
 
 /// What is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(untagged))]
 pub enum Missing {
     /// The durable events with these seqs.
     Seqs {
         /// Their lane.
+        #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::text"))]
         lane: Lane,
         /// The epoch in which the seqs count.
         epoch: u64,
@@ -276,6 +287,7 @@ pub enum Missing {
     /// Transient events.
     Transients {
         /// Their lane; `None`: any of them.
+        #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::maybe_text"))]
         lane: Option<Lane>,
         /// How many; `None`: an unknown number.
         count: Option<u64>,
@@ -286,10 +298,12 @@ pub enum Missing {
 ///
 /// Of cause [`GapCause::RolledBack`] it also revokes: seqs in its range that were delivered are no longer in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
 pub struct Gap {
     /// The room.
     pub room: String,
     /// What is missing.
+    #[cfg_attr(feature = "json", serde(flatten))]
     pub missing: Missing,
     /// Why.
     pub cause: GapCause,

@@ -24,14 +24,17 @@ pub enum Direction {
 
 /// A page of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
 pub struct Page {
     /// The events, merged over the lanes by `order`, in the direction asked for.
     pub events: Vec<Event>,
     /// What is missing inside the page's range.
     pub gaps: Vec<Gap>,
     /// Where the next page begins; `None`: there is nothing further.
+    #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::maybe_text"))]
     pub next: Option<Cursor>,
     /// The head when the first page was read: subscribe from there after the last page, and nothing is missed.
+    #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::maybe_text"))]
     pub head: Option<Position>,
 }
 

@@ -32,6 +32,8 @@ mod error;
 mod event;
 mod feed;
 mod history;
+#[cfg(feature = "json")]
+mod json;
 mod outbox;
 mod owner;
 mod positions;

@@ -20,10 +20,12 @@ use crate::subscription::millis;
 
 /// Where a published event stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
 pub struct Published {
     /// The life of the room's log in which the numbers count; 0: transient.
     pub epoch: u64,
     /// The lane in which it travels.
+    #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::text"))]
     pub lane: Lane,
     /// Number within room and lane; 0: transient, or a duplicate whose numbers the log no longer knows.
     pub seq: u64,

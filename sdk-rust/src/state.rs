@@ -45,6 +45,7 @@ impl fmt::Display for Cause {
 ///             Suspended ◀──────┘       Closed: from each of them, for good
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(tag = "name", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ClientState {
     /// Not started.
@@ -73,6 +74,7 @@ impl ClientState {
 
 /// How a subscription stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(tag = "name", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum RoomState {
     /// Asked for and not answered, or without a connection.
@@ -90,6 +92,7 @@ pub enum RoomState {
     /// Subscribed, but the node cannot reach the room's log at present: durable events follow once it can.
     Degraded,
     /// Over. Without a cause: ended by the application.
+    #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::maybe_cause"))]
     Ended(Option<Cause>),
 }
 

@@ -68,10 +68,12 @@ impl Outbox {
 
 /// How a publish of an earlier run ended.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
 pub struct Outcome {
     /// The room.
     pub room: String,
     /// The lane.
+    #[cfg_attr(feature = "json", serde(serialize_with = "crate::json::text"))]
     pub lane: Lane,
     /// The event's type.
     pub r#type: String,
@@ -80,6 +82,7 @@ pub struct Outcome {
     /// The payload.
     pub body: Body,
     /// Where it is stored, or why it is not: as a [`Receipt`](crate::Receipt) would have said.
+    #[cfg_attr(feature = "json", serde(flatten, serialize_with = "crate::json::stored_or_failed"))]
     pub result: Result<Published, PublishError>,
 }
 

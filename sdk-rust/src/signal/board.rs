@@ -20,8 +20,10 @@ const KEYS_MAX: usize = 2048;
 
 /// A signal that lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize), serde(rename_all = "camelCase"))]
 pub struct Signal {
     /// Who sent it.
+    #[cfg_attr(feature = "json", serde(flatten))]
     pub from: Sender,
     /// Its type.
     pub r#type: String,
@@ -32,6 +34,7 @@ pub struct Signal {
     /// The payload.
     pub body: Body,
     /// When it dies, by the node's clock.
+    #[cfg_attr(feature = "json", serde(rename = "expiresAtMs", serialize_with = "crate::json::unix_ms"))]
     pub expires_at: SystemTime,
 }
 
