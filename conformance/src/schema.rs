@@ -60,9 +60,10 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Value, CodecError> {
     to_value(&message)
 }
 
-/// Reads the canonical JSON of a message into a value with all plain fields present.
+/// Reads the canonical JSON of a message into a value with all plain fields present. Unknown fields are ignored, as they are in
+/// protobuf.
 pub fn from_text(name: &str, text: &str) -> Result<Value, CodecError> {
-    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
     let message = DynamicMessage::deserialize_with_options(
         descriptor(name),
         &mut serde_json::Deserializer::from_str(text),
