@@ -1,13 +1,9 @@
 //! The driver of this SDK for the conformance suite: `conformance/driver.md`, in JSON over standard input and output.
-//!
-//!     lanecast-conform client -- target/debug/examples/driver
 
 use std::collections::HashMap;
-use std::fmt::{Debug, Display};
 use std::io::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, atomic};
+use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use futures_util::{StreamExt as _, stream};
@@ -31,7 +27,7 @@ struct Driver {
     readers: HashMap<String, AbortHandle>,
     waiting: Waiting,
     /// The last `giveToken` or `refuseToken`.
-    token: watch::Sender<(String, Value)>,
+    token: watch::Sender<Value>,
 }
 
 #[tokio::main]
@@ -47,9 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (name, mut what) = command.into_iter().next().ok_or("a command without words")?;
         // The suite names every plain field; one that is empty was not given.
         what.as_object_mut().into_iter().for_each(|fields| fields.retain(|_, field| *field != "" && *field != 0));
-        if let Some(end) = driver.obey(id, &name, &what).await.unwrap_or_else(Some) {
-            report(id, end);
-        }
+        let end = driver.obey(id, &name, &what).await.unwrap_or_else(Some);
+        end.into_iter().for_each(|end| report(id, end));
     }
     Ok(())
 }
@@ -78,14 +73,13 @@ async fn read(mut subscription: Subscription, max: usize, on_command: bool, wait
         // Waits before the items are reported: the command may come at once. Where none is wanted, its sender is dropped.
         let (acknowledge, acknowledged) = oneshot::channel();
         waiting.lock().extend(on_command.then_some((room.clone(), acknowledge)));
-        batch.iter().for_each(|item| report(0, item.as_ref().map_or_else(gap, event)));
+        let words = |item| Result::map_or_else(item, |gap| json!({ "gap": gap }), |event| json!({ "event": event }));
+        batch.iter().for_each(|item| report(0, words(item.as_ref())));
         let command = acknowledged.await;
         subscription.acknowledge();
         let position = subscription.position().map(|position| position.to_string());
         report(0, json!({"position": {"room": room, "position": position}}));
-        if let Ok(command) = command {
-            report(command, done());
-        }
+        command.into_iter().for_each(|command| report(command, done()));
     }
 }
 
@@ -97,7 +91,7 @@ impl Driver {
         let client = self.client.clone().ok_or(unsupported("there is no client"))?;
         let room = client.room(text(&what["room"]));
         match name {
-            "giveToken" | "refuseToken" => _ = self.token.send_replace((name.to_owned(), what.clone())),
+            "giveToken" | "refuseToken" => _ = self.token.send_replace(what.clone()),
             "subscribe" => return self.subscribe(room, what).await,
             "publish" => {
                 let publish = room.publish(text(&what["type"]), body(what)?).key(text(&what["key"]));
@@ -105,13 +99,15 @@ impl Driver {
                 let headers = what["headers"].as_object().into_iter().flatten();
                 let publish = headers.fold(publish, |publish, (name, value)| publish.header(name, text(value)));
                 let publish = with(publish, Lane::from_name(text(&what["lane"])), Publish::lane);
-                let publish = with(publish, millis(&what["ttlMs"]), Publish::ttl);
-                let publish = with(publish, millis(&what["outboxTtlMs"]), Publish::outbox_ttl);
+                let publish = with(publish, what["ttlMs"].as_u64().map(Duration::from_millis), Publish::ttl);
+                let publish =
+                    with(publish, what["outboxTtlMs"].as_u64().map(Duration::from_millis), Publish::outbox_ttl);
                 let publish = if what["transient"] == true { publish.transient() } else { publish };
                 let publish = if what["replicated"] == true { publish.replicated() } else { publish };
                 let receipt = publish.send().await.map_err(failed)?;
                 report(id, json!({"queued": {}}));
-                return self.later(id, async { receipt.await.map_or_else(failed, stored) });
+                return self
+                    .later(id, async { receipt.await.map_or_else(failed, |stored| json!({ "stored": stored })) });
             }
             "acknowledge" => {
                 let reader = self.waiting.lock().remove(room.name());
@@ -121,7 +117,9 @@ impl Driver {
             "signal" => {
                 let (r#type, key, clear) = (text(&what["type"]), text(&what["key"]), what["clear"] == true);
                 let signal = if clear { room.clear_signal(r#type, key) } else { room.signal(r#type, key, body(what)?) };
-                with(signal, millis(&what["ttlMs"]), SendSignal::ttl).await.map_err(failed)?;
+                with(signal, what["ttlMs"].as_u64().map(Duration::from_millis), SendSignal::ttl)
+                    .await
+                    .map_err(failed)?;
             }
             "history" => {
                 let direction = if what["forward"] == true { Direction::Forward } else { Direction::Backward };
@@ -132,11 +130,9 @@ impl Driver {
                 let mut history = history.page_size(what["limit"].as_u64().unwrap_or(0) as u32);
                 return self.later(id, async move { history.next_page().await.map_or_else(failed, page) });
             }
-            "focus" => match text(&what["level"]) {
-                "background" => room.focus(Focus::Background).await,
-                "foreground" => room.focus(Focus::Foreground).await,
-                _ => room.focus(Focus::Default).await,
-            },
+            "focus" if what["level"] == "background" => room.focus(Focus::Background).await,
+            "focus" if what["level"] == "foreground" => room.focus(Focus::Foreground).await,
+            "focus" => room.focus(Focus::Default).await,
             "networkChanged" => client.network_changed().await,
             "enteredBackground" => client.entered_background().await,
             "enteredForeground" => client.entered_foreground().await,
@@ -162,14 +158,13 @@ impl Driver {
     fn connect(&mut self, what: &Value) -> End {
         let mut builder = Client::builder(text(&what["url"])).token(text(&what["token"]));
         if what["asksForTokens"] == true {
-            let (tokens, count) = (self.token.subscribe(), AtomicU64::new(1));
+            let (tokens, count) = (self.token.subscribe(), atomic::AtomicU64::new(1));
             builder = builder.token_provider(move |request: TokenRequest| {
-                let (ask, mut tokens) = (count.fetch_add(1, Ordering::Relaxed), tokens.clone());
+                let (ask, mut tokens) = (count.fetch_add(1, atomic::Ordering::Relaxed), tokens.clone());
                 report(0, json!({"tokenWanted": {"ask": ask, "refused": request.refused.is_some()}}));
                 async move {
-                    let told = tokens.wait_for(|(_, told)| told["ask"] == ask).await.map_err(|end| end.to_string())?;
-                    let (token, detail) = (text(&told.1["token"]).to_owned(), text(&told.1["detail"]).to_owned());
-                    if told.0 == "giveToken" { Ok(token) } else { Err(detail) }
+                    let told = tokens.wait_for(|told| told["ask"] == ask).await.map_err(|end| end.to_string())?;
+                    told["token"].as_str().map(str::to_owned).ok_or_else(|| text(&told["detail"]).to_owned())
                 }
             });
         }
@@ -181,14 +176,15 @@ impl Driver {
         builder = with(builder, what["extraRoot"].as_str(), Builder::extra_root);
         builder = with(builder, what["outboxFile"].as_str(), Builder::outbox_file);
         builder = with(builder, what["positionsFile"].as_str(), Builder::positions_file);
-        builder = with(builder, millis(&what["outboxTtlMs"]), Builder::outbox_ttl);
+        builder = with(builder, what["outboxTtlMs"].as_u64().map(Duration::from_millis), Builder::outbox_ttl);
         let bound = |field: &str, usual| what[field].as_u64().unwrap_or(usual) as usize;
         builder = builder.outbox(bound("outboxItemsMax", 10_000), bound("outboxBytesMax", 16 << 20));
         builder = builder.device(text(&what["device"])).app(text(&what["app"]), text(&what["appVersion"]));
         let client = self.client.insert(builder.connect().map_err(failed)?);
-        self.tasks.spawn(watch(client.state(), state));
+        self.tasks.spawn(watch(client.state(), |state| json!({ "state": state })));
         let outcomes = stream::iter(client.outbox().outcomes()).flatten();
-        self.tasks.spawn(outcomes.map(|one| report(0, outcome(one))).collect());
+        let words = |outcome| report(0, json!({ "outcome": outcome }));
+        self.tasks.spawn(outcomes.map(words).collect());
         Ok(Some(done()))
     }
 
@@ -197,7 +193,7 @@ impl Driver {
             "beginning" => room.subscribe().from_beginning(),
             "position" => room.subscribe().from_position(text(&what["position"]).parse().map_err(unsupported)?),
             "count" => room.subscribe().from_count(what["back"].as_u64().unwrap_or(0) as u32),
-            "duration" => room.subscribe().from_duration(millis(&what["back"]).unwrap_or_default()),
+            "duration" => room.subscribe().from_duration(Duration::from_millis(what["back"].as_u64().unwrap_or(0))),
             "stored" => room.subscribe(),
             _ => room.subscribe().from_live(),
         };
@@ -205,12 +201,12 @@ impl Driver {
         let subscription = if with_signals { subscribe.with_signals() } else { subscribe }.await.map_err(failed)?;
         let signals = if with_signals { Some(room.signals().await.map_err(failed)?) } else { None };
         let name = room.name().to_owned();
-        self.tasks.spawn(watch(subscription.state(), move |state| room_state(&name, state)));
+        self.tasks.spawn(watch(subscription.state(), move |now| json!({"roomState": of_room(&name, now)})));
         let (max, on_command) = (what["batchMax"].as_u64().unwrap_or(256) as usize, what["onCommand"] == true);
         let reader = self.tasks.spawn(read(subscription, max, on_command, self.waiting.clone()));
         self.readers.insert(room.name().to_owned(), reader);
-        let changes = stream::iter(signals).flatten();
-        self.tasks.spawn(changes.map(move |change| report(0, signal(room.name(), &change))).collect());
+        let words = move |change| report(0, json!({"signalChange": of_room(room.name(), change)}));
+        self.tasks.spawn(stream::iter(signals).flatten().map(words).collect());
         Ok(Some(done()))
     }
 }
@@ -224,10 +220,6 @@ fn text(field: &Value) -> &str {
     field.as_str().unwrap_or("")
 }
 
-fn millis(field: &Value) -> Option<Duration> {
-    field.as_u64().map(Duration::from_millis)
-}
-
 /// Does something with an option that was given.
 fn with<B, T>(builder: B, given: Option<T>, set: impl FnOnce(B, T) -> B) -> B {
     if let Some(given) = given { set(builder, given) } else { builder }
@@ -237,82 +229,22 @@ fn done() -> Value {
     json!({"done": {}})
 }
 
-/// What is none is `null`, which in canonical JSON is as good as absent.
-fn failed<K: Debug>(error: Error<K>) -> Value {
-    let code_name = error.known_code().map(|code| code.row().name);
-    json!({"failed": {"kind": format!("{:?}", error.kind), "code": error.code, "codeName": code_name,
-        "retryable": error.retryable, "detail": error.detail}})
-}
-
-fn unsupported(why: impl Display) -> Value {
+fn unsupported(why: impl ToString) -> Value {
     json!({"failed": {"kind": "unsupported", "detail": why.to_string()}})
 }
 
-fn stored(Published { lane, epoch, seq, order, duplicate }: Published) -> Value {
-    json!({"stored": {"lane": lane.name(), "epoch": epoch, "seq": seq, "order": order, "duplicate": duplicate}})
-}
-
-fn outcome(Outcome { room, lane, r#type, key, result, .. }: Outcome) -> Value {
-    let end = result.map_or_else(failed, stored);
-    json!({"outcome": {"room": room, "lane": lane.name(), "type": r#type, "key": key,
-        "stored": end.get("stored"), "failed": end.get("failed")}})
-}
-
-fn state(state: &ClientState) -> Value {
-    let cause = if let ClientState::Suspended(cause) | ClientState::Closed(cause) = state { Some(cause) } else { None };
-    let (code, detail) = cause.map(|cause| (cause.code, &cause.detail)).unzip();
-    let code_name = cause.and_then(Cause::known_code).map(|code| code.row().name);
-    json!({"state": {"name": name(state), "code": code, "codeName": code_name, "detail": detail}})
-}
-
-fn room_state(room: &str, state: &RoomState) -> Value {
-    let recovered = matches!(state, RoomState::CatchingUp { recovered: true } | RoomState::Live { recovered: true });
-    let code = if let RoomState::Ended(Some(cause)) = state { cause.code } else { None };
-    json!({"roomState": {"room": room, "name": name(state), "recovered": recovered, "code": code}})
-}
-
-/// The name of a variant in the suite's words: `catching_up` of `CatchingUp { .. }`.
-fn name(variant: &impl Debug) -> String {
-    let debug = format!("{variant:?}").replace("CatchingUp", "catching_up").to_lowercase();
-    debug.split([' ', '(']).take(1).collect()
-}
-
-fn event(event: &Event) -> Value {
-    json!({"event": {"room": event.room, "lane": event.lane.name(), "epoch": event.epoch, "seq": event.seq,
-        "order": event.order, "type": event.r#type, "key": event.key, "contentType": event.content_type,
-        "headers": event.headers, "body": payload(&event.body), "user": event.from.user, "service": event.from.service,
-        "instance": event.from.instance, "timeMs": unix_ms(event.time), "expiresAtMs": event.expires_at.map(unix_ms)}})
-}
-
-fn gap(gap: &Gap) -> Value {
-    let (epoch, from, to, count) = match gap.missing {
-        Missing::Seqs { epoch, from, to, .. } => (epoch, from, to, None),
-        Missing::Transients { count, .. } => (0, 0, None, count),
-    };
-    json!({"gap": {"room": gap.room, "lane": gap.lane().map(Lane::name), "epoch": epoch, "from": from, "to": to,
-        "count": count, "cause": gap.cause.to_string().replace(' ', "_"), "refillable": gap.refillable}})
+fn failed(error: impl serde::Serialize) -> Value {
+    json!({ "failed": error })
 }
 
 fn page(page: Option<Page>) -> Value {
-    let Some(Page { events, gaps, next, head }) = page else { return json!({"historyPage": {}}) };
-    let events: Vec<Value> = events.iter().map(|one| event(one)["event"].take()).collect();
-    let gaps: Vec<Value> = gaps.iter().map(|one| gap(one)["gap"].take()).collect();
-    let (next, head) = (next.map(|next| json!({"text": next.to_string()})), head.map(|head| head.to_string()));
-    json!({"historyPage": {"events": events, "gaps": gaps, "next": next, "head": head}})
+    let mut page = page.map_or_else(|| json!({}), |page| json!(page));
+    page["next"] = page["next"].as_str().map_or(Value::Null, |text| json!({ "text": text }));
+    json!({ "historyPage": page })
 }
 
-fn signal(room: &str, change: &SignalChange) -> Value {
-    let (SignalChange::Live(Signal { from, r#type, key, .. }) | SignalChange::Gone { from, r#type, key, .. }) = change;
-    let live = if let SignalChange::Live(signal) = change { Some(signal) } else { None };
-    json!({"signalChange": {"room": room, "user": from.user, "instance": from.instance, "type": r#type, "key": key,
-        "body": live.map(|live| payload(&live.body)), "expiresAtMs": live.map(|live| unix_ms(live.expires_at)),
-        "gone": live.is_none(), "expired": matches!(change, SignalChange::Gone { expired: true, .. })}})
-}
-
-fn payload(body: &Body) -> Value {
-    if let Body::Text(text) = body { json!({"text": text}) } else { json!({"data": BASE64.encode(body.as_bytes())}) }
-}
-
-fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+fn of_room(room: &str, value: impl serde::Serialize) -> Value {
+    let mut told = json!(value);
+    told["room"] = json!(room);
+    told
 }
