@@ -257,7 +257,8 @@ async fn urgent_flood(ctx: &mut Ctx) -> Outcome {
 
 async fn shares(ctx: &mut Ctx) -> Outcome {
     let bulk = race(ctx, ["LANE_NORMAL", "LANE_BULK"]).await?;
-    check((MANY / 6..=MANY / 3).contains(&bulk), || {
+    // A fourth. It is more where what is read from a log comes later than it could leave: bulk has what normal cannot use.
+    check((MANY / 6..MANY / 2).contains(&bulk), || {
         format!("beside {MANY} normal events {bulk} of lane bulk came, whose weight is a fourth")
     })
 }
