@@ -24,9 +24,11 @@ mod bounds;
 mod frames;
 mod held;
 mod life;
+mod link;
 mod publish;
 mod refresh;
 mod room;
+mod rooms;
 mod signals;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -46,15 +48,12 @@ use self::signals::Signals;
 use super::Now;
 use super::server::VERSION;
 use crate::codec::{self, CodecError};
-use crate::codes::{Action as Advice, Code, action_of};
-use crate::credit::{Gate, Meter, WINDOW_BYTES};
-use crate::focus::Focus;
-use crate::fragment::{self, Assembler, PIECE_BYTES_MAX};
-use crate::inbox::{Item, Placed};
+use crate::codes::Code;
+use crate::credit::{Gate, Meter};
+use crate::fragment::{self, Assembler};
 use crate::lane::{Lane, Lanes};
 use crate::outbox::{Outbox, Output, Route};
-use crate::position::Position;
-use crate::publisher::{Publisher, Settled, Ticket};
+use crate::publisher::{Publisher, Ticket};
 use crate::v1;
 use crate::v1::frame::Body;
 
@@ -395,54 +394,6 @@ impl Client {
         }
     }
 
-    /// Subscribes to a room; one that is subscribed starts anew with these options.
-    ///
-    /// # Errors
-    /// [`CommandError::Closed`].
-    pub fn subscribe(&mut self, name: &str, options: SubscribeOptions) -> Result<(), CommandError> {
-        if matches!(self.link, Link::Closed { .. }) {
-            return Err(CommandError::Closed);
-        }
-        self.rooms.insert(name.to_owned(), Room::new(options));
-        self.events.push_back(Event::Room(name.to_owned(), RoomState::Subscribing));
-        self.ask(name);
-        Ok(())
-    }
-
-    /// Asks for a room's signals from now on, or no more; its events go on where they are.
-    pub fn set_signals(&mut self, name: &str, wanted: bool) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.options.signals == wanted {
-            return;
-        }
-        room.options.signals = wanted;
-        if room.wanted() {
-            self.ask(name);
-        }
-    }
-
-    /// Raises or lowers a room that is subscribed, for as long as it is, also over reconnects (LC-FLOW-020).
-    pub fn focus(&mut self, name: &str, focus: Focus) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.focus != focus {
-            room.focus = focus;
-            // What was asked for is answered first, and then told.
-            let stands = room.wanted() && room.asked.is_none();
-            if stands {
-                self.tell_focus(name);
-            }
-        }
-    }
-
-    /// Ends a subscription and forgets the room.
-    pub fn unsubscribe(&mut self, name: &str) {
-        let Some(room) = self.rooms.remove(name) else { return };
-        if room.wanted() {
-            self.leave(name);
-        }
-        self.events.push_back(Event::Room(name.to_owned(), RoomState::Ended { code: None }));
-    }
-
     /// Lets all lanes leave as one queue, on this connection and later ones: to measure what lanes are worth.
     pub fn set_one_queue(&mut self, one_queue: bool) {
         self.outbox.set_one_queue(one_queue);
@@ -467,29 +418,6 @@ impl Client {
         }
         self.request(Body::History(history), Pending::History(ticket))?;
         Ok(ticket)
-    }
-
-    /// The next items of a room, at most `max`. Asking says that the batch before was handled.
-    pub fn next_batch(&mut self, name: &str, max: usize) -> Vec<Item> {
-        self.next_placed(name, max).into_iter().map(|placed| placed.item).collect()
-    }
-
-    /// As [`Self::next_batch`], each item with the position after it.
-    pub fn next_placed(&mut self, name: &str, max: usize) -> Vec<Placed> {
-        let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
-        let batch = room.inbox.next_placed(max);
-        if room.paused && room.has_drained() {
-            room.paused = false;
-            self.ask(name);
-        }
-        batch
-    }
-
-    /// Says that the batch handed out last was handled, without asking for another.
-    pub fn take(&mut self, name: &str) {
-        if let Some(room) = self.rooms.get_mut(name) {
-            room.inbox.take();
-        }
     }
 
     /// Closes for good. Unsettled publishes are dropped with a memory outbox: wait for them first.
@@ -595,16 +523,6 @@ impl Client {
         }
     }
 
-    /// How a room stands.
-    pub fn room_state(&self, name: &str) -> Option<&RoomState> {
-        self.rooms.get(name).map(|room| &room.state)
-    }
-
-    /// The position of a room: what the application has taken. Store it to go on there after a restart.
-    pub fn position(&self, name: &str) -> Option<Position> {
-        self.rooms.get(name).and_then(|room| room.inbox.position())
-    }
-
     /// Durable publishes that are not settled.
     pub fn unsettled(&self) -> usize {
         self.publisher.unsettled()
@@ -638,191 +556,6 @@ impl Client {
         &self.connection_id
     }
 
-    // The link.
-
-    fn begin(&mut self, now: Now, refused: u32, address: String) {
-        self.ground.spend();
-        self.link = Link::Connecting { deadline_ms: now.monotonic_ms + CONNECT_WITHIN_MS };
-        self.actions.push_back(Action::Connect { refused, address });
-        self.events.push_back(Event::State(ClientState::Connecting));
-    }
-
-    /// Drops what belongs to the connection; rooms, publishes and signals stay.
-    fn detach(&mut self) {
-        self.outbox.clear();
-        self.assembler = Assembler::default();
-        self.publisher.disconnected();
-        let before = std::mem::replace(&mut self.link, Link::Idle);
-        if let Link::Open(open) = before {
-            for (_, pending) in open.pending {
-                self.unanswered(pending);
-            }
-        }
-        for (name, room) in &mut self.rooms {
-            let state = room.state.clone();
-            room.disconnected();
-            if room.state != state {
-                self.events.push_back(Event::Room(name.clone(), room.state.clone()));
-            }
-        }
-    }
-
-    fn unanswered(&mut self, pending: Pending) {
-        let error = v1::Error {
-            code: Code::Unavailable.number().into(),
-            detail: "the connection ended before the answer came".into(),
-            ..Default::default()
-        };
-        match pending {
-            // It may have been passed on; that is what transient means.
-            Pending::Publish(ticket) => {
-                let settled = Settled::Refused { code: error.code, detail: error.detail };
-                self.events.push_back(Event::Settled(ticket, settled));
-            }
-            Pending::History(ticket) => self.events.push_back(Event::Page(ticket, Err(error))),
-            Pending::Subscribe(_) | Pending::Refresh(_) | Pending::Ignored => {}
-        }
-    }
-
-    /// The node does not answer or talks nonsense.
-    fn give_up(&mut self, now: Now, code: Code) {
-        self.actions.push_back(Action::Disconnect(code));
-        // The node may have said why it closes before its transport fell silent.
-        let said = self.closing.take().unwrap_or(0);
-        self.lost(now, said);
-    }
-
-    /// The node is about to close, for this reason. On streams it waits for this side, which has all that it is going to
-    /// get on control (LC-QUIC-006); a WebSocket has a closing handshake of its own.
-    fn told_to_close(&mut self, now: Now, code: u32) {
-        self.closing = Some(code);
-        if !self.ordered {
-            self.give_up(now, Code::from_number(code).unwrap_or(Code::Normal));
-        }
-    }
-
-    /// A connection that lived long enough ends the row of failures (LC-LIFE-023).
-    fn count_life(&mut self, now: Now) {
-        if let Link::Open(open) = &self.link
-            && now.monotonic_ms - open.opened_at_ms >= u64::from(self.reconnect.max_ms)
-        {
-            self.attempt = 0;
-        }
-    }
-
-    /// The connection is gone: what now is decided by the code (LC-LIFE-023, LC-AUTH-022).
-    fn lost(&mut self, now: Now, code: u32) {
-        // A node that says why it closes is there, and may not want to be asked again at once.
-        let at_once = code == 0 && matches!(&self.link, Link::Open(open) if open.probe.is_some());
-        self.count_life(now);
-        self.detach();
-        let action = if code >= 4000 { action_of(code) } else { Advice::Retry };
-        let refused = if action == Advice::NewToken { code } else { 0 };
-        if refused != 0 {
-            self.tokens_refused += 1;
-        }
-        if action == Advice::Stop || self.tokens_refused > TOKENS_REFUSED_MAX {
-            return self.stop(now, code);
-        }
-        let window = u64::from(self.reconnect.min_ms) << self.attempt.min(16);
-        let window = window.min(self.reconnect.max_ms.into());
-        self.attempt += 1;
-        let delay_ms = if at_once { 0 } else { self.draw(window + 1) };
-        self.wait(now.monotonic_ms + delay_ms, refused, String::new(), code);
-    }
-
-    fn wait(&mut self, until_ms: u64, refused: u32, address: String, code: u32) {
-        self.link = Link::Waiting { until_ms, refused, address, code };
-        self.events.push_back(Event::State(ClientState::Suspended { code }));
-    }
-
-    fn stop(&mut self, _now: Now, code: u32) {
-        if matches!(self.link, Link::Closed { .. }) {
-            return;
-        }
-        if matches!(self.link, Link::Open(_) | Link::Handshake { .. } | Link::Connecting { .. }) {
-            self.actions.push_back(Action::Disconnect(Code::Normal));
-        }
-        self.detach();
-        self.link = Link::Closed { code };
-        self.events.push_back(Event::State(ClientState::Closed { code }));
-    }
-
-    fn welcomed(&mut self, now: Now, welcome: v1::Welcome) {
-        if welcome.version != VERSION {
-            return self.give_up(now, Code::Version);
-        }
-        if !self.is_outbox_of(&welcome.user) {
-            return self.stop(now, Code::UserMismatch.number().into());
-        }
-        self.tokens_refused = 0;
-        self.ground.refresh();
-        self.connection_id = welcome.connection_id;
-        self.heartbeat = welcome.heartbeat.unwrap_or(HEARTBEAT);
-        self.reconnect = welcome.reconnect.unwrap_or(RECONNECT);
-        self.set_clock(now, welcome.server_time_ms, 0);
-        let limits = welcome.limits.unwrap_or_default();
-        self.signals.limit(now, limits.signals_per_second);
-        self.limit_rooms(limits.rooms);
-        let held = match &mut self.link {
-            Link::Handshake { held, .. } => std::mem::take(held),
-            _ => Held::default(),
-        };
-        self.link = Link::Open(Box::new(Open {
-            opened_at_ms: now.monotonic_ms,
-            sent_at_ms: now.monotonic_ms,
-            pong_by_ms: None,
-            probe: None,
-            leave_at_ms: None,
-            leave_to: String::new(),
-            in_flight_max: limits.publishes_in_flight.max(1) as usize,
-            record_bytes: limits.record_bytes as usize,
-            replicates: welcome.capabilities.contains(&v1::Capability::Replicated.into()),
-            focuses: welcome.capabilities.contains(&v1::Capability::Focus.into()),
-            reads: welcome.capabilities.contains(&v1::Capability::History.into()),
-            signals: welcome.capabilities.contains(&v1::Capability::Signals.into()),
-            refresh: Refresh::default(),
-            pending: BTreeMap::new(),
-            held,
-        }));
-        if self.ordered && welcome.capabilities.contains(&v1::Capability::Fragments.into()) {
-            self.outbox.set_fragment_above(Some(PIECE_BYTES_MAX));
-        }
-        if welcome.capabilities.contains(&v1::Capability::Credit.into()) {
-            self.gate = Gate::counting();
-            self.meter.tell(WINDOW_BYTES);
-        }
-        let refreshes = welcome.capabilities.contains(&v1::Capability::Refresh.into());
-        self.begin_refresh(now, refreshes, welcome.token_expires_at_ms);
-        self.events.push_back(Event::State(ClientState::Connected));
-        // Rooms that the application named after Hello was sent.
-        let late: Vec<String> = self
-            .rooms
-            .iter()
-            .filter(|(_, room)| room.wanted() && room.asked.is_none())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in late {
-            self.ask(&name);
-        }
-    }
-
-    fn limit_rooms(&mut self, rooms: u32) {
-        self.rooms_max = if rooms == 0 { usize::MAX } else { rooms as usize };
-    }
-
-    fn set_clock(&mut self, now: Now, node_ms: u64, round_trip_ms: u64) {
-        if node_ms != 0 {
-            self.clock_offset_ms = (node_ms + round_trip_ms / 2) as i64 - now.wall_ms as i64;
-        }
-    }
-
-    fn ping(&mut self, now: Now) {
-        let id = self.id();
-        let ping = v1::Ping { stamp: now.monotonic_ms };
-        self.outbox.push(Lane::Control, codec::encode_body(id, Body::Ping(ping)));
-    }
-
     // Requests.
 
     fn id(&mut self) -> u32 {
@@ -853,34 +586,6 @@ impl Client {
         open.pending.insert(id, pending);
         self.queue(lane, id, record, expires_at_ms);
         Ok(id)
-    }
-
-    /// Sends a Subscribe for a room, if there is a connection; else Hello will carry it.
-    fn ask(&mut self, name: &str) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        room.again_at_ms = None;
-        let frame = room.subscribe(name);
-        if let Ok(id) = self.request(Body::Subscribe(frame), Pending::Subscribe(name.to_owned()))
-            && let Some(room) = self.rooms.get_mut(name)
-        {
-            room.asked = Some(id);
-        }
-    }
-
-    /// Tells the node how much a room matters. One that does not serve it serves all rooms alike.
-    fn tell_focus(&mut self, name: &str) {
-        let (Some(room), Link::Open(open)) = (self.rooms.get(name), &self.link) else { return };
-        if open.focuses {
-            let focus = v1::Focus { room: name.to_owned(), level: room.focus.to_wire().into() };
-            // Without a connection the next one is told.
-            let _ = self.request(Body::Focus(focus), Pending::Ignored);
-        }
-    }
-
-    fn leave(&mut self, name: &str) {
-        let unsubscribe = v1::Unsubscribe { room: name.to_owned() };
-        // Without a connection there is nothing to leave.
-        let _ = self.request(Body::Unsubscribe(unsubscribe), Pending::Ignored);
     }
 
     /// Moves publishes and signals into the outbox while it has room.
