@@ -46,10 +46,12 @@ struct Transient {
     expires_at_ms: u64,
 }
 
-/// What left a queue of transients.
+/// What left a queue of transients or signals.
 #[derive(Debug)]
 pub struct Popped {
-    /// The record of the event, or of a gap.
+    /// The handle that it is sent under.
+    pub handle: u64,
+    /// The record of the event, the signal, or a gap.
     pub record: Bytes,
     /// With a time to live: what takes its place if that runs out in the session's queue.
     pub expiry: Option<Expiry>,
@@ -121,7 +123,7 @@ impl TransientQueue {
         if let Some(at) = self.left_out.iter().position(|(of, ..)| known(of)) {
             let (of, cause, count) = self.left_out.remove(at)?;
             let record = transient_gap_record(of, lane, count, cause);
-            return Some(Popped { record, expiry: None, gap: Some(cause) });
+            return Some(Popped { handle: of.handle, record, expiry: None, gap: Some(cause) });
         }
         let known = |transient: &&Transient| known(&transient.of);
         let next = self.turns.next(self.waiting.iter().filter(known).map(|transient| focus(transient.of.handle)))?;
@@ -133,7 +135,7 @@ impl TransientQueue {
             at_ms: expires_at_ms,
             instead: transient_gap_record(of, lane, 1, v1::GapCause::Expired),
         });
-        Some(Popped { record, expiry, gap: None })
+        Some(Popped { handle: of.handle, record, expiry, gap: None })
     }
 
     /// Forgets a subscription that ended; returns whether anything of it waited.
@@ -215,25 +217,21 @@ impl SignalQueue {
 
     /// The next record to send that is alive at this time of the node's clock, but for those under the handles in
     /// `withheld`.
-    pub fn pop(&mut self, now_ms: u64, withheld: &[u64]) -> Option<(Bytes, Expiry)> {
+    pub fn pop(&mut self, now_ms: u64, withheld: &[u64]) -> Option<Popped> {
         self.pop_focused(now_ms, withheld, |_| Focus::Default)
     }
 
     /// As [`Self::pop`], the rooms in focus first (LC-FLOW-020); `focus` is asked with the handle.
-    pub fn pop_focused(
-        &mut self,
-        now_ms: u64,
-        withheld: &[u64],
-        focus: impl Fn(u64) -> Focus,
-    ) -> Option<(Bytes, Expiry)> {
+    pub fn pop_focused(&mut self, now_ms: u64, withheld: &[u64], focus: impl Fn(u64) -> Focus) -> Option<Popped> {
         loop {
             let known = |of: &u64| !withheld.contains(of);
             let handles = self.waiting.iter().map(|(of, _)| *of).filter(known);
             let next = self.turns.next(handles.map(&focus))?;
             let at = self.waiting.iter().position(|(of, _)| known(of) && focus(*of) == next)?;
-            let (_, signal) = self.waiting.remove(at)?;
+            let (handle, signal) = self.waiting.remove(at)?;
             if signal.expires_at_ms > now_ms {
-                return Some((signal.record, Expiry { at_ms: signal.expires_at_ms, instead: Bytes::new() }));
+                let expiry = Expiry { at_ms: signal.expires_at_ms, instead: Bytes::new() };
+                return Some(Popped { handle, record: signal.record, expiry: Some(expiry), gap: None });
             }
             self.expired += 1;
         }
@@ -310,7 +308,8 @@ mod tests {
         }
         let take = || transients.pop_focused(DurableLane::Normal, &[], focus).map(|popped| popped.record[0]);
         let events: Vec<_> = std::iter::from_fn(take).collect();
-        let signals: Vec<_> = std::iter::from_fn(|| signals.pop_focused(0, &[], focus).map(|(it, _)| it[0])).collect();
+        let signals: Vec<_> =
+            std::iter::from_fn(|| signals.pop_focused(0, &[], focus).map(|popped| popped.record[0])).collect();
         // 15 of the room in front, one of the one behind, and then the rest of each.
         let (front, behind): (Vec<u8>, Vec<u8>) = (1..=40).partition(|count| count % 2 == 1);
         let expected = [&front[..15], &behind[..1], &front[15..], &behind[1..]].concat();
@@ -363,7 +362,7 @@ mod tests {
             assert_eq!(queue.push(1, signal(key, counter, text)), expected);
         }
         queue.push(2, signal("a", 1, "other room"));
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop(99, &[])).map(|(record, _)| record).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(99, &[])).map(|popped| popped.record).collect();
         assert_eq!(order, ["a4", "b2", "other room"]);
         queue.push(1, signal("a", 9, "dead"));
         assert!(queue.pop(100, &[]).is_none());

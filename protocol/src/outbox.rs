@@ -326,11 +326,6 @@ impl Outbox {
         !self.one_queue && self.lanes[lane.index()].may_pass(1)
     }
 
-    /// Queues a record with a time to live.
-    pub fn push_expiring(&mut self, lane: Lane, record: Bytes, expiry: Expiry) {
-        self.push_entry(lane, record, Some(Box::new(expiry)));
-    }
-
     /// Queues a request whose time to live counts until it leaves: [`Self::pop_stamped`] says it anew, and if it has run
     /// out before all of the record left, [`Self::take_late`] names it, unless its id is 0.
     pub fn push_request(&mut self, lane: Lane, id: u32, record: Bytes, at_ms: u64) {

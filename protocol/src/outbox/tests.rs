@@ -96,9 +96,9 @@ fn what_is_late_is_not_sent() {
     // LC-PUB-014
     let mut outbox = Outbox::default();
     let expiry = |at_ms, instead: &'static str| Expiry { at_ms, instead: Bytes::from(instead) };
-    outbox.push_expiring(Lane::Normal, Bytes::from("late"), expiry(10, "gap"));
-    outbox.push_expiring(Lane::Signal, Bytes::from("late"), expiry(10, ""));
-    outbox.push_expiring(Lane::Bulk, Bytes::from("in time"), expiry(11, "gap"));
+    outbox.push_from(Lane::Normal, 0, Bytes::from("late"), Some(expiry(10, "gap")), false);
+    outbox.push_from(Lane::Signal, 0, Bytes::from("late"), Some(expiry(10, "")), false);
+    outbox.push_from(Lane::Bulk, 0, Bytes::from("in time"), Some(expiry(11, "gap")), false);
     assert_eq!(drain(&mut outbox, 10), ["gap", "in time"]);
     assert_eq!(outbox.take_expired(), [0, 0, 1, 1, 0]);
 }
@@ -164,7 +164,8 @@ fn a_record_that_expires_between_its_pieces_is_given_up_and_its_gap_takes_its_pl
     let mut outbox = Outbox::default();
     outbox.set_fragment_above(Some(PIECE_BYTES_MAX));
     let mut receiver = Receiver::default();
-    outbox.push_expiring(Lane::Normal, event(1, Lane::Normal, 20_000), Expiry { at_ms: 10, instead: gap(1) });
+    let late = Expiry { at_ms: 10, instead: gap(1) };
+    outbox.push_from(Lane::Normal, 0, event(1, Lane::Normal, 20_000), Some(late), false);
     outbox.push(Lane::Normal, event(2, Lane::Normal, 10));
     receiver.take(outbox.pop(9, Lanes::ALL).unwrap());
     while let Some(output) = outbox.pop(10, Lanes::ALL) {
@@ -257,7 +258,7 @@ proptest! {
                 }
                 3 => {
                     let expiry = Expiry { at_ms: now_ms + bytes as u64 % 50, instead: gap(seq) };
-                    outbox.push_expiring(lane, event(seq, lane, bytes), expiry);
+                    outbox.push_from(lane, 0, event(seq, lane, bytes), Some(expiry), false);
                     expected[at].push(seq);
                 }
                 4 => outbox.revise(lane, |record| match body(record.clone()) {

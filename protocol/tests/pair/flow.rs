@@ -18,7 +18,7 @@ const ROOM: &str = "chat.a";
 fn waiting() -> Raw {
     let mut raw = Raw::new().welcomed(&[v1::Capability::Credit]);
     for _ in 0..90 {
-        raw.session.send(Lane::Normal, Bytes::from(vec![0; 1_000]), None);
+        raw.session.send(Lane::Normal, 1, Bytes::from(vec![0; 1_000]), None);
     }
     raw
 }
@@ -56,7 +56,7 @@ fn credit_is_not_counted_for_a_client_that_did_not_name_it() {
     // LC-FRM-011
     let mut raw = Raw::open();
     for _ in 0..90 {
-        raw.session.send(Lane::Normal, Bytes::from(vec![0; 1_000]), None);
+        raw.session.send(Lane::Normal, 1, Bytes::from(vec![0; 1_000]), None);
     }
     raw.send(7, credit(1 << 40, 0));
     assert_eq!((take(&mut raw, Lanes::ALL), raw.closed()), (90_000, None));
@@ -89,7 +89,7 @@ fn without_credit_there_is_no_progress_whatever_the_transport_takes() {
 fn answers_that_are_taken_are_no_progress_of_events_that_are_not() {
     // LC-FLOW-005
     let mut raw = Raw::open();
-    raw.session.send(Lane::Normal, Bytes::from(vec![0; 1_000]), None);
+    raw.session.send(Lane::Normal, 1, Bytes::from(vec![0; 1_000]), None);
     let lanes = Lanes::ALL.without(Lane::Normal);
     take(&mut raw, lanes);
     pass(&mut raw, lanes);

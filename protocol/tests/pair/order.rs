@@ -224,10 +224,19 @@ fn a_room_without_a_backlog_passes_one_with_a_backlog_unless_it_is_lowered() {
         raw.session.mark_ready(live, Normal);
         let read = raw.session.next_read();
         assert_eq!(read.as_ref().map(|read| read.handle), (!lowered).then_some(live));
-        let Some(read) = read else { continue };
-        let batch = Batch { first: 1, events: vec![Stored { record: event_of(live, 99, 100), ..stored(1) }] };
-        raw.session.deliver(raw.now, &read, batch, false, |_| true);
-        assert_eq!(seqs(&mut raw)[..3], [99, 1, 2]);
+        if let Some(read) = read {
+            let batch = Batch { first: 1, events: vec![Stored { record: event_of(live, 99, 100), ..stored(1) }] };
+            raw.session.deliver(raw.now, &read, batch, false, |_| true);
+        }
+        // What is not in the log: after what is of its room, and before the backlog of another.
+        for (handle, seq) in [(replay, 100), (live, 101)] {
+            raw.session.send(Normal.into(), handle, event_of(handle, seq, 100), None);
+        }
+        let seqs = seqs(&mut raw);
+        match lowered {
+            false => assert_eq!((&seqs[..3], seqs.last()), (&[99, 101, 1][..], Some(&100))),
+            true => assert_eq!((&seqs[..2], &seqs[12..]), (&[1, 2][..], &[100, 101][..])),
+        }
     }
 }
 

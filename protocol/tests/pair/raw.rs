@@ -53,7 +53,7 @@ impl Raw {
     pub fn deliver_large(&mut self, lane: DurableLane) {
         let event =
             v1::Event { lane: v1::Lane::from(lane).into(), envelope: vec![0; 50_000].into(), ..Default::default() };
-        self.session.send(lane.into(), codec::encode_body(0, Body::Event(event)), None);
+        self.session.send(lane.into(), 1, codec::encode_body(0, Body::Event(event)), None);
     }
 
     pub fn send(&mut self, id: u32, body: Body) {

@@ -209,9 +209,9 @@ impl Mailbox {
             }
         }
         while has_room(Lane::Signal)
-            && let Some((record, expiry)) = lossy.signals.pop_focused(now_ms, withheld, &focus)
+            && let Some(popped) = lossy.signals.pop_focused(now_ms, withheld, &focus)
         {
-            send(Lane::Signal, Popped { record, expiry: Some(expiry), gap: None });
+            send(Lane::Signal, popped);
         }
         let expired = lossy.signals.take_expired();
         self.count(Lane::Signal, DropReason::Expired, expired);

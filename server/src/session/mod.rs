@@ -380,14 +380,14 @@ impl<T: Transport> Connection<T> {
             now.wall_ms,
             |handle| session.borrow().focus_of(handle),
             |lane| takes.contains(lane) && session.borrow().has_room(lane),
-            |lane, Popped { record, expiry, gap }| {
+            |lane, Popped { handle, record, expiry, gap }| {
                 if let Some(cause) = gap {
                     metrics.gaps.of((labels::GapCause::of(cause), lane)).inc();
                 }
                 // What came before the newer token was let in by the types of the former one.
                 let record = if refreshed { filtered(&record, excluded_in) } else { Some(record) };
                 if let Some(record) = record {
-                    session.borrow_mut().send(lane, record, expiry);
+                    session.borrow_mut().send(lane, handle, record, expiry);
                 }
             },
         );

@@ -82,14 +82,12 @@ impl Session {
     }
 
     /// Queues a record that the log does not hold: a transient event, a gap of transients or a signal. Ask
-    /// [`Self::has_room`] first; beyond it they wait, and are dropped, in the connection's mailbox.
-    pub fn send(&mut self, lane: Lane, record: Bytes, expiry: Option<Expiry>) {
-        if !self.is_open() {
-            return;
-        }
-        match expiry {
-            None => self.outbox.push(lane, record),
-            Some(expiry) => self.outbox.push_expiring(lane, record, expiry),
+    /// [`Self::has_room`] first; beyond it they wait, and are dropped, in the connection's mailbox. Events of a room without a
+    /// backlog pass what others still have of theirs, as durable ones do.
+    pub fn send(&mut self, lane: Lane, handle: u64, record: Bytes, expiry: Option<Expiry>) {
+        if self.is_open() {
+            let passes = lane != Lane::Signal && self.focus_of(handle) != Focus::Background;
+            self.outbox.push_from(lane, handle, record, expiry, passes);
         }
     }
 

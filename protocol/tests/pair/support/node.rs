@@ -310,15 +310,15 @@ impl Node {
         let Some(Conn { session, transients, signals, .. }) = self.conns.get_mut(&id) else { return busy };
         for lane in DurableLane::ALL {
             while session.has_room(lane.into())
-                && let Some(Popped { record, expiry, .. }) = transients[lane].pop(lane, &[])
+                && let Some(Popped { handle, record, expiry, .. }) = transients[lane].pop(lane, &[])
             {
-                session.send(lane.into(), record, expiry);
+                session.send(lane.into(), handle, record, expiry);
             }
         }
         while session.has_room(Lane::Signal)
-            && let Some((record, expiry)) = signals.pop(now.wall_ms, &[])
+            && let Some(Popped { handle, record, expiry, .. }) = signals.pop(now.wall_ms, &[])
         {
-            session.send(Lane::Signal, record, Some(expiry));
+            session.send(Lane::Signal, handle, record, expiry);
         }
         busy
     }
