@@ -118,8 +118,7 @@ impl Meter {
     /// After a loss the window shrinks, and nothing leaves until as much was acknowledged: up to half a round trip, in which
     /// urgent bytes would wait. They are few beside what is under way, which is still bounded: at one and a half windows.
     pub fn hurry(&self, bytes: usize) {
-        let more = |hurried: u64| Some((hurried + bytes as u64 + PACKET_OVERHEAD_BYTES).min(HURRIED_BYTES_MAX));
-        let _ = self.shared.hurried.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.shared.hurry(bytes as u64 + PACKET_OVERHEAD_BYTES);
     }
 
     /// Switches the delay window off, and on again: without it cubic alone decides, for comparison.
@@ -129,6 +128,11 @@ impl Meter {
 }
 
 impl Shared {
+    fn hurry(&self, bytes: u64) {
+        let more = |hurried: u64| Some((hurried + bytes).min(HURRIED_BYTES_MAX));
+        let _ = self.hurried.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
     fn figures(&self) -> Figures {
         Figures {
             window: self.window.load(Ordering::Relaxed),
@@ -218,6 +222,13 @@ impl congestion::Controller for Controller {
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
         self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        let less = |in_flight: u64| Some(in_flight.saturating_sub(lost_bytes));
+        let _ = self.shared.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if !is_persistent_congestion {
+            // RFC 9002, 7.3.2: one packet before the window shrinks, so that what was lost need not wait for that. It was urgent
+            // if anything in it was, and the foremost stream leaves first.
+            self.shared.hurry(self.packet);
+        }
         self.lost_at = Some(now);
         self.shared.is_lossy.store(true, Ordering::Relaxed);
         self.tell_window();

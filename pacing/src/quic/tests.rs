@@ -96,3 +96,24 @@ async fn what_is_hurried_may_leave_beyond_a_full_window_and_no_more() {
     }
     assert_eq!(congestion::Controller::window(&*controller), window, "it was sent");
 }
+
+#[tokio::test]
+async fn what_was_lost_is_sent_again_before_the_window_shrinks() {
+    let (_client, _server, ours, _theirs) = connected(paced()).await;
+    let mut controller = ours.congestion_state().into_any().downcast::<Controller>().unwrap();
+    let (now, full) = (Instant::now(), controller.lasting_window());
+    congestion::Controller::on_sent(&mut *controller, now, full, 1);
+    let packet = controller.packet;
+    congestion::Controller::on_congestion_event(&mut *controller, now, now, false, packet);
+    let in_flight = full - packet;
+    assert!(controller.lasting_window() < in_flight, "the window shrank below what is under way");
+    assert!(congestion::Controller::window(&*controller) >= in_flight + packet, "but the packet may leave");
+    congestion::Controller::on_sent(&mut *controller, now, packet, 2);
+    assert_eq!(congestion::Controller::window(&*controller), controller.lasting_window(), "once");
+    congestion::Controller::on_congestion_event(&mut *controller, now, now, true, packet);
+    assert_eq!(
+        congestion::Controller::window(&*controller),
+        controller.lasting_window(),
+        "unless nothing arrives at all"
+    );
+}
