@@ -357,7 +357,7 @@ impl Ledger {
             subscription.transients[lane] += 1;
             return Ok(());
         }
-        subscription.advance(streams, lane, (seq, seq), "LC-SUB-010")?;
+        subscription.advance(streams, lane, (seq, seq), true)?;
         let orders = &mut subscription.orders[lane];
         let before = orders.range(..seq).next_back().map_or(0, |(_, order)| *order);
         let after = orders.range(seq + 1..).next().map_or(u64::MAX, |(_, order)| *order);
@@ -388,7 +388,7 @@ impl Ledger {
             return Ok(());
         }
         require!(to >= from, "LC-SUB-015", "a Gap from {from} to {to}");
-        subscription.advance(streams, lane, (from, to), "LC-SUB-015")
+        subscription.advance(streams, lane, (from, to), false)
     }
 
     fn signal(&mut self, body: &Value) -> Result<(), Violation> {
@@ -410,16 +410,13 @@ impl Ledger {
 
 impl Subscription {
     /// Moves past these seqs, which must follow what was sent or covered before on their lane.
-    fn advance(
-        &mut self,
-        streams: bool,
-        lane: usize,
-        (from, to): (u64, u64),
-        rule: &'static str,
-    ) -> Result<(), Violation> {
+    fn advance(&mut self, streams: bool, lane: usize, (from, to): (u64, u64), is_event: bool) -> Result<(), Violation> {
+        let rule = if is_event { "LC-SUB-010" } else { "LC-SUB-015" };
         let told = |text: String| Violation { rule, text: format!("{} of {}: {text}", EVENT_LANES[lane], self.room) };
         if streams {
-            return self.tracks[lane].take(from, to).map_err(|unexpected| told(unexpected.0));
+            let track = &mut self.tracks[lane];
+            let taken = if is_event { track.take_event(from) } else { track.take(from, to) };
+            return taken.map_err(|unexpected| told(unexpected.0));
         }
         let expected = self.last[lane] + 1;
         if from != expected {

@@ -3,9 +3,10 @@
 //! A Subscribe for a subscribed room moves the node's place, and what was already on its way arrives all the same
 //! (LC-SUB-007, LC-SUB-008). So a lane has *runs*, one for each Subscribed. On an ordered lane the runs arrive one after
 //! the other, each broken off where the next began; as several places may fit what came, all that fit are kept. In lane
-//! urgent events overtake one another (LC-QUIC-004), so what counts there is how often a seq came.
+//! urgent events overtake one another (LC-QUIC-004), so what counts there is how often a seq came; each may come once more
+//! than it is sent for (LC-QUIC-014).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How far an urgent event may be above the lowest one that is still missing.
 const WINDOW: u64 = 64;
@@ -26,6 +27,10 @@ pub(super) struct Track {
     came: BTreeMap<u64, usize>,
     /// Lane urgent: all seqs up to this one came, or lie before every run.
     below: u64,
+    /// Lane urgent: the seq before the first run.
+    first: u64,
+    /// Lane urgent: the seqs of which a copy came.
+    copied: BTreeSet<u64>,
 }
 
 impl Track {
@@ -38,7 +43,9 @@ impl Track {
         if self.starts.is_empty() {
             self.places.push((0, after));
             self.below = after;
+            self.first = after;
         }
+        self.first = self.first.min(after);
         self.starts.push(after);
     }
 
@@ -48,6 +55,15 @@ impl Track {
             return !self.places_after(from, to).is_empty();
         }
         (from..=to).all(|seq| self.came.get(&seq).copied().unwrap_or(0) < self.runs_with(seq))
+    }
+
+    /// An event of this seq came.
+    pub(super) fn take_event(&mut self, seq: u64) -> Result<(), Unexpected> {
+        let came = self.came.contains_key(&seq) || self.first < seq && seq <= self.below;
+        if self.urgent && came && !self.fits(seq, seq) && self.copied.insert(seq) {
+            return Ok(());
+        }
+        self.take(seq, seq)
     }
 
     /// Seqs from `from` to `to` came, in an event or in a gap.
@@ -136,6 +152,19 @@ mod tests {
         assert_eq!(takes(&mut track, &[2, 3, 2, 3, 4, 2]), [true, true, true, true, true, false]);
         track.begin(0);
         assert_eq!(takes(&mut track, &[5, 1, 2, 6]), [true, true, true, false]);
+    }
+
+    #[test]
+    fn an_urgent_event_may_come_once_more() {
+        let mut track = Track::new(true);
+        track.begin(4);
+        let seqs = [4, 6, 6, 6, 5, 5, 6, 5, 7];
+        let taken = seqs.map(|seq| track.take_event(seq).is_ok());
+        assert_eq!(taken, [false, true, true, false, true, true, false, false, true]);
+        assert!(track.take(7, 7).is_err(), "a gap comes once");
+        let mut track = Track::new(false);
+        track.begin(4);
+        assert_eq!([5, 5].map(|seq| track.take_event(seq).is_ok()), [true, false]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!(["LC-RES-004"] "position-is-taken", "The position moves when the application has acknowledged.", ALL, [], position_is_taken),
         case!(["LC-RES-005", "LC-QUIC-005"] "urgent-window", "An urgent seq more than 64 above received is dropped.", &[crate::client::Transport::Quic], [],
             urgent_window),
+        case!(["LC-RES-005"] "urgent-copy", "An urgent event that comes again is dropped, also above received.", STREAMS, [], urgent_copy),
         case!(["LC-RES-005"] "window-kept", "The window of urgent seqs is kept across a reconnect.", STREAMS, [], window_kept),
         case!(["LC-SDK-007"] "transient-gaps", "Missed and dropped transients are gaps of a count.", ALL, [], transient_gaps),
         case!(["LC-SDK-007"] "unknown-missed", "An unknown number of missed transients is told as such.", ALL, [], unknown_missed),
@@ -172,6 +173,18 @@ async fn urgent_window(t: &mut Trial) -> Outcome {
     conn.send(&event(1, "urgent", 65)).await?;
     again_from(&mut conn, "7-0-0-0").await?;
     t.no_item().await
+}
+
+async fn urgent_copy(t: &mut Trial) -> Outcome {
+    let mut conn = t.live_room().await?;
+    for (seqs, fresh) in [(&[2, 2][..], "urgent 2"), (&[1], "urgent 1"), (&[1, 2, 3], "urgent 3")] {
+        for seq in seqs {
+            conn.send(&event(1, "urgent", *seq)).await?;
+        }
+        t.items(&[fresh]).await?;
+    }
+    t.no_item().await?;
+    conn.none("subscribe", QUIET).await
 }
 
 async fn window_kept(t: &mut Trial) -> Outcome {

@@ -227,13 +227,17 @@ impl<'a> Measured<'a> {
         let ttl_us = u64::from(self.plan.ttl_ms) * 1_000;
         let Some(came) = self.came(place, lane) else { return };
         let begin_us = stamp.due_us - came.flow.due_us(stamp.number).min(stamp.due_us);
+        // The first counts, as it does for an application (LC-QUIC-014).
+        if due_within && !came.numbers.insert(stamp.number) {
+            came.doubled += 1;
+            return;
+        }
         if now_within {
             came.bytes += stamp.bytes as u64;
         }
         if due_within {
             let late_us = at_us.saturating_sub(stamp.due_us);
             came.micros.push(late_us);
-            came.doubled += u64::from(!came.numbers.insert(stamp.number));
             came.expired += u64::from(ttl_us > 0 && late_us > ttl_us + ROUND_TRIP_US);
         }
         if came.flow.rate > 0.0 {
