@@ -24,8 +24,9 @@ const PACKET_OVERHEAD_BYTES: u64 = 64;
 
 /// The queueing delay of the window.
 const DELAY_TARGET: Duration = Duration::from_millis(12);
-/// How long a path counts as one that loses packets.
+/// How long a path counts as one that loses packets, and as one that may lose the next.
 const LOSSY_FOR: Duration = Duration::from_secs(1);
+const UNRELIABLE_FOR: Duration = Duration::from_secs(10);
 
 /// Makes a controller for each path; for
 /// [`TransportConfig::congestion_controller_factory`](quinn::TransportConfig::congestion_controller_factory).
@@ -56,6 +57,7 @@ struct Shared {
     /// Bytes that were hurried and are not sent.
     hurried: AtomicU64,
     is_lossy: AtomicBool,
+    is_unreliable: AtomicBool,
     least_rtt_us: AtomicU64,
     /// Who waits until so many bytes are under way.
     waiting: Mutex<Option<(u64, Waker)>>,
@@ -80,6 +82,8 @@ pub struct Figures {
     pub in_flight: u64,
     /// Whether packets were lost within the last second.
     pub is_lossy: bool,
+    /// Whether packets were lost within the last ten seconds.
+    pub is_unreliable: bool,
     /// The round trip without a queue of ours; 0: not known.
     pub least_rtt: Duration,
 }
@@ -139,6 +143,7 @@ impl Shared {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             is_lossy: self.is_lossy.load(Ordering::Relaxed),
+            is_unreliable: self.is_unreliable.load(Ordering::Relaxed),
             least_rtt: Duration::from_micros(self.least_rtt_us.load(Ordering::Relaxed)),
         }
     }
@@ -165,6 +170,7 @@ impl Controller {
                 in_flight: AtomicU64::new(0),
                 hurried: AtomicU64::new(0),
                 is_lossy: AtomicBool::new(false),
+                is_unreliable: AtomicBool::new(false),
                 least_rtt_us: AtomicU64::new(0),
                 waiting: Mutex::new(None),
             }),
@@ -213,8 +219,9 @@ impl congestion::Controller for Controller {
             self.delay.sample(now, &Sample { rtt, outstanding: in_flight + bytes, delivered });
         }
         self.shared.in_flight.store(in_flight, Ordering::Relaxed);
-        let is_lossy = self.lost_at.is_some_and(|at| now.saturating_duration_since(at) < LOSSY_FOR);
-        self.shared.is_lossy.store(is_lossy, Ordering::Relaxed);
+        let has_lost_within = |time| self.lost_at.is_some_and(|at| now.saturating_duration_since(at) < time);
+        self.shared.is_lossy.store(has_lost_within(LOSSY_FOR), Ordering::Relaxed);
+        self.shared.is_unreliable.store(has_lost_within(UNRELIABLE_FOR), Ordering::Relaxed);
         let least_rtt_us = self.delay.least_rtt().map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
         self.shared.least_rtt_us.store(least_rtt_us, Ordering::Relaxed);
         self.tell_window();
@@ -231,6 +238,7 @@ impl congestion::Controller for Controller {
         }
         self.lost_at = Some(now);
         self.shared.is_lossy.store(true, Ordering::Relaxed);
+        self.shared.is_unreliable.store(true, Ordering::Relaxed);
         self.tell_window();
     }
 

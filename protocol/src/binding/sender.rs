@@ -8,6 +8,9 @@
 //!        │  too far above what is not acknowledged, or of a later epoch
 //!        └─────────▶ held: nothing more is taken of lane urgent until an acknowledgement lets it go
 //! ```
+//!
+//! A small event whose acknowledgement is overdue goes a second time, on another message stream: the client takes whichever
+//! comes first.
 
 use bytes::Bytes;
 use prost::Message;
@@ -20,6 +23,10 @@ use crate::tracker::URGENT_WINDOW;
 
 /// Message streams of lane urgent that are open at once; beyond it one ordered stream carries the lane (LC-QUIC-004).
 pub const MESSAGES_MAX: usize = 32;
+/// Message streams, open at once, beyond which nothing is sent again: the others are for what was not sent at all.
+const MESSAGES_WITH_COPIES_MAX: usize = MESSAGES_MAX / 2;
+/// Largest record that is sent again, bytes: one that fits into a packet. A larger one is in several, and seldom lost whole.
+const COPY_BYTES_MAX: usize = 1_000;
 /// Streams for signals that are open at once; beyond it the lane waits, and signals conflate where they wait.
 pub const SIGNALS_MAX: usize = 4;
 
@@ -68,6 +75,15 @@ struct Urgent {
     id: StreamId,
     /// Message streams have one; the ordered one has one for each handle.
     spans: Vec<Span>,
+    again: Option<Repeatable>,
+}
+
+/// A record that may be sent again: a client knows by its seq that it has it.
+#[derive(Debug)]
+struct Repeatable {
+    record: Bytes,
+    /// By the sender's clock, ms since the Unix epoch; 0: never.
+    expires_at_ms: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -134,12 +150,14 @@ struct RoomGlance {
     room: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 struct EventGlance {
     #[prost(uint64, tag = "1")]
     handle: u64,
     #[prost(uint64, tag = "3")]
     seq: u64,
+    #[prost(uint64, tag = "8")]
+    expires_at_ms: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -185,7 +203,7 @@ impl Glance {
 
     /// Handle, first and last seq of what stands in lane urgent; seq 0: transient.
     fn urgent(&self) -> (u64, u64, u64) {
-        match (self.event, self.gap) {
+        match (&self.event, &self.gap) {
             (Some(event), _) => (event.handle, event.seq, event.seq),
             (None, Some(gap)) => (gap.handle, gap.from, gap.to),
             (None, None) => (0, 0, 0),
@@ -218,12 +236,16 @@ impl Sender {
             Route::Datagram if output.record.len() <= DATAGRAM_BYTES_MAX.min(datagram_bytes) => Target::Datagram,
             Route::Datagram => self.signal_stream(&output.record),
             Route::Message => {
-                let (handle, from, to) = Glance::at(&output.record).urgent();
+                let glance = Glance::at(&output.record);
+                let (handle, from, to) = glance.urgent();
                 if !self.may_start(handle, from, to) {
                     self.held = Some(output);
                     return None;
                 }
-                self.start_urgent(Span { handle, lowest: from })
+                let event = glance.event.filter(|event| event.seq != 0 && output.record.len() <= COPY_BYTES_MAX);
+                let again =
+                    event.map(|event| Repeatable { record: output.record.clone(), expires_at_ms: event.expires_at_ms });
+                self.start_urgent(Span { handle, lowest: from }, again)
             }
         };
         Some((output, target))
@@ -238,6 +260,21 @@ impl Sender {
             }
             None => self.append(Vec::new()),
         }
+    }
+
+    /// The acknowledgement of a message stream is overdue. Returns the record that it carries, and the message stream that is to
+    /// carry it too (LC-QUIC-014); `None`: there is nothing to send again, or no stream to spare. Each once.
+    pub fn repeat(&mut self, message: StreamId, now_ms: u64) -> Option<(Bytes, StreamId)> {
+        if self.messages.len() >= MESSAGES_WITH_COPIES_MAX {
+            return None;
+        }
+        let overdue = self.messages.iter_mut().find(|urgent| urgent.id == message)?;
+        // L8: late is not sent, and not sent again.
+        let again = overdue.again.take().filter(|again| again.expires_at_ms == 0 || now_ms < again.expires_at_ms)?;
+        let spans = overdue.spans.clone();
+        let id = self.next_id();
+        self.messages.push(Urgent { id, spans, again: None });
+        Some((again.record, id))
     }
 
     /// The end of a stream was acknowledged, or the stream was reset or stopped: nothing of it is under way.
@@ -282,12 +319,12 @@ impl Sender {
         others.all(|span| near(span) && !former.contains(&span.handle))
     }
 
-    fn start_urgent(&mut self, span: Span) -> Target {
+    fn start_urgent(&mut self, span: Span, again: Option<Repeatable>) -> Target {
         if self.ordered.is_some() || self.messages.len() == MESSAGES_MAX {
             return self.append(vec![span]);
         }
         let id = self.next_id();
-        self.messages.push(Urgent { id, spans: vec![span] });
+        self.messages.push(Urgent { id, spans: vec![span], again });
         Target::Message(id)
     }
 
@@ -296,7 +333,7 @@ impl Sender {
             Some(_) => 0,
             None => self.next_id(),
         };
-        let ordered = self.ordered.get_or_insert(Urgent { id: fresh, spans: Vec::new() });
+        let ordered = self.ordered.get_or_insert(Urgent { id: fresh, spans: Vec::new(), again: None });
         for span in spans {
             match ordered.spans.iter_mut().find(|known| known.handle == span.handle) {
                 // A transient event has no seq.
@@ -479,11 +516,73 @@ mod tests {
         assert_eq!(target(&mut sender, urgent(1, 2)), Some(Target::Ordered(2)));
     }
 
+    #[test]
+    fn an_overdue_event_goes_once_more() {
+        // LC-QUIC-014
+        let mut sender = Sender::default();
+        target(&mut sender, subscribed("a", 1));
+        let Some(Target::Message(first)) = target(&mut sender, urgent(1, 5)) else { panic!("held") };
+        let (record, copy) = sender.repeat(first, 1).unwrap();
+        assert_eq!(record, urgent(1, 5).record);
+        assert_eq!((sender.repeat(first, 1), sender.repeat(copy, 1)), (None, None), "once");
+        sender.acknowledged(first);
+        assert_eq!(target(&mut sender, urgent(1, 69)), None, "the copy is under way");
+        sender.acknowledged(copy);
+        assert!(sender.release().is_some());
+
+        // A client cannot tell a transient event from its copy, and an acknowledged one is there.
+        let Some(Target::Message(transient)) = target(&mut sender, urgent(1, 0)) else { panic!("held") };
+        let Some(Target::Message(covered)) = target(&mut sender, gap(1, 70, 72)) else { panic!("held") };
+        let Some(Target::Message(there)) = target(&mut sender, urgent(1, 73)) else { panic!("held") };
+        sender.acknowledged(there);
+        let front = EventFront { handle: 1, lane: Lane::Urgent, seq: 74, order: 74, epoch: 0 };
+        let long = output(Route::Message, Lane::Urgent, codec::event_record(front, &[0; COPY_BYTES_MAX]));
+        let Some(Target::Message(long)) = target(&mut sender, long) else { panic!("held") };
+        assert_eq!([transient, covered, there, long].map(|message| sender.repeat(message, 1)), [const { None }; 4]);
+        assert_eq!(sender.fall_back(long), Target::Ordered(8));
+        assert_eq!(sender.repeat(long, 1), None);
+
+        // L8
+        let mut sender = Sender::default();
+        let mut expiring = |expires_at_ms: u64, now_ms: u64| {
+            let event =
+                v1::Event { handle: 1, lane: v1::Lane::Urgent.into(), seq: 1, expires_at_ms, ..Default::default() };
+            let output = output(Route::Message, Lane::Urgent, codec::encode_body(0, Body::Event(event)));
+            let Some(Target::Message(message)) = target(&mut sender, output) else { panic!("held") };
+            sender.repeat(message, now_ms).is_some()
+        };
+        assert_eq!([(10, 9), (10, 10), (0, 10)].map(|(at, now)| expiring(at, now)), [true, false, true]);
+
+        // Nothing of a later epoch beside a copy.
+        let Some(Target::Message(old)) = target(&mut Sender::default(), urgent(1, 1)) else { panic!("held") };
+        let mut sender = Sender::default();
+        target(&mut sender, subscribed("a", 1));
+        target(&mut sender, urgent(1, 1));
+        let (_, copy) = sender.repeat(old, 1).unwrap();
+        sender.acknowledged(old);
+        target(&mut sender, subscribed("a", 2));
+        assert_eq!(target(&mut sender, urgent(2, 1)), None);
+        sender.acknowledged(copy);
+        assert!(sender.release().is_some());
+    }
+
+    #[test]
+    fn copies_leave_half_of_the_streams() {
+        let mut sender = Sender::default();
+        let started: Vec<_> =
+            (1..=MESSAGES_WITH_COPIES_MAX as u64).map(|seq| target(&mut sender, urgent(1, seq))).collect();
+        let Some(Target::Message(first)) = started[0] else { panic!("held") };
+        let Some(Target::Message(second)) = started[1] else { panic!("held") };
+        assert_eq!(sender.repeat(second, 1), None);
+        sender.acknowledged(first);
+        assert!(sender.repeat(second, 1).is_some());
+    }
+
     proptest! {
         /// Whatever overtakes whatever: a client of the protocol takes every seq, and meets no hole.
         #[test]
         fn a_clients_window_always_suffices(
-            steps in prop::collection::vec((0..4u8, any::<prop::sample::Index>()), 1..400),
+            steps in prop::collection::vec((0..5u8, any::<prop::sample::Index>()), 1..400),
             gaps in prop::collection::vec(1..90u64, 1..8),
         ) {
             let mut sender = Sender::default();
@@ -509,6 +608,13 @@ mod tests {
                     2 => {
                         if let Some(ordered) = sender.drained() {
                             streams.entry(ordered).or_default().push((0, 0));
+                        }
+                    }
+                    3 if !streams.is_empty() => {
+                        let id = *streams.keys().nth(pick.index(streams.len())).unwrap();
+                        if let Some((_, copy)) = sender.repeat(id, 1) {
+                            let carried = streams[&id].clone();
+                            streams.insert(copy, carried);
                         }
                     }
                     _ if !streams.is_empty() => {

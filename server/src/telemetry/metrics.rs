@@ -77,6 +77,8 @@ pub struct Metrics {
     pub tls_handshakes_failed: Series<TlsFailure, Counter>,
     /// QUIC handshakes of which no connection came: they took too long, failed, or the session was refused.
     pub quic_handshakes_failed: Counter,
+    /// Urgent events that were sent a second time since their acknowledgement was overdue (LC-QUIC-014).
+    pub urgent_copies: Counter,
     /// Certificates that were replaced while the node ran.
     pub certificate_reloads: Series<Reload, Counter>,
     /// When the certificate ends, in seconds since the Unix epoch; 0 without one.
@@ -138,6 +140,11 @@ impl Metrics {
             degraded: registered(r, "degraded", "1 while clients are told that the store cannot be reached"),
             tls_handshakes_failed: Series::register(r, "tls_handshakes_failed", "TLS handshakes that failed", counter),
             quic_handshakes_failed: registered(r, "quic_handshakes_failed", "QUIC handshakes that came to nothing"),
+            urgent_copies: registered(
+                r,
+                "urgent_copies",
+                "Urgent events sent again, their acknowledgement being overdue",
+            ),
             certificate_reloads: Series::register(r, "certificate_reloads", "Certificates replaced", counter),
             certificate_expires: registered(
                 r,

@@ -240,8 +240,7 @@ async fn serve(node: Arc<Node>, mut link: Link, label: labels::Transport, peer: 
         Ok(None) => return,
         Err(_) => return refuse(&link, Code::HandshakeTimeout, "no control stream in time"),
     };
-    let record_bytes = node.config.limits.record_bytes as usize;
-    let transport = StreamsTransport::new(link, control, record_bytes);
+    let transport = StreamsTransport::new(Arc::clone(&node), link, control);
     let connection = Connection::new(node, transport, (label, labels::Encoding::Binary), peer);
     Box::pin(Box::new(connection.opened(opened)).run()).await;
     drop(held);

@@ -1,6 +1,8 @@
 //! A connection with streams and datagrams as the node's sessions see it.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,11 +18,13 @@ use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::Output;
 use quinn::{ReadError, RecvStream, SendDatagramError, SendStream};
 
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::ACKNOWLEDGED_WITHIN;
 use super::link::{Link, poll_chunk};
 use super::outgoing::{Outgoing, Progress, Written};
 use super::share::Share;
+use crate::node::Node;
 use crate::transport::{Gone, Received, Source, Transport};
 
 /// Bytes that are taken of the session at once, unless a single record is longer: what is handed over can no longer be
@@ -54,6 +58,12 @@ const NORMAL_SHARE: Share = Share::new(80, 16 * 1024);
 /// How soon a lane that has used up its share looks again whether the path is still full.
 const SHARE_AGAIN: Duration = Duration::from_millis(5);
 
+/// An acknowledgement is overdue when, beyond the round trip, an eighth of it has passed, and the time within which clients are
+/// asked to acknowledge, and some for their timers. That is sooner than a loss is found: a false alarm costs one small message,
+/// and leaves the congestion window as it is.
+const OVERDUE_PARTS: u32 = 8;
+const OVERDUE_AFTER_MIN: Duration = ACKNOWLEDGED_WITHIN.saturating_add(Duration::from_millis(3));
+
 type Sending = BoxFuture<'static, Result<(), SendDatagramError>>;
 type Ended = BoxFuture<'static, StreamId>;
 
@@ -61,6 +71,7 @@ type Ended = BoxFuture<'static, StreamId>;
 /// lane, and by the [`Sender`]; its readers hold one record for each stream that the peer may open.
 pub(super) struct StreamsTransport {
     link: Link,
+    node: Arc<Node>,
     record_bytes: usize,
     /// Whether something came on control: before that nothing else is read, so that Hello comes first (LC-QUIC-002).
     begun: bool,
@@ -77,6 +88,9 @@ pub(super) struct StreamsTransport {
     /// Streams that end, until their end is acknowledged.
     ending: Vec<(StreamId, Outgoing)>,
     ends: FuturesUnordered<Ended>,
+    /// Message streams whose acknowledgement is awaited, and when it is overdue; no more than may be open.
+    awaited: VecDeque<(Instant, StreamId)>,
+    overdue: Option<Pin<Box<Sleep>>>,
     /// A datagram for which there was no room.
     datagram: Option<Sending>,
     /// The congestion controller; `None`: another than ours.
@@ -93,9 +107,11 @@ pub(super) struct StreamsTransport {
 
 impl StreamsTransport {
     /// A connection whose client has opened control.
-    pub(super) fn new(link: Link, control: (SendStream, RecvStream), record_bytes: usize) -> Self {
+    pub(super) fn new(node: Arc<Node>, link: Link, control: (SendStream, RecvStream)) -> Self {
         let (writes, reads) = control;
+        let record_bytes = node.config.limits.record_bytes as usize;
         Self {
+            node,
             record_bytes,
             begun: false,
             moved: Lanes::NONE,
@@ -107,6 +123,8 @@ impl StreamsTransport {
             urgent: None,
             ending: Vec::new(),
             ends: FuturesUnordered::new(),
+            awaited: VecDeque::new(),
+            overdue: None,
             datagram: None,
             meter: Meter::of(link.connection()),
             is_paced: true,
@@ -219,7 +237,10 @@ impl StreamsTransport {
             Target::Control => self.lane(Lane::Control).push(record),
             Target::Lane(lane) => self.lane(lane).push(record),
             Target::Message(stream) => match Outgoing::open_now(&self.link, Purpose::Message) {
-                Some(outgoing) => self.put_single(stream, outgoing, record),
+                Some(outgoing) => {
+                    self.put_single(stream, outgoing, record);
+                    self.watch(stream);
+                }
                 None => match self.sender.fall_back(stream) {
                     Target::Ordered(stream) => self.put_ordered(stream, record),
                     target => debug_assert!(false, "fell back to {target:?}"),
@@ -275,6 +296,48 @@ impl StreamsTransport {
         if let Some((stream, mut outgoing)) = self.urgent.take() {
             outgoing.end();
             self.ending.push((stream, outgoing));
+        }
+    }
+
+    /// Notes when the acknowledgement of a message is overdue, on a path that may have lost it.
+    fn watch(&mut self, message: StreamId) {
+        if self.is_paced && self.figures().is_some_and(|figures| figures.is_unreliable) {
+            let round_trip = self.link.connection().rtt();
+            let beyond = (round_trip / OVERDUE_PARTS).max(OVERDUE_AFTER_MIN);
+            self.awaited.push_back((Instant::now() + round_trip + beyond, message));
+        }
+    }
+
+    /// Sends again what may be lost, beside what it is a copy of: it is there before the loss is found, and the window stays.
+    fn repeat_overdue(&mut self, cx: &mut Context<'_>) {
+        while let Some(&(due, message)) = self.awaited.front() {
+            if Instant::now() < due {
+                let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep_until(due)));
+                if overdue.as_mut().poll(cx).is_pending() {
+                    return;
+                }
+                self.overdue = None;
+                continue;
+            }
+            self.awaited.pop_front();
+            let is_sent = self.ending.iter().any(|(id, outgoing)| *id == message && !outgoing.is_pending());
+            if is_sent && !self.urgent_share.is_spent() {
+                self.repeat(message);
+            }
+        }
+    }
+
+    fn repeat(&mut self, message: StreamId) {
+        let Some((record, copy)) = self.sender.repeat(message, self.node.clock.now_ms()) else { return };
+        match Outgoing::open_now(&self.link, Purpose::Message) {
+            Some(outgoing) => {
+                self.node.metrics.urgent_copies.inc();
+                self.hurry(Lane::Urgent, record.len());
+                self.charge(Lane::Urgent, record.len());
+                self.put_single(copy, outgoing, record);
+            }
+            // The client allows no further stream: nothing of it is under way.
+            None => self.sender.acknowledged(copy),
         }
     }
 
@@ -413,25 +476,25 @@ impl StreamsTransport {
     }
 
     /// Lets lanes that go first leave although the path is full: what they displace waits.
-    fn hurry(&self, output: &Output) {
-        if let (Some(meter), Lane::Control | Lane::Urgent) = (&self.meter, output.lane)
+    fn hurry(&self, lane: Lane, bytes: usize) {
+        if let (Some(meter), Lane::Control | Lane::Urgent) = (&self.meter, lane)
             && self.is_paced
         {
-            meter.hurry(output.record.len());
+            meter.hurry(bytes);
         }
     }
 
     /// Lanes that go first take no more than their share while others wait for a path that is full.
-    fn charge(&mut self, output: &Output) {
+    fn charge(&mut self, lane: Lane, bytes: usize) {
         // Who waits inside quinn does not show; on a full path somebody may.
         let is_contended = self.is_holding() || self.is_full();
-        let share = match output.lane {
+        let share = match lane {
             Lane::Urgent => &mut self.urgent_share,
             Lane::Signal => &mut self.signal_share,
             _ => return,
         };
         if is_contended {
-            share.spend(output.record.len());
+            share.spend(bytes);
         }
     }
 
@@ -470,6 +533,7 @@ impl StreamsTransport {
             if let Some(at) = self.ending.iter().position(|(id, _)| *id == stream) {
                 progress.add(self.ending.swap_remove(at).1.lane(), 0);
             }
+            self.awaited.retain(|(_, awaited)| *awaited != stream);
             self.sender.acknowledged(stream);
             while let Some((output, target)) = self.sender.release() {
                 self.put(output, target);
@@ -536,8 +600,8 @@ impl Transport for StreamsTransport {
                 break;
             };
             bytes += output.record.len();
-            self.hurry(&output);
-            self.charge(&output);
+            self.hurry(output.lane, output.record.len());
+            self.charge(output.lane, output.record.len());
             if let Some((output, target)) = self.sender.offer(output, datagram_bytes) {
                 self.put(output, target);
             }
@@ -553,6 +617,7 @@ impl Transport for StreamsTransport {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let mut progress = Progress::default();
+        self.repeat_overdue(cx);
         self.write_all(cx, &mut progress)?;
         self.take_ends(cx, &mut progress);
         for lane in Lane::ALL.into_iter().filter(|lane| progress.lanes.contains(*lane)) {
