@@ -11,6 +11,7 @@
 
 mod link;
 mod outgoing;
+mod overdue;
 mod share;
 mod streams;
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A connection with streams and datagrams as the node's sessions see it.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,11 +17,11 @@ use lanecast_protocol::lane::{Lane, Lanes};
 use lanecast_protocol::outbox::Output;
 use quinn::{ReadError, RecvStream, SendDatagramError, SendStream};
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
-use super::ACKNOWLEDGED_WITHIN;
 use super::link::{Link, poll_chunk};
 use super::outgoing::{Outgoing, Progress, Written};
+use super::overdue::Overdue;
 use super::share::Share;
 use crate::node::Node;
 use crate::transport::{Gone, Received, Source, Transport};
@@ -58,12 +57,6 @@ const NORMAL_SHARE: Share = Share::new(80, 16 * 1024);
 /// How soon a lane that has used up its share looks again whether the path is still full.
 const SHARE_AGAIN: Duration = Duration::from_millis(5);
 
-/// An acknowledgement is overdue when, beyond the round trip, an eighth of it has passed, and the time within which clients are
-/// asked to acknowledge, and some for their timers. That is sooner than a loss is found: a false alarm costs one small message,
-/// and leaves the congestion window as it is.
-const OVERDUE_PARTS: u32 = 8;
-const OVERDUE_AFTER_MIN: Duration = ACKNOWLEDGED_WITHIN.saturating_add(Duration::from_millis(3));
-
 type Sending = BoxFuture<'static, Result<(), SendDatagramError>>;
 type Ended = BoxFuture<'static, StreamId>;
 
@@ -88,9 +81,7 @@ pub(super) struct StreamsTransport {
     /// Streams that end, until their end is acknowledged.
     ending: Vec<(StreamId, Outgoing)>,
     ends: FuturesUnordered<Ended>,
-    /// Message streams whose acknowledgement is awaited, and when it is overdue; no more than may be open.
-    awaited: VecDeque<(Instant, StreamId)>,
-    overdue: Option<Pin<Box<Sleep>>>,
+    overdue: Overdue,
     /// A datagram for which there was no room.
     datagram: Option<Sending>,
     /// The congestion controller; `None`: another than ours.
@@ -123,8 +114,7 @@ impl StreamsTransport {
             urgent: None,
             ending: Vec::new(),
             ends: FuturesUnordered::new(),
-            awaited: VecDeque::new(),
-            overdue: None,
+            overdue: Overdue::default(),
             datagram: None,
             meter: Meter::of(link.connection()),
             is_paced: true,
@@ -239,7 +229,10 @@ impl StreamsTransport {
             Target::Message(stream) => match Outgoing::open_now(&self.link, Purpose::Message) {
                 Some(outgoing) => {
                     self.put_single(stream, outgoing, record);
-                    self.watch(stream);
+                    // Where nothing is lost an acknowledgement is late for other reasons.
+                    if self.is_paced && self.figures().is_some_and(|figures| figures.is_unreliable) {
+                        self.overdue.watch(stream, self.link.connection().rtt());
+                    }
                 }
                 None => match self.sender.fall_back(stream) {
                     Target::Ordered(stream) => self.put_ordered(stream, record),
@@ -299,27 +292,9 @@ impl StreamsTransport {
         }
     }
 
-    /// Notes when the acknowledgement of a message is overdue, on a path that may have lost it.
-    fn watch(&mut self, message: StreamId) {
-        if self.is_paced && self.figures().is_some_and(|figures| figures.is_unreliable) {
-            let round_trip = self.link.connection().rtt();
-            let beyond = (round_trip / OVERDUE_PARTS).max(OVERDUE_AFTER_MIN);
-            self.awaited.push_back((Instant::now() + round_trip + beyond, message));
-        }
-    }
-
     /// Sends again what may be lost, beside what it is a copy of: it is there before the loss is found, and the window stays.
     fn repeat_overdue(&mut self, cx: &mut Context<'_>) {
-        while let Some(&(due, message)) = self.awaited.front() {
-            if Instant::now() < due {
-                let overdue = self.overdue.get_or_insert_with(|| Box::pin(sleep_until(due)));
-                if overdue.as_mut().poll(cx).is_pending() {
-                    return;
-                }
-                self.overdue = None;
-                continue;
-            }
-            self.awaited.pop_front();
+        while let Poll::Ready(message) = self.overdue.poll_next(cx) {
             let is_sent = self.ending.iter().any(|(id, outgoing)| *id == message && !outgoing.is_pending());
             if is_sent && !self.urgent_share.is_spent() {
                 self.repeat(message);
@@ -533,7 +508,7 @@ impl StreamsTransport {
             if let Some(at) = self.ending.iter().position(|(id, _)| *id == stream) {
                 progress.add(self.ending.swap_remove(at).1.lane(), 0);
             }
-            self.awaited.retain(|(_, awaited)| *awaited != stream);
+            self.overdue.acknowledged(stream);
             self.sender.acknowledged(stream);
             while let Some((output, target)) = self.sender.release() {
                 self.put(output, target);

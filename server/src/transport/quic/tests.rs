@@ -1,19 +1,14 @@
 //! The endpoint over real sockets, met by a client that holds streams in its hands.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lanecast_pacing::quic::Meter;
 use lanecast_protocol::binding::{Piece, Purpose, StreamReader};
 use lanecast_protocol::codec;
 use lanecast_protocol::codes::Code;
 use lanecast_protocol::lane::Lane;
-use lanecast_protocol::outbox::{Output, Route};
 use lanecast_protocol::v1::frame::Body;
 use lanecast_protocol::v1::{self, start};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -22,14 +17,13 @@ use tokio::sync::mpsc;
 use wtransport::endpoint::ConnectOptions;
 use wtransport::tls::Sha256Digest;
 
-use super::link::Link;
-use super::streams::StreamsTransport;
 use super::web;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::testing::Running;
 use crate::tls::testing::client;
-use crate::transport::Transport;
+
+mod driven;
 
 const LIMIT: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
@@ -599,168 +593,4 @@ async fn requests_are_answered_by_what_they_ask() {
             assert_eq!(closed_by_http(&connection).await, 0x100, "{path}");
         }
     }
-}
-
-#[tokio::test]
-async fn a_full_lane_leaves_room_for_those_above() {
-    // LC-LANE-005
-    let running = start(|_| {}).await;
-    let endpoint =
-        quinn::Endpoint::server(super::server_config(&running.node).unwrap(), "127.0.0.1:0".parse().unwrap()).unwrap();
-    let (connection, accepted) = tokio::join!(dial_at(&running, endpoint.local_addr().unwrap(), super::RAW), async {
-        endpoint.accept().await.unwrap().await.unwrap()
-    });
-    let (mut control, _reads) = connection.open_bi().await.unwrap();
-    control.write_chunk(Purpose::Control.header()).await.unwrap();
-    let mut link = Link::quic(accepted);
-    let control = link.accept_control().await.unwrap();
-    let mut transport = StreamsTransport::new(Arc::clone(&running.node), link, control);
-    // From here on the connection has no turn, so that nothing is sent and nothing acknowledged.
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut fill = |transport: &mut StreamsTransport, lane: Lane, route: Route| {
-        let (mut bytes, record) = (0, codec::encode_body(1, publish("r", v1::Lane::Bulk, 1, &"x".repeat(4_000))));
-        while transport.takes().contains(lane) && bytes < 1_000_000 {
-            bytes += transport.send(4_096, &mut |lanes| {
-                lanes.contains(lane).then(|| Output { route, lane, record: record.clone(), waited_ms: 0 })
-            });
-            let _ = transport.poll_flush(&mut cx);
-        }
-        bytes as u64
-    };
-    let window = transport.window().unwrap();
-    let bulk = fill(&mut transport, Lane::Bulk, Route::Stream(Lane::Bulk));
-    assert!((window..2 * window).contains(&bulk), "{bulk} of {window}");
-    assert!(transport.is_busy() && transport.poll_flush(&mut Context::from_waker(Waker::noop())).is_pending());
-    let normal = fill(&mut transport, Lane::Normal, Route::Stream(Lane::Normal));
-    assert!(normal < 10_000, "{normal}");
-    let urgent = fill(&mut transport, Lane::Urgent, Route::Stream(Lane::Urgent));
-    assert!(urgent > 64 * 1024, "{urgent}");
-    assert!(transport.takes().contains(Lane::Control));
-    transport.set_paced(false);
-    assert!(matches!(transport.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Pending), "all room is used");
-}
-
-/// A path whose packets the test may lose.
-struct Path {
-    address: SocketAddr,
-    /// Packets to the client that are lost next.
-    lost: Arc<AtomicUsize>,
-    /// Whether nothing of the client arrives.
-    is_mute: Arc<AtomicBool>,
-}
-
-async fn path(node: SocketAddr) -> Path {
-    let bind = || async { tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap() };
-    let (front, back) = (bind().await, bind().await);
-    back.connect(node).await.unwrap();
-    let (lost, is_mute) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let path = Path { address: front.local_addr().unwrap(), lost: Arc::clone(&lost), is_mute: Arc::clone(&is_mute) };
-    tokio::spawn(async move {
-        let (mut up, mut down) = ([0; 2_048], [0; 2_048]);
-        let mut client = None;
-        loop {
-            tokio::select! {
-                Ok((bytes, from)) = front.recv_from(&mut up) => {
-                    client = Some(from);
-                    if !is_mute.load(Ordering::Relaxed) {
-                        let _ = back.send(&up[..bytes]).await;
-                    }
-                }
-                Ok(bytes) = back.recv(&mut down) => {
-                    let is_lost = lost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lost| lost.checked_sub(1)).is_ok();
-                    if let (Some(client), false) = (client, is_lost) {
-                        let _ = front.send_to(&down[..bytes], client).await;
-                    }
-                }
-            }
-        }
-    });
-    path
-}
-
-/// Sends while it waits.
-async fn meanwhile<T>(transport: &mut StreamsTransport, awaited: impl Future<Output = T>) -> T {
-    let sending = async {
-        loop {
-            poll_fn(|cx| transport.poll_flush(cx)).await.unwrap();
-        }
-    };
-    tokio::select! {
-        done = awaited => done,
-        () = sending => unreachable!("sending never ends"),
-        () = tokio::time::sleep(SOON) => panic!("nothing came"),
-    }
-}
-
-fn urgent(transport: &mut StreamsTransport, seq: u64) {
-    urgent_until(transport, seq, 0);
-}
-
-/// `expires_at_ms`: by the node's clock; 0: never.
-fn urgent_until(transport: &mut StreamsTransport, seq: u64, expires_at_ms: u64) {
-    let lane = v1::Lane::Urgent.into();
-    let event = v1::Event { handle: 1, lane, seq, order: seq, expires_at_ms, ..Default::default() };
-    let record = codec::encode_body(0, Body::Event(event));
-    let mut output = Some(Output { route: Route::Message, lane: Lane::Urgent, record, waited_ms: 0 });
-    transport.send(1, &mut |_| output.take());
-    assert!(output.is_none(), "lane urgent is full");
-}
-
-#[tokio::test]
-async fn what_may_be_lost_goes_again_beside_it() {
-    // LC-QUIC-014
-    let running = start(|_| {}).await;
-    let endpoint =
-        quinn::Endpoint::server(super::server_config(&running.node).unwrap(), "127.0.0.1:0".parse().unwrap()).unwrap();
-    let path = path(endpoint.local_addr().unwrap()).await;
-    let (connection, accepted) = tokio::join!(dial_at(&running, path.address, super::RAW), async {
-        endpoint.accept().await.unwrap().await.unwrap()
-    });
-    let (mut control, _reads) = connection.open_bi().await.unwrap();
-    control.write_chunk(Purpose::Control.header()).await.unwrap();
-    let mut link = Link::quic(accepted.clone());
-    let control = link.accept_control().await.unwrap();
-    let mut transport = StreamsTransport::new(Arc::clone(&running.node), link, control);
-    let (send, mut came) = mpsc::unbounded_channel();
-    tokio::spawn(accept(Arc::new(Peer { connection, session: None, held: None }), send));
-    let mut next = async || {
-        let (purpose, stream, frame) = came.recv().await.unwrap();
-        assert_eq!(purpose, Some(Purpose::Message));
-        let Some(Body::Event(event)) = frame.body else { panic!("not an event") };
-        (event.seq, stream)
-    };
-
-    let meter = Meter::of(&accepted).unwrap();
-    let mut seq = 0;
-    while !meter.read(&accepted).is_unreliable {
-        seq += 1;
-        assert!(seq < 100, "no loss was found");
-        // Probes of the path's packet size are lost in silence.
-        path.lost.store(1, Ordering::Relaxed);
-        urgent(&mut transport, seq);
-        while meanwhile(&mut transport, next()).await.0 != seq {}
-    }
-    path.lost.store(0, Ordering::Relaxed);
-
-    // Nothing is acknowledged any more, so everything may be lost.
-    path.is_mute.store(true, Ordering::Relaxed);
-    let (late, last) = (seq + 2, seq + 3);
-    urgent(&mut transport, seq + 1);
-    urgent(&mut transport, 0);
-    urgent_until(&mut transport, late, 1);
-    urgent_until(&mut transport, last, u64::MAX);
-    let mut streams: Vec<(u64, u64)> = Vec::new();
-    while streams.iter().filter(|(seq, _)| *seq == last).count() < 2 {
-        let (seq, stream) = meanwhile(&mut transport, next()).await;
-        if seq == 0 || seq >= last - 2 {
-            streams.push((seq, stream));
-        }
-    }
-    let times = |seq| streams.iter().filter(|(other, _)| *other == seq).count();
-    assert_eq!([last - 2, last].map(times), [2, 2]);
-    assert_eq!(times(0), 1, "a client knows an event by its seq");
-    assert_eq!(times(late), 1, "L8");
-    assert!(running.node.metrics.urgent_copies.get() >= 2);
-    let numbers: std::collections::BTreeSet<_> = streams.iter().map(|(_, stream)| stream).collect();
-    assert_eq!(numbers.len(), streams.len(), "each on a stream of its own");
 }
