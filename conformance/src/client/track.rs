@@ -6,7 +6,7 @@
 //! urgent events overtake one another (LC-QUIC-004), so what counts there is how often a seq came; each may come once more
 //! than it is sent for (LC-QUIC-014).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// How far an urgent event may be above the lowest one that is still missing.
 const WINDOW: u64 = 64;
@@ -27,10 +27,8 @@ pub(super) struct Track {
     came: BTreeMap<u64, usize>,
     /// Lane urgent: all seqs up to this one came, or lie before every run.
     below: u64,
-    /// Lane urgent: the seq before the first run.
-    first: u64,
-    /// Lane urgent: the seqs of which a copy came.
-    copied: BTreeSet<u64>,
+    /// Lane urgent: how many copies of the events that came may still come.
+    copies: BTreeMap<u64, usize>,
 }
 
 impl Track {
@@ -43,9 +41,7 @@ impl Track {
         if self.starts.is_empty() {
             self.places.push((0, after));
             self.below = after;
-            self.first = after;
         }
-        self.first = self.first.min(after);
         self.starts.push(after);
     }
 
@@ -59,11 +55,18 @@ impl Track {
 
     /// An event of this seq came.
     pub(super) fn take_event(&mut self, seq: u64) -> Result<(), Unexpected> {
-        let came = self.came.contains_key(&seq) || self.first < seq && seq <= self.below;
-        if self.urgent && came && !self.fits(seq, seq) && self.copied.insert(seq) {
+        if self.urgent
+            && !self.fits(seq, seq)
+            && let Some(copies) = self.copies.get_mut(&seq).filter(|copies| **copies > 0)
+        {
+            *copies -= 1;
             return Ok(());
         }
-        self.take(seq, seq)
+        self.take(seq, seq)?;
+        if self.urgent {
+            *self.copies.entry(seq).or_default() += 1;
+        }
+        Ok(())
     }
 
     /// Seqs from `from` to `to` came, in an event or in a gap.
@@ -158,10 +161,11 @@ mod tests {
     fn an_urgent_event_may_come_once_more() {
         let mut track = Track::new(true);
         track.begin(4);
-        let seqs = [4, 6, 6, 6, 5, 5, 6, 5, 7];
+        let seqs = [4, 4, 6, 6, 6, 5, 5, 6, 5, 7];
         let taken = seqs.map(|seq| track.take_event(seq).is_ok());
-        assert_eq!(taken, [false, true, true, false, true, true, false, false, true]);
+        assert_eq!(taken, [false, false, true, true, false, true, true, false, false, true]);
         assert!(track.take(7, 7).is_err(), "a gap comes once");
+        assert!(track.take(8, 9).is_ok() && track.take_event(8).is_err(), "no event of what a gap covered");
         let mut track = Track::new(false);
         track.begin(4);
         assert_eq!([5, 5].map(|seq| track.take_event(seq).is_ok()), [true, false]);

@@ -10,9 +10,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ACKNOWLEDGED_WITHIN;
 
-/// An acknowledgement is overdue when, beyond the round trip, an eighth of it has passed, and the time within which clients are
-/// asked to acknowledge, and some for their timers. That is sooner than a loss is found: a false alarm costs one small message,
-/// and leaves the congestion window as it is.
+/// An acknowledgement is overdue when, beyond the round trip, an eighth of it has passed, or, where that is longer, the time
+/// within which clients are asked to acknowledge and some for their timers. That is sooner than a loss is found: a false alarm
+/// costs one small message, and leaves the congestion window as it is.
 const BEYOND_PARTS: u32 = 8;
 const BEYOND_MIN: Duration = ACKNOWLEDGED_WITHIN.saturating_add(Duration::from_millis(3));
 
