@@ -98,7 +98,8 @@ pub struct ReadOut {
     pub cached_since_ms: Option<u64>,
     /// Where it was found.
     pub source: Source,
-    /// Where the next page begins, once little is left of the one that this came from: time to read it ahead.
+    /// Where the next page begins, once it is time to read it ahead: little is left of the one that this came from, or it is
+    /// not the first that is taken from it.
     pub ahead: Option<u64>,
 }
 

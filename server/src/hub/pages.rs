@@ -180,8 +180,10 @@ impl Pages {
                 && now_ms.saturating_sub(page.read_at_ms) <= PAGE_MS
                 && page.is_kept(after, kept, now_ms, newest)
         })?;
-        // It was read before it was asked for: what it says of the head may be old.
-        Some(ReadOut { more: true, source: Source::Shared, ..page.slice(after, bytes_max) })
+        // It was read before it was asked for: what it says of the head may be old. Whoever is back for it while it serves
+        // reads so fast that the time of a whole page is needed to read the next one.
+        let ahead = (page.through < page.head).then_some(page.through);
+        Some(ReadOut { more: true, source: Source::Shared, ahead, ..page.slice(after, bytes_max) })
     }
 
     /// Drops what is too old. What is being read is left alone.

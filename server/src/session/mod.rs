@@ -456,13 +456,13 @@ impl<T: Transport> Connection<T> {
     }
 
     fn read_ahead(&mut self, room: Arc<Room>, handle: u64, lane: DurableLane, after: u64) {
-        if std::mem::replace(&mut self.pending().reads_ahead, true) {
+        if std::mem::replace(&mut self.pending().reads_ahead[lane], true) {
             return;
         }
         let hub = Arc::clone(self.hub());
         self.begin(Box::pin(async move {
             hub.read_ahead(&room, handle, lane, after).await;
-            Done::ReadAhead
+            Done::ReadAhead(lane)
         }));
     }
 

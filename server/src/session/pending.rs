@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lanecast_protocol::log::Start;
+use lanecast_protocol::position::{DurableLane, PerLane};
 use lanecast_protocol::session::Refusal;
 use lanecast_protocol::session::server::{Asked, Read};
 use lanecast_protocol::v1;
@@ -85,7 +86,7 @@ pub(super) enum Done {
         result: Result<ReadOut, EngineError>,
     },
     /// What will be read next is at hand, or was not worth it.
-    ReadAhead,
+    ReadAhead(DurableLane),
 }
 
 /// A future of a connection.
@@ -112,8 +113,8 @@ struct Later {
 pub(super) struct Pending {
     tasks: FuturesUnordered<Task>,
     pub(super) reads: usize,
-    /// The next page of a log is read ahead: of one lane of one room at a time.
-    pub(super) reads_ahead: bool,
+    /// Whether the next page of a log is read ahead, by lane: of one room at a time, and no lane waits for another.
+    pub(super) reads_ahead: PerLane<bool>,
     pub(super) signals: usize,
     /// One for each lane of a room, and one for each room, at most.
     later: Vec<Later>,

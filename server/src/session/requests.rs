@@ -186,7 +186,7 @@ impl<T: Transport> Connection<T> {
             },
             Done::Opened(opened) => self.finish_open(*opened),
             Done::Enlivened => {}
-            Done::ReadAhead => self.pending().reads_ahead = false,
+            Done::ReadAhead(lane) => self.pending().reads_ahead[lane] = false,
             Done::Read { read, result } => self.finish_read(read, result),
         }
     }

@@ -1,6 +1,7 @@
 //! Connections over a transport of the test's own.
 
 mod overload;
+mod replay;
 
 use std::sync::atomic::Ordering::Relaxed;
 
