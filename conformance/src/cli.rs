@@ -435,7 +435,7 @@ async fn server(arguments: ServerArguments, cases: Vec<Case>) -> Result<bool, St
     let report = runner::run(started.target.clone(), &cases, &options, |result| show(result, arguments.verbose)).await;
     started.stop().await;
     save(&report, &arguments.report)?;
-    println!("{}", report.summary());
+    println!("{}", report.closing());
     Ok(report.is_good())
 }
 

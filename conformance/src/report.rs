@@ -176,6 +176,10 @@ mod tests {
             report.summary(),
             "2 passed, 2 failed, 0 skipped, 1 unsupported, 1 passed that are listed as known to fail"
         );
+        let closing = report.closing();
+        let lines: Vec<&str> = closing.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (3, "fail          server/LC-HS-002/x [binary]: a < b"));
+        assert_eq!(lines[2], report.summary());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) async fn scenarios(arguments: ScenarioArguments) -> Result<bool, Stri
     started.stop().await;
     let report = report?;
     save(&report, &arguments.report)?;
-    println!("{}: {}", report.server, report.summary());
+    println!("{}\n{}", report.server, report.closing());
     Ok(report.is_good())
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn client(arguments: ClientArguments) -> Result<bool, String> {
     let cases = clients::all();
     let report = clients::run(launch, &cases, &options, |result| show(result, arguments.verbose)).await?;
     save(&report, &arguments.report)?;
-    println!("{}: {}", report.server, report.summary());
+    println!("{}\n{}", report.server, report.closing());
     Ok(report.is_good())
 }
 

@@ -100,7 +100,14 @@ impl Report {
         !self.results.iter().any(CaseResult::is_bad)
     }
 
-    /// The last line of a run.
+    /// The end of a run's output: what was bad once more, since it may be far up in a long output, and the counts.
+    pub fn closing(&self) -> String {
+        let bad = self.results.iter().filter(|result| result.is_bad());
+        let lines = bad.map(|result| format!("{:<13} {}: {}\n", result.verdict.name(), result.id, result.text));
+        lines.collect::<String>() + &self.summary()
+    }
+
+    /// How many ended how.
     pub fn summary(&self) -> String {
         let mut line = format!(
             "{} passed, {} failed, {} skipped",

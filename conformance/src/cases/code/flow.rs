@@ -17,6 +17,8 @@ const SMALL_WINDOW: u32 = 128 * 1024;
 const BETWEEN_PINGS: Duration = Duration::from_secs(5);
 /// Bytes of a large event.
 const LARGE: usize = 60_000;
+/// How fast a slow reader reads.
+const LINK_BYTES_PER_MS: u64 = 1_000;
 /// Large events of a replay that no socket buffers swallow (the kernel's send buffer grows to 4 MiB at most).
 const MANY: usize = 120;
 /// As many as no windows of QUIC swallow.
@@ -148,8 +150,8 @@ fn events_of<'a>(frames: &'a [Value], handle: &'a Value) -> impl Iterator<Item =
         .map(|(place, frame)| (place, &frame["event"]))
 }
 
-/// Reads until a frame fits, and returns all frames up to then, in their order. No faster than a link of 4 MB/s, so that
-/// what holds them up is this client, and not how fast a server reads its log.
+/// Reads until a frame fits, and returns all frames up to then, in their order. No faster than a link of
+/// [`LINK_BYTES_PER_MS`], so that what holds them up is this client, and not how fast a busy server reads its log.
 pub(super) async fn read_until(ctx: &mut Ctx, name: &str, done: impl Fn(&[Value]) -> bool) -> Outcome<Vec<Value>> {
     let deadline = Instant::now() + Duration::from_secs(40);
     let mut frames: Vec<Value> = Vec::new();
@@ -166,7 +168,7 @@ pub(super) async fn read_until(ctx: &mut Ctx, name: &str, done: impl Fn(&[Value]
             return Ok(frames);
         }
         let texts = frames[came..].iter().filter_map(|frame| frame["event"]["envelope"]["text"].as_str());
-        tokio::time::sleep(Duration::from_micros(texts.map(str::len).sum::<usize>() as u64 / 4)).await;
+        tokio::time::sleep(Duration::from_millis(texts.map(str::len).sum::<usize>() as u64 / LINK_BYTES_PER_MS)).await;
         match conn.read(deadline).await? {
             Incoming::Frames => {}
             Incoming::Closed(code) => return Err(Stop::fail(format!("{name} was closed with {code}"))),
