@@ -8,11 +8,14 @@
 //! publish down before it may be sent, and each end of one that was not stored before anything is sent after it: a
 //! process that dies in between finds in its outbox what the node may have seen, and nothing that contradicts it.
 
+mod copies;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
 
+use self::copies::{Copied, Copies};
 use crate::codes::{Action, Code, action_of};
 use crate::position::{DurableLane, PerLane};
 use crate::v1;
@@ -63,6 +66,13 @@ pub struct Terms {
     pub asked_at_ms: Option<u64>,
 }
 
+impl Terms {
+    /// Whether it is too late to send it.
+    fn is_over(&self, now_ms: u64) -> bool {
+        self.give_up_at_ms <= now_ms || self.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms)
+    }
+}
+
 /// A time to live as it is said on the wire, where 0 is for ever.
 pub fn ttl_ms(left_ms: u64) -> u32 {
     u32::try_from(left_ms).unwrap_or(u32::MAX).max(1)
@@ -98,6 +108,32 @@ struct Entry {
     envelope: Bytes,
     terms: Terms,
     progress: Progress,
+    /// When it was last sent, monotonic ms.
+    sent_at_ms: u64,
+    copied: Copied,
+}
+
+impl Entry {
+    fn new(ticket: Ticket, number: u64, envelope: Bytes, terms: Terms, progress: Progress) -> Self {
+        Self { ticket, number, envelope, terms, progress, sent_at_ms: 0, copied: Copied::No }
+    }
+
+    /// What is sent now.
+    fn publish(&self, room: &str, lane: DurableLane, after: u64, now_ms: u64, node_ahead_ms: i64) -> v1::Publish {
+        let Terms { expires_at_ms, asked_at_ms, ack, .. } = self.terms;
+        v1::Publish {
+            room: room.to_owned(),
+            lane: v1::Lane::from(lane).into(),
+            delivery: v1::Delivery::Durable.into(),
+            number: self.number,
+            after,
+            // What it waited here it does not live at the node.
+            ttl_ms: expires_at_ms.map_or(0, |at_ms| ttl_ms(at_ms.saturating_sub(now_ms))),
+            ack: ack.into(),
+            envelope: self.envelope.clone(),
+            asked_at_ms: asked_at_ms.map_or(0, |asked| asked.saturating_add_signed(node_ahead_ms)),
+        }
+    }
 }
 
 /// The publishes of one room and lane.
@@ -134,7 +170,7 @@ impl Queue {
     }
 
     /// Sends an entry; returns it and the number before it.
-    fn send(&mut self, at: usize, id: u32) -> (&Entry, u64) {
+    fn send(&mut self, at: usize, id: u32, now_ms: u64) -> (&Entry, u64) {
         if at == 0 {
             // What was refused after it may follow it again.
             for entry in self.entries.iter_mut().filter(|entry| entry.progress == Progress::OutOfOrder) {
@@ -143,7 +179,7 @@ impl Queue {
         }
         let after = if at > 0 { self.entries[at - 1].number } else { 0 };
         let entry = &mut self.entries[at];
-        entry.progress = Progress::InFlight { id };
+        (entry.progress, entry.sent_at_ms, entry.copied) = (Progress::InFlight { id }, now_ms, Copied::No);
         (entry, after)
     }
 
@@ -184,6 +220,7 @@ pub struct Publisher {
     outlives: bool,
     /// The node's clock less monotonic time, ms, as far as it is known.
     node_ahead_ms: i64,
+    copies: Copies,
 }
 
 impl Publisher {
@@ -200,6 +237,7 @@ impl Publisher {
             floor: 0,
             outlives: false,
             node_ahead_ms: 0,
+            copies: Copies::default(),
         }
     }
 
@@ -238,7 +276,7 @@ impl Publisher {
         let floor = self.floor;
         let queue = self.queue(room, lane);
         let number = queue.last_number.max(floor) + 1;
-        queue.push(Entry { ticket, number, envelope, terms, progress });
+        queue.push(Entry::new(ticket, number, envelope, terms, progress));
         Ok(number)
     }
 
@@ -255,7 +293,7 @@ impl Publisher {
     ) {
         self.items += 1;
         self.bytes += envelope.len();
-        self.queue(room, lane).push(Entry { ticket, number, envelope, terms, progress: Progress::Waiting });
+        self.queue(room, lane).push(Entry::new(ticket, number, envelope, terms, Progress::Waiting));
     }
 
     /// A publish is in the outbox that outlives the process, and may be sent.
@@ -327,20 +365,8 @@ impl Publisher {
         self.turns[lane].clone_from(&room);
         let queue = &mut self.rooms.get_mut(&room)?[lane];
         let id = next_id();
-        let (entry, after) = queue.send(at, id);
-        let Terms { expires_at_ms, asked_at_ms, .. } = entry.terms;
-        let publish = v1::Publish {
-            room: room.clone(),
-            lane: v1::Lane::from(lane).into(),
-            delivery: v1::Delivery::Durable.into(),
-            number: entry.number,
-            after,
-            // What it waited here it does not live at the node.
-            ttl_ms: expires_at_ms.map_or(0, |at_ms| ttl_ms(at_ms.saturating_sub(now_ms))),
-            ack: entry.terms.ack.into(),
-            envelope: entry.envelope.clone(),
-            asked_at_ms: asked_at_ms.map_or(0, |asked| asked.saturating_add_signed(self.node_ahead_ms)),
-        };
+        let (entry, after) = queue.send(at, id, now_ms);
+        let publish = entry.publish(&room, lane, after, now_ms, self.node_ahead_ms);
         self.in_flight.insert(id, (room, lane));
         Some((id, publish))
     }
@@ -355,8 +381,14 @@ impl Publisher {
     }
 
     /// Takes an answer. Returns false if the id is not one of a publish.
-    pub fn published(&mut self, id: u32, published: v1::Published) -> bool {
+    pub fn published(&mut self, now_ms: u64, id: u32, published: v1::Published) -> bool {
         let Some((room, lane)) = self.in_flight.remove(&id) else { return false };
+        if lane == DurableLane::Urgent
+            && let Some(entry) = self.rooms.get(&room).and_then(|lanes| lanes[lane].entries.front())
+            && entry.progress == (Progress::InFlight { id })
+        {
+            self.copies.answered(now_ms.saturating_sub(entry.sent_at_ms));
+        }
         self.settle(&room, lane, id, Settled::Stored(published));
         true
     }
@@ -364,6 +396,13 @@ impl Publisher {
     /// Takes a refusal. Returns false if the id is not one of a publish.
     pub fn refused(&mut self, now_ms: u64, id: u32, error: &v1::Error) -> bool {
         let Some((room, lane)) = self.in_flight.remove(&id) else { return false };
+        let queue = self.rooms.get_mut(&room).map(|lanes| &mut lanes[lane]);
+        if let Some(first) = queue.and_then(|queue| queue.entries.front_mut())
+            && first.copied == Copied::As(id)
+        {
+            first.copied = Copied::Never;
+            return true;
+        }
         match action_of(error.code) {
             Action::Stop | Action::NewToken => {
                 let settled = Settled::Refused { code: error.code, detail: error.detail.clone() };
@@ -397,7 +436,7 @@ impl Publisher {
 
     fn settle(&mut self, room: &str, lane: DurableLane, id: u32, settled: Settled) {
         let Some(queue) = self.rooms.get_mut(room).map(|lanes| &mut lanes[lane]) else { return };
-        let Some(at) = queue.entries.iter().position(|entry| entry.progress == Progress::InFlight { id }) else {
+        let Some(at) = queue.entries.iter().position(|entry| entry.is_sent_as(id)) else {
             return;
         };
         if let Some(entry) = queue.entries.remove(at) {
@@ -413,11 +452,12 @@ impl Publisher {
     /// The connection is gone: what was in flight waits to be sent again, in order, under the same numbers.
     pub fn disconnected(&mut self) {
         self.in_flight.clear();
+        self.copies.disconnected();
         for queue in self.rooms.values_mut().flat_map(|lanes| &mut lanes.0) {
             queue.not_before_ms = 0;
             queue.give_up_from_ms = queue.entries.iter().map(|entry| entry.terms.give_up_at_ms).min();
             for entry in queue.entries.iter_mut().filter(|entry| entry.progress != Progress::Unwritten) {
-                entry.progress = Progress::Waiting;
+                (entry.progress, entry.copied) = (Progress::Waiting, Copied::No);
             }
         }
     }
@@ -444,15 +484,14 @@ impl Publisher {
         }
     }
 
-    /// When something becomes due or may have to be given up, monotonic ms.
+    /// When something becomes due, is overdue, or may have to be given up, monotonic ms.
     pub fn poll_timeout(&self, now_ms: u64) -> Option<u64> {
         let queues = self.rooms.values().flat_map(|lanes| &lanes.0).filter(|queue| !queue.entries.is_empty());
-        queues
-            .filter_map(|queue| {
-                let due = (queue.not_before_ms > now_ms).then_some(queue.not_before_ms);
-                [queue.give_up_from_ms, due].into_iter().flatten().min()
-            })
-            .min()
+        let queues = queues.filter_map(|queue| {
+            let due = (queue.not_before_ms > now_ms).then_some(queue.not_before_ms);
+            [queue.give_up_from_ms, due].into_iter().flatten().min()
+        });
+        queues.chain(self.next_overdue()).min()
     }
 
     /// The next publish that ended.

@@ -273,6 +273,51 @@ async fn behind(relay: &Relay, peer: &QuicPeer) -> (Client, lanecast::Subscripti
     (client, subscription, connection)
 }
 
+/// The next urgent publish with that number; copies of earlier ones may come late.
+async fn numbered(connection: &mut QuicConnection, number: u64) -> (u32, v1::Publish) {
+    loop {
+        let (lane, id, publish) = connection.publish().await;
+        assert_eq!(lane, WireLane::Urgent);
+        if publish.number == number {
+            return (id, publish);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_urgent_publish_that_may_be_lost_goes_again_beside_it() {
+    // LC-QUIC-015
+    let peer = QuicPeer::listen();
+    let weather = Weather { delay_ms: 10..=10, ..Weather::fine() };
+    let relay = Relay::new(peer.address, weather, 1, || {}).await;
+    let (client, _subscription, mut connection) = behind(&relay, &peer).await;
+    let room = client.room("r");
+    for number in 1..=100 {
+        relay.lose_next();
+        let receipt = room.publish("msg", "x").lane(Lane::Urgent).send().await.unwrap();
+        let (id, publish) = numbered(&mut connection, number).await;
+        // It is not answered. On a path of which no loss is known yet it goes only once.
+        let copy = tokio::time::timeout(Duration::from_millis(200), numbered(&mut connection, number)).await;
+        let Ok((copy_id, copy)) = copy else {
+            connection.answer(id, published(&publish)).await;
+            soon(receipt).await.unwrap();
+            continue;
+        };
+        assert_eq!((copy.after, &copy.envelope), (0, &publish.envelope));
+        assert_ne!(copy_id, id, "LC-FRM-016");
+        assert!(connection.messages() >= 1, "on a stream of its own");
+        connection.answer(copy_id, published(&copy)).await;
+        soon(receipt).await.unwrap();
+        connection.answer(id, published(&publish)).await;
+        let receipt = room.publish("msg", "y").lane(Lane::Urgent).send().await.unwrap();
+        let (id, next) = numbered(&mut connection, number + 1).await;
+        assert_eq!(next.after, 0);
+        connection.answer(id, published(&next)).await;
+        return soon(receipt).await.map(drop).unwrap();
+    }
+    panic!("nothing was copied");
+}
+
 #[tokio::test]
 async fn a_router_that_forgets_the_port_breaks_nothing() {
     // LC-QUIC-012

@@ -42,7 +42,7 @@ fn each_names_the_unsettled_number_before_it() {
     // LC-PUB-026
     let mut fixture = Fixture::new(&[Normal, Normal, Normal]);
     assert_eq!(fixture.sent(0), [(1, 1, 0), (2, 2, 1), (3, 3, 2)]);
-    fixture.publisher.published(1, v1::Published::default());
+    fixture.publisher.published(0, 1, v1::Published::default());
     fixture.publisher.disconnected();
     assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
 }
@@ -67,7 +67,7 @@ fn what_came_out_of_order_waits_for_the_answers_before_it() {
     fixture.error(0, 2, Code::OutOfOrder, 0);
     assert_eq!(fixture.sent(0), [], "the first is not answered: sending on would only be refused again");
     fixture.error(0, 3, Code::OutOfOrder, 0);
-    fixture.publisher.published(1, v1::Published::default());
+    fixture.publisher.published(0, 1, v1::Published::default());
     assert_eq!(fixture.sent(0), [(4, 2, 0), (5, 3, 2)]);
 }
 
@@ -110,7 +110,7 @@ fn what_an_earlier_process_left_goes_first_under_its_numbers() {
     assert_eq!(fixture.publisher.push(Ticket(30), "r", Normal, Bytes::new(), until(1000)), Ok(21));
     assert_eq!(fixture.publisher.push(Ticket(31), "other", Urgent, Bytes::new(), until(1000)), Ok(21));
     assert_eq!(fixture.sent(0), [(1, 4, 0), (2, 6, 4), (3, 7, 6)]);
-    fixture.publisher.published(1, v1::Published::default());
+    fixture.publisher.published(0, 1, v1::Published::default());
     fixture.publisher.written("r", Normal, 21);
     assert_eq!(fixture.sent(0), [(4, 21, 7)]);
 }
@@ -216,4 +216,116 @@ fn rooms_of_a_lane_take_turns() {
     let rooms: Vec<String> =
         std::iter::from_fn(|| publisher.poll(0, 100, |_| true, || 1)).map(|(_, publish)| publish.room).collect();
     assert_eq!(rooms, ["a", "b", "c", "a", "c", "a"]);
+}
+
+/// A fixture with these urgent publishes in flight since 0 ms, on a path of 60 ms that loses packets.
+fn in_flight(count: usize) -> Fixture {
+    let mut fixture = Fixture::new(&vec![Urgent; count]);
+    fixture.publisher.set_round_trip(Some(60));
+    fixture.sent(0);
+    fixture
+}
+
+impl Fixture {
+    /// The id, number and after of the copy that is made now.
+    fn copy(&mut self, now_ms: u64, may_copy: bool) -> Option<(u32, u64, u64)> {
+        self.publisher.note_overdue(now_ms, may_copy);
+        let id = self.id + 1;
+        let (id, publish) = self.publisher.repeat(now_ms, 4, || id)?;
+        self.id = id;
+        Some((id, publish.number, publish.after))
+    }
+
+    fn settled(&mut self) -> Vec<u64> {
+        std::iter::from_fn(|| self.publisher.poll_settled()).map(|(ticket, _)| ticket.0).collect()
+    }
+}
+
+#[test]
+fn the_first_overdue_urgent_publish_is_copied_once() {
+    // LC-QUIC-015
+    let mut fixture = in_flight(2);
+    assert_eq!(fixture.publisher.poll_timeout(0), Some(68));
+    assert_eq!(fixture.copy(67, true), None);
+    assert_eq!(fixture.copy(68, true), Some((3, 1, 0)));
+    assert_eq!(fixture.copy(1_000, true), None, "once, and none of those behind it");
+    // The first answer settles it, the second one is known and changes nothing.
+    assert!(fixture.publisher.published(70, 3, v1::Published::default()));
+    assert_eq!(fixture.settled(), [0]);
+    assert!(fixture.publisher.published(90, 1, v1::Published::default()));
+    assert!(fixture.settled().is_empty());
+    assert_eq!(fixture.copy(90, true), Some((4, 2, 0)), "now it is the first");
+    fixture.publisher.published(91, 2, v1::Published::default());
+    assert_eq!((fixture.settled(), fixture.publisher.unsettled()), (vec![1], 0));
+    assert!(fixture.publisher.published(92, 4, v1::Published::default()), "the id of the copy was in use until then");
+}
+
+#[test]
+fn a_refused_copy_leaves_the_publish_to_its_own_answer() {
+    // LC-QUIC-015
+    for code in [Code::OutOfOrder, Code::RateLimited, Code::Forbidden] {
+        let mut fixture = in_flight(1);
+        assert_eq!(fixture.copy(68, true), Some((2, 1, 0)));
+        fixture.error(70, 2, code, 0);
+        assert!(fixture.settled().is_empty() && fixture.sent(70).is_empty());
+        assert_eq!(fixture.copy(1_000, true), None);
+        fixture.publisher.published(71, 1, v1::Published::default());
+        assert_eq!(fixture.settled(), [0]);
+    }
+    // The other way round the copy's answer counts, though the first was refused for now.
+    let mut fixture = in_flight(1);
+    assert_eq!(fixture.copy(68, true), Some((2, 1, 0)));
+    fixture.error(70, 1, Code::RateLimited, 100);
+    fixture.publisher.published(71, 2, v1::Published::default());
+    assert_eq!((fixture.settled(), fixture.sent(1_000).len()), (vec![0], 0));
+}
+
+#[test]
+fn nothing_else_is_copied() {
+    // LC-QUIC-015
+    let mut fixture = in_flight(1);
+    assert_eq!(fixture.copy(68, false), None, "urgent waits on this side");
+    assert_eq!((fixture.copy(70, true), fixture.publisher.next_overdue()), (None, None), "each is looked at once");
+    let mut fixture = in_flight(1);
+    fixture.publisher.set_round_trip(None);
+    assert_eq!((fixture.copy(10_000, true), fixture.publisher.next_overdue()), (None, None), "the path is reliable");
+    let mut fixture = in_flight(1);
+    fixture.publisher.note_overdue(68, true);
+    assert!(fixture.publisher.repeat(1_000, 4, || 9).is_none(), "L8: it is late by now");
+    let mut fixture = in_flight(1);
+    fixture.publisher.note_overdue(68, true);
+    fixture.publisher.disconnected();
+    fixture.publisher.set_round_trip(Some(60));
+    assert!(fixture.publisher.repeat(68, 4, || 9).is_none());
+    assert_eq!(fixture.sent(70), [(2, 1, 0)]);
+    assert_eq!(fixture.copy(137, true), None);
+    assert_eq!(fixture.copy(138, true), Some((3, 1, 0)), "sent at 70");
+    let mut fixture = Fixture::new(&[Normal]);
+    fixture.publisher.set_round_trip(Some(60));
+    fixture.sent(0);
+    assert_eq!(fixture.copy(10_000, true), None, "only lane urgent");
+    let mut publisher = Publisher::new(Bounds { items_max: 1, bytes_max: 2_000 });
+    publisher.push(Ticket(0), "r", Urgent, Bytes::from(vec![0; 1_000]), until(1_000)).unwrap();
+    let mut fixture = Fixture { publisher, id: 0 };
+    fixture.publisher.set_round_trip(Some(60));
+    fixture.sent(0);
+    assert_eq!(fixture.copy(68, true), None, "no packet holds it");
+}
+
+#[test]
+fn a_slow_store_makes_answers_later_and_not_overdue() {
+    // LC-QUIC-015
+    let mut fixture = Fixture::new(&[Urgent; 8]);
+    fixture.publisher.set_round_trip(Some(60));
+    for (id, answered_ms) in [(1, 400), (2, 800)] {
+        assert_eq!(fixture.publisher.poll(answered_ms - 400, 1, |_| true, || id).unwrap().0, id);
+        fixture.publisher.published(answered_ms, id, v1::Published::default());
+    }
+    fixture.publisher.poll(800, 1, |_| true, || 3).unwrap();
+    assert_eq!(fixture.publisher.next_overdue(), Some(800 + 400 + 50));
+    // Of the last 64 answers at most the quickest counts.
+    for _ in 0..64 {
+        fixture.publisher.copies.answered(100);
+    }
+    assert_eq!(fixture.publisher.next_overdue(), Some(800 + 100 + 12));
 }

@@ -21,6 +21,7 @@ pub struct Tally {
     pub expired_gaps: u64,
     pub filtered_gaps: u64,
     pub revoked_in_flight: u64,
+    pub copies: u64,
     pub holes: u64,
     pub skipped_answers: u64,
 }
@@ -39,7 +40,7 @@ impl Tally {
     }
 
     /// What must happen often enough.
-    fn rows_mut(&mut self) -> [(&'static str, &mut u64); 18] {
+    fn rows_mut(&mut self) -> [(&'static str, &mut u64); 19] {
         [
             ("stored", &mut self.stored),
             ("duplicates", &mut self.duplicates),
@@ -59,6 +60,7 @@ impl Tally {
             ("expired gaps", &mut self.expired_gaps),
             ("filtered gaps", &mut self.filtered_gaps),
             ("revoked in flight", &mut self.revoked_in_flight),
+            ("copies", &mut self.copies),
         ]
     }
 }

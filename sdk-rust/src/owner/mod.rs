@@ -499,6 +499,7 @@ impl Owner {
         let now = self.clock.now();
         let session = &mut self.session;
         session.set_window(link.window());
+        session.set_round_trip(link.unreliable_round_trip());
         let message_max = session.record_bytes_max();
         link.write(&mut |lanes| session.poll_output(now, lanes), message_max);
     }

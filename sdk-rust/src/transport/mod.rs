@@ -19,6 +19,7 @@ mod tls;
 mod websocket;
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -71,6 +72,12 @@ pub(crate) trait Transport: Send {
     /// Bytes that the path to the node carries, as far as this transport sees it; `None`: it does not, or what it sees ends
     /// at a proxy.
     fn window(&self) -> Option<u64> {
+        None
+    }
+
+    /// How long a round trip takes, if the path loses packets and an output of
+    /// [`Route::Message`](lanecast_protocol::outbox::Route::Message) goes past what was lost before it; `None`: it does not.
+    fn unreliable_round_trip(&self) -> Option<Duration> {
         None
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -103,6 +104,7 @@ pub struct QuicConnection {
     control: SendStream,
     lanes: HashMap<Lane, SendStream>,
     frames: mpsc::UnboundedReceiver<(Lane, v1::Frame)>,
+    messages: Arc<AtomicUsize>,
 }
 
 impl QuicConnection {
@@ -110,11 +112,13 @@ impl QuicConnection {
         let (mut control, reading) = soon(connection.accept_bi()).await.unwrap();
         control.write_all(&Purpose::Control.header()).await.unwrap();
         let (sender, frames) = mpsc::unbounded_channel();
-        tokio::spawn(read(reading, StreamReader::control(1 << 20), sender.clone()));
-        let (accepting, streams) = (connection.clone(), sender.clone());
+        let messages = Arc::<AtomicUsize>::default();
+        tokio::spawn(read(reading, StreamReader::control(1 << 20), sender.clone(), Arc::clone(&messages)));
+        let (accepting, streams, counted) = (connection.clone(), sender.clone(), Arc::clone(&messages));
         tokio::spawn(async move {
             while let Ok(stream) = accepting.accept_uni().await {
-                tokio::spawn(read(stream, StreamReader::unidirectional(1 << 20), streams.clone()));
+                let reader = StreamReader::unidirectional(1 << 20);
+                tokio::spawn(read(stream, reader, streams.clone(), Arc::clone(&counted)));
             }
         });
         let datagrams = connection.clone();
@@ -123,7 +127,12 @@ impl QuicConnection {
                 records(Lane::Signal, datagram, &sender);
             }
         });
-        Self { connection, control, lanes: HashMap::new(), frames }
+        Self { connection, control, lanes: HashMap::new(), frames, messages }
+    }
+
+    /// How many message streams of the client's have carried something.
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::SeqCst)
     }
 
     /// The next frame, and the lane on which it came; `None`: the client has closed.
@@ -180,9 +189,15 @@ impl QuicConnection {
     }
 }
 
-async fn read(mut stream: RecvStream, mut reader: StreamReader, frames: mpsc::UnboundedSender<(Lane, v1::Frame)>) {
+async fn read(
+    mut stream: RecvStream,
+    mut reader: StreamReader,
+    frames: mpsc::UnboundedSender<(Lane, v1::Frame)>,
+    messages: Arc<AtomicUsize>,
+) {
     while let Ok(Some(chunk)) = stream.read_chunk(64 * 1024, true).await {
         if let Piece::Records(lane, packet) = reader.feed(chunk.bytes).unwrap() {
+            messages.fetch_add(usize::from(reader.purpose() == Some(Purpose::Message)), Ordering::SeqCst);
             records(lane, packet, &frames);
         }
     }

@@ -57,6 +57,8 @@ struct State {
     down: Arc<UdpSocket>,
     under_way: Arc<Semaphore>,
     packets: AtomicU64,
+    /// Packets from clients that will be lost.
+    doomed: AtomicU64,
     on_cut: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -81,6 +83,7 @@ impl Relay {
             down,
             under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
             packets: AtomicU64::new(0),
+            doomed: AtomicU64::new(0),
             on_cut: Box::new(on_cut),
         });
         let task = tokio::spawn(state.clone().run());
@@ -106,6 +109,11 @@ impl Relay {
     pub fn cut_strictly(&self) {
         self.state.strict.store(true, Ordering::SeqCst);
         self.cut();
+    }
+
+    /// The next packet from a client is lost.
+    pub fn lose_next(&self) {
+        self.state.doomed.store(1, Ordering::SeqCst);
     }
 
     /// Packets seen from clients.
@@ -134,7 +142,9 @@ impl State {
         loop {
             let Ok((count, client)) = self.down.recv_from(&mut buffer).await else { continue };
             self.packets.fetch_add(1, Ordering::SeqCst);
-            if let Some(up) = self.flow(client, &buffer[..count]) {
+            let is_doomed =
+                self.doomed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            if !is_doomed && let Some(up) = self.flow(client, &buffer[..count]) {
                 self.carry(buffer[..count].to_vec(), up, None);
             }
         }

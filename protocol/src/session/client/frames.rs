@@ -31,7 +31,7 @@ impl Client {
             Body::Subscribed(frame) => self.handle_subscribed(now, id, frame),
             Body::Unsubscribed(frame) => self.handle_unsubscribed(now, id, &frame),
             Body::Published(published) => {
-                if !self.publisher.published(id, published)
+                if !self.publisher.published(now.monotonic_ms, id, published)
                     && let Some(Pending::Publish(ticket)) = self.answered(id)
                 {
                     self.events.push_back(Event::Settled(ticket, Settled::Stored(published)));

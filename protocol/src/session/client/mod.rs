@@ -32,6 +32,7 @@ mod rooms;
 mod signals;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -338,6 +339,9 @@ impl Client {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.publisher.handle_timeout(now.monotonic_ms);
+        // What still waits here waits for the share of its lane, and a copy would take it.
+        let may_copy = self.outbox.bytes(Lane::Urgent) == 0 && !self.outbox.is_one_queue();
+        self.publisher.note_overdue(now.monotonic_ms, may_copy);
         self.meter.handle_timeout(now.monotonic_ms);
         let due = |at: u64| at <= now.monotonic_ms;
         match &self.link {
@@ -436,6 +440,9 @@ impl Client {
     /// given than may be under way (LC-FLOW-010).
     pub fn poll_output(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
         self.fill(now);
+        if let Some(copy) = self.next_copy(now, lanes) {
+            return Some(copy);
+        }
         self.make_credit(now, lanes);
         let open = self.may_leave(now);
         let mut output = self.outbox.pop_stamped(now.monotonic_ms, lanes.and(open), stamped)?;
@@ -477,6 +484,13 @@ impl Client {
     /// before records are taken.
     pub fn set_window(&mut self, path: Option<u64>) {
         self.gate.set_window(path);
+    }
+
+    /// Says how long a round trip to the node takes, if the path loses packets and the transport gives an output of
+    /// [`Route::Message`] a stream of its own: then an urgent publish whose answer is overdue goes once more on one; `None`: never.
+    pub fn set_round_trip(&mut self, path: Option<Duration>) {
+        let ms = path.map(|path| u64::try_from(path.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX / 4));
+        self.publisher.set_round_trip(ms);
     }
 
     /// The next thing that happened.

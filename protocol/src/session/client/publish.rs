@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::{Client, CommandError, Event, Link, Pending, UPLOAD_BYTES};
 use crate::codec;
 use crate::codes::Code;
-use crate::lane::Lane;
+use crate::lane::{Lane, Lanes};
+use crate::outbox::{Output, Route};
 use crate::position::DurableLane;
 use crate::publisher::{Settled, Terms, Ticket, ttl_ms};
 use crate::session::Now;
@@ -249,6 +250,23 @@ impl Client {
                 self.queue(lane, id, record, expires_at_ms);
             }
         }
+    }
+
+    /// A copy of an urgent publish whose answer is overdue: now, or not at all.
+    pub(super) fn next_copy(&mut self, now: Now, lanes: Lanes) -> Option<Output> {
+        let Link::Open(open) = &self.link else { return None };
+        if !lanes.contains(Lane::Urgent) {
+            return None;
+        }
+        let mut id = self.next_id;
+        let next = || {
+            id = id.wrapping_add(1).max(1);
+            id
+        };
+        let (id, publish) = self.publisher.repeat(now.monotonic_ms, open.in_flight_max, next)?;
+        self.next_id = id;
+        let record = codec::encode_body(id, Body::Publish(publish));
+        Some(Output { route: Route::Message, lane: Lane::Urgent, record, waited_ms: 0 })
     }
 
     /// Queues what has a time to live so that it is not sent late, and says as it leaves how much of it is left (L8).

@@ -50,18 +50,25 @@ impl World {
             connection.link.control_up.push_back(state.subscribe(self.planted));
         }
         let (next_id, instance) = (&mut state.next_id, state.instance);
-        let polled = state.publisher.poll(
-            self.now_ms,
-            16,
-            |_| true,
-            || {
-                *next_id += 1;
-                *next_id
-            },
-        );
+        let mut next_id = || {
+            *next_id += 1;
+            *next_id
+        };
+        let polled = state.publisher.poll(self.now_ms, 16, |_| true, &mut next_id);
         if let Some((id, publish)) = polled {
             let lane = DurableLane::from_wire(publish.lane).unwrap();
             connection.link.lanes_up[lane].push_back(Up::Publish { id, publish, instance });
+        }
+        if connection.link.ordered {
+            return;
+        }
+        // LC-QUIC-015: a copy overtakes what it likes of what is on the way.
+        state.publisher.set_round_trip(Some(1));
+        state.publisher.note_overdue(self.now_ms, true);
+        if let Some((id, publish)) = state.publisher.repeat(self.now_ms, 16, &mut next_id) {
+            let queue = &mut connection.link.lanes_up[DurableLane::Urgent];
+            queue.insert(self.rng.random_range(0..=queue.len()), Up::Publish { id, publish, instance });
+            self.tally.copies += 1;
         }
     }
 
@@ -78,7 +85,7 @@ impl World {
                     self.cut(client);
                 }
             }
-            Down::Published { id, published } => drop(state.publisher.published(id, published)),
+            Down::Published { id, published } => drop(state.publisher.published(self.now_ms, id, published)),
             Down::Refused { id, error } => drop(state.publisher.refused(self.now_ms, id, &error)),
             other => return Err(format!("{other:?} on control")),
         }

@@ -1,7 +1,7 @@
 //! QUIC (ALPN `lanecast/1`): a stream for each lane, so that a lost packet of one lane holds up no other.
 //!
 //! ```text
-//!  outputs ──▶ outgoing: control, lane streams, signal streams, datagrams ──▶ node
+//!  outputs ──▶ outgoing: control, lane streams, streams for one message or signal, datagrams ──▶ node
 //!  packets ◀── incoming: control, ≤ 64 streams, datagrams ◀── node
 //!  silence ◀── watch: sent and not acknowledged for 2 s
 //! ```
@@ -191,6 +191,11 @@ impl Transport for Quic {
 
     fn window(&self) -> Option<u64> {
         self.meter.as_ref().map(|meter| meter.read(&self.connection).window)
+    }
+
+    fn unreliable_round_trip(&self) -> Option<Duration> {
+        let figures = self.meter.as_ref()?.read(&self.connection);
+        figures.is_unreliable.then(|| self.connection.rtt())
     }
 
     fn set_paced(&mut self, paced: bool) {

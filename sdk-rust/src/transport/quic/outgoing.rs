@@ -36,8 +36,8 @@ struct Out {
     prioritized: bool,
 }
 
-/// A stream with one signal.
-struct SignalOut {
+/// A stream with one signal, or one urgent message.
+struct Single {
     id: StreamId,
     out: Out,
     /// Resolves when its end is acknowledged, once all of it is written.
@@ -51,7 +51,7 @@ pub(super) struct Outgoing {
     /// As [`ORDERED`]; opened when first used.
     ordered: [Option<Out>; ORDERED.len()],
     /// Bounded by the sender.
-    signals: Vec<SignalOut>,
+    singles: Vec<Single>,
     /// A datagram for which there was no room.
     datagram: Option<BoxFuture<'static, Result<(), SendDatagramError>>>,
     /// Something was handed over completely, so there is room for more.
@@ -67,7 +67,7 @@ impl Outgoing {
             connection,
             sender: Sender::default(),
             ordered: [Some(control), None, None, None],
-            signals: Vec::new(),
+            singles: Vec::new(),
             datagram: None,
             written: false,
             prioritized: true,
@@ -118,12 +118,13 @@ impl Outgoing {
             Target::Control => self.append(Lane::Control, output.record),
             Target::Lane(lane) => self.append(lane, output.record),
             Target::Datagram => self.send_datagram(output.record),
-            Target::Signal { stream, supersedes } => self.send_signal(stream, supersedes, output.record),
-            // A client's urgent publishes go in order: overtaking one another they would be refused as out of order.
-            Target::Message(id) => {
-                self.sender.fall_back(id);
-                self.append(Lane::Urgent, output.record);
+            Target::Signal { stream, supersedes } => {
+                if let Some(at) = self.singles.iter().position(|single| Some(single.id) == supersedes) {
+                    self.singles.swap_remove(at).out.reset();
+                }
+                self.send_single(stream, Purpose::Signal, output.record);
             }
+            Target::Message(stream) => self.send_single(stream, Purpose::Message, output.record),
             Target::Ordered(_) => self.append(Lane::Urgent, output.record),
         }
     }
@@ -150,13 +151,11 @@ impl Outgoing {
         self.datagram = Some(async move { connection.send_datagram_wait(record).await }.boxed());
     }
 
-    fn send_signal(&mut self, id: StreamId, supersedes: Option<StreamId>, record: Bytes) {
-        if let Some(at) = self.signals.iter().position(|signal| Some(signal.id) == supersedes) {
-            self.signals.swap_remove(at).out.reset();
-        }
-        let mut out = Out::new(opening(&self.connection), Purpose::Signal);
+    fn send_single(&mut self, id: StreamId, purpose: Purpose, record: Bytes) {
+        let mut out = Out::new(opening(&self.connection), purpose);
+        out.set_prioritized(self.prioritized);
         out.push(record);
-        self.signals.push(SignalOut { id, out, acknowledged: None });
+        self.singles.push(Single { id, out, acknowledged: None });
     }
 
     /// Writes. Ready when something was taken completely, or the connection is over.
@@ -171,7 +170,7 @@ impl Outgoing {
                 Poll::Pending => {}
             }
         }
-        if let Some(error) = self.poll_signals(cx) {
+        if let Some(error) = self.poll_singles(cx) {
             return Poll::Ready(broken(error));
         }
         if let Some(datagram) = &mut self.datagram
@@ -185,13 +184,13 @@ impl Outgoing {
         }
     }
 
-    fn poll_signals(&mut self, cx: &mut Context<'_>) -> Option<WriteError> {
+    fn poll_singles(&mut self, cx: &mut Context<'_>) -> Option<WriteError> {
         let mut at = 0;
-        while at < self.signals.len() {
-            match self.signals[at].poll(cx) {
-                // A node that stops reading a signal wants to have no more of it.
+        while at < self.singles.len() {
+            match self.singles[at].poll(cx) {
+                // A node that stops reading one wants to have no more of it.
                 Poll::Ready(Ok(()) | Err(WriteError::Stopped(_))) => {
-                    self.sender.acknowledged(self.signals.swap_remove(at).id);
+                    self.sender.acknowledged(self.singles.swap_remove(at).id);
                     while let Some((output, target)) = self.sender.release() {
                         self.carry_out(output, target);
                     }
@@ -217,7 +216,7 @@ impl Outgoing {
     }
 }
 
-impl SignalOut {
+impl Single {
     /// Ready when its end is acknowledged.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
         if self.acknowledged.is_none() {
