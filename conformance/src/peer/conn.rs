@@ -1,6 +1,6 @@
 //! One connection of the scripted server, as a case speaks of it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -87,6 +87,8 @@ pub struct Conn {
     heard: mpsc::Receiver<Heard>,
     backlog: VecDeque<(Instant, Value, Place, usize)>,
     unanswered: HashSet<u64>,
+    /// The urgent publishes that came, by room and number, and whether one came on a message stream.
+    urgent: HashMap<(String, u64), bool>,
     log: WireLog,
 }
 
@@ -140,6 +142,7 @@ impl Conn {
             heard,
             backlog: VecDeque::new(),
             unanswered: HashSet::new(),
+            urgent: HashMap::new(),
             log,
         }
     }
@@ -176,7 +179,9 @@ impl Conn {
                     self.send(&json!({"id": frame["id"], "pong": pong})).await?;
                     return Ok(true);
                 }
-                self.backlog.push_back((at, frame, place, bytes));
+                if !self.is_second(&frame, place) {
+                    self.backlog.push_back((at, frame, place, bytes));
+                }
             }
         }
         Ok(true)
@@ -195,6 +200,19 @@ impl Conn {
             return Err(Stop::Fail(format!("{name} has the id {id} of a request without answer"), Some("LC-FRM-016")));
         }
         Ok(())
+    }
+
+    /// Whether an urgent publish is there already, one of the two on a message stream: on a machine that is busy enough to lose
+    /// packets any client may send it twice (LC-QUIC-015), and cases are about the first to come.
+    fn is_second(&mut self, frame: &Value, place: Place) -> bool {
+        let publish = &frame["publish"];
+        let number = publish["number"].as_u64().unwrap_or(0);
+        if !self.has_streams() || number == 0 || publish["lane"] != "LANE_URGENT" {
+            return false;
+        }
+        let alone = matches!(place, Place::Stream { kind, .. } if kind == schema::v1::StreamKind::Message as i32);
+        let key = (publish["room"].as_str().unwrap_or("").to_owned(), number);
+        self.urgent.insert(key, alone).is_some_and(|before| alone || before)
     }
 
     /// The next frame of a kind, among those that came and were not taken and those to come; `None`: none in time.
