@@ -346,16 +346,19 @@ impl Session {
         }
         let mut identity = judged.map_err(Fatal)?;
         let expires_at_ms = identity.expires_at_ms;
-        answer(&self.outbox, id, Body::TokenRefreshed(v1::TokenRefreshed { expires_at_ms }));
         if let Some(former) = &self.identity
             && self.shared.is(Mutant::OldRightsAfterRefresh)
         {
             identity.rights.clone_from(&former.rights);
         }
         identity.device = device;
+        self.identity = Some(identity.clone());
+        self.with_state(|state, asker| {
+            // Under the lock: what is published once the client knows of it is judged by the newer token.
+            answer(asker.outbox, id, Body::TokenRefreshed(v1::TokenRefreshed { expires_at_ms }));
+            state.hold_to_rights(asker);
+        });
         self.change_signal_rate(&identity);
-        self.identity = Some(identity);
-        self.with_state(|state, asker| state.hold_to_rights(asker));
         Ok(())
     }
 
