@@ -383,6 +383,7 @@ impl Publisher {
     /// Takes an answer. Returns false if the id is not one of a publish.
     pub fn published(&mut self, now_ms: u64, id: u32, published: v1::Published) -> bool {
         let Some((room, lane)) = self.in_flight.remove(&id) else { return false };
+        self.copies.ended(id);
         if lane == DurableLane::Urgent
             && let Some(entry) = self.rooms.get(&room).and_then(|lanes| lanes[lane].entries.front())
             && entry.progress == (Progress::InFlight { id })
@@ -396,6 +397,7 @@ impl Publisher {
     /// Takes a refusal. Returns false if the id is not one of a publish.
     pub fn refused(&mut self, now_ms: u64, id: u32, error: &v1::Error) -> bool {
         let Some((room, lane)) = self.in_flight.remove(&id) else { return false };
+        self.copies.ended(id);
         let queue = self.rooms.get_mut(&room).map(|lanes| &mut lanes[lane]);
         if let Some(first) = queue.and_then(|queue| queue.entries.front_mut())
             && first.copied == Copied::As(id)

@@ -10,8 +10,9 @@ use crate::v1;
 
 /// Bytes of a publish that is copied: one that fits into a packet. A larger one is in several, and seldom lost whole.
 const BYTES_MAX: usize = 1_000;
-/// Copies that are due at once, at most; what is overdue beyond them is left to be repaired.
-const DUE_MAX: usize = 8;
+/// Copies that are due or not answered, at most: a part of the message streams that may be open. What is overdue beyond them is
+/// left to be repaired.
+const COPIES_MAX: usize = 8;
 /// An answer is overdue when, beyond the time that answers take, an eighth of it has passed, or, where that is longer, this
 /// many ms: what nodes and stores may take more at times. A false alarm costs one small message.
 const BEYOND_PARTS: u64 = 8;
@@ -42,6 +43,8 @@ pub(super) struct Copies {
     quickest_ms: [Option<u64>; 2],
     answers: u8,
     due: usize,
+    /// Request ids of the copies that are not answered.
+    unanswered: Vec<u32>,
 }
 
 impl Copies {
@@ -52,6 +55,11 @@ impl Copies {
         }
         self.answers += 1;
         self.quickest_ms[0] = Some(self.quickest_ms[0].map_or(after_ms, |ms| ms.min(after_ms)));
+    }
+
+    /// This request was answered, be it that of a copy or not.
+    pub(super) fn ended(&mut self, id: u32) {
+        self.unanswered.retain(|copy| *copy != id);
     }
 
     pub(super) fn disconnected(&mut self) {
@@ -102,7 +110,8 @@ impl Publisher {
         for (room, lanes) in &mut self.rooms {
             let queue = &mut lanes[Urgent];
             // While an end is not written down `after` must not say that it is over.
-            let may_copy = may_copy && queue.ends_unwritten == 0 && self.copies.due < DUE_MAX;
+            let may_copy =
+                may_copy && queue.ends_unwritten == 0 && self.copies.due + self.copies.unanswered.len() < COPIES_MAX;
             let Some(entry) = queue.first_awaited().filter(|entry| entry.sent_at_ms + after_ms <= now_ms) else {
                 continue;
             };
@@ -135,6 +144,7 @@ impl Publisher {
             entry.copied = Copied::As(id);
             let publish = entry.publish(room, Urgent, 0, now_ms, self.node_ahead_ms);
             self.in_flight.insert(id, (room.clone(), Urgent));
+            self.copies.unanswered.push(id);
             return Some((id, publish));
         }
         None

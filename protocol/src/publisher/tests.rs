@@ -329,3 +329,33 @@ fn a_slow_store_makes_answers_later_and_not_overdue() {
     }
     assert_eq!(fixture.publisher.next_overdue(), Some(800 + 100 + 12));
 }
+
+#[test]
+fn few_copies_are_under_way() {
+    // LC-QUIC-015
+    let mut publisher = Publisher::new(Bounds { items_max: 100, bytes_max: 1_000 });
+    publisher.set_round_trip(Some(60));
+    let mut id = 0;
+    let mut next_id = || {
+        id += 1;
+        id
+    };
+    let mut copies_at = |publisher: &mut Publisher, rooms: std::ops::Range<u64>, now_ms: u64| {
+        for room in rooms {
+            publisher.push(Ticket(room), &format!("r{room}"), Urgent, Bytes::from("x"), until(9_000)).unwrap();
+            publisher.poll(now_ms - 68, 100, |_| true, &mut next_id).unwrap();
+        }
+        publisher.note_overdue(now_ms, true);
+        let copies = std::iter::from_fn(|| publisher.repeat(now_ms, 100, &mut next_id));
+        copies.map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    let copies = copies_at(&mut publisher, 0..20, 68);
+    assert_eq!(copies.len(), 8);
+    assert!(copies_at(&mut publisher, 20..30, 200).is_empty(), "none is answered");
+    publisher.published(210, copies[0], v1::Published::default());
+    publisher.refused(210, copies[1], &v1::Error { code: Code::OutOfOrder.number().into(), ..Default::default() });
+    assert_eq!(copies_at(&mut publisher, 30..40, 300).len(), 2);
+    publisher.disconnected();
+    publisher.set_round_trip(Some(60));
+    assert_eq!(copies_at(&mut publisher, 40..41, 400).len(), 1, "the next connection begins anew");
+}
