@@ -327,11 +327,11 @@ proptest! {
             congestion.window = f64::MAX;
         }
         let mut link = Link::new(mbit, round_trip, queue, vec![flow]);
-        let span = round_trip * 100;
+        // The smallest window is some segments, whatever time they take, and a round is no shorter.
+        let least = Duration::from_secs_f64((SEGMENTS_MIN * SEGMENT) as f64 / link.bytes_per_second as f64);
+        let span = (round_trip + least) * 100;
         link.run(span);
         let bytes = link.run(span);
-        // The smallest window is some segments, whatever time they take.
-        let least = Duration::from_secs_f64((SEGMENTS_MIN * SEGMENT) as f64 / link.bytes_per_second as f64);
         prop_assert!(link.used(bytes[0], span) >= 85, "{} %", link.used(bytes[0], span));
         prop_assert!(link.delay(90) <= ms(35) + least, "{:?}", link.delay(90));
     }
