@@ -179,6 +179,8 @@ fn program() -> PathBuf {
 struct Publisher {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// What it has reported as queued.
+    queued: BTreeSet<usize>,
 }
 
 impl Publisher {
@@ -188,28 +190,39 @@ impl Publisher {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
+        Self { child, lines, queued: BTreeSet::new() }
+    }
+
+    /// Waits until it has reported so many as queued.
+    async fn queues(&mut self, count: usize) {
+        while self.queued.len() < count {
+            let line = self.lines.next_line().await.unwrap().expect("it queues that many");
+            self.take(&line);
+        }
     }
 
     /// kill -9. Returns what it had reported as queued.
     async fn kill(mut self) -> BTreeSet<usize> {
         assert_eq!(self.child.try_wait().unwrap(), None, "it ended by itself");
         self.child.kill().await.unwrap();
-        self.queued().await
+        self.rest().await
     }
 
     /// Waits for its end.
     async fn finish(mut self) -> BTreeSet<usize> {
         assert!(self.child.wait().await.unwrap().success());
-        self.queued().await
+        self.rest().await
     }
 
-    async fn queued(&mut self) -> BTreeSet<usize> {
-        let mut queued = BTreeSet::new();
+    async fn rest(mut self) -> BTreeSet<usize> {
         while let Some(line) = self.lines.next_line().await.unwrap() {
-            queued.extend(line.strip_prefix("queued ").map(|number| number.parse::<usize>().unwrap()));
+            self.take(&line);
         }
-        queued
+        self.queued
+    }
+
+    fn take(&mut self, line: &str) {
+        self.queued.extend(line.strip_prefix("queued ").map(|number| number.parse::<usize>().unwrap()));
     }
 }
 
@@ -266,11 +279,13 @@ async fn fifty_kills_between_sending_and_the_answer_lose_and_double_nothing() {
         proxy.holding.send_replace(holding);
         // More than pass, so that one is always held back.
         let count = passed + random.random_range(1..6);
-        let publisher = Publisher::spawn(&proxy.url, &file, next, count);
+        let mut publisher = Publisher::spawn(&proxy.url, &file, next, count);
         let mut watcher = proxy.seen.clone();
         // Held back, or killed as soon as the first is.
         let held = random.random_range(1..=count - passed);
         soon(watcher.wait_for(|seen| seen.is_open && seen.withheld.max(seen.stopped) >= held)).await.unwrap();
+        // On a busy machine the proxy is quicker than the publisher, and would have it killed before it reported anything.
+        soon(publisher.queues(random.random_range(1..=count))).await;
         queued.extend(soon(publisher.kill()).await);
         let seen = soon(watcher.wait_for(|seen| !seen.is_open)).await.unwrap().clone();
         assert!(!seen.unanswered.is_empty(), "kill {kill}: nothing was on its way: {holding:?}, {seen:?}");
