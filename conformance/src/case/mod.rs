@@ -93,6 +93,8 @@ pub struct Case {
     pub needs: Vec<Need>,
     /// When it is given up.
     pub deadline_s: u64,
+    /// It judges how a server shares its time, which no other case may take meanwhile.
+    pub alone: bool,
     /// What it does.
     pub body: Body,
 }
@@ -130,6 +132,7 @@ impl Case {
             encodings: vec![Encoding::Binary, Encoding::Json],
             needs: needs.to_vec(),
             deadline_s: DEADLINE_S,
+            alone: false,
             body: Body::Code(code),
         }
     }
@@ -161,6 +164,12 @@ impl Case {
         self
     }
 
+    /// Runs while no other case does.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// The cases of a file.
     pub fn parse_file(name: &str, text: &str) -> Result<Vec<Self>, String> {
         // Through JSON values, since steps are maps with one key and not YAML tags.
@@ -178,13 +187,14 @@ impl Case {
                     encodings: written.encodings.unwrap_or_else(|| vec![Encoding::Binary, Encoding::Json]),
                     needs: written.needs,
                     deadline_s: written.deadline_s.unwrap_or(DEADLINE_S),
+                    alone: false,
                     body: Body::Steps(std::sync::Arc::new(written.steps)),
                 })
             })
             .collect()
     }
 
-    /// Whether it must run alone.
+    /// Whether it disturbs others, and so must run alone.
     pub fn is_exclusive(&self) -> bool {
         self.needs.iter().any(|need| need.is_exclusive())
     }

@@ -141,7 +141,7 @@ pub async fn run(target: Arc<Target>, cases: &[Case], options: &Options, mut see
             let way = if transport == Transport::Websocket { encoding.name() } else { transport.name() };
             let id = format!("{} [{way}]", case.id);
             if options.only.is_empty() || options.only.iter().any(|part| id.contains(part.as_str())) {
-                let list = if case.is_exclusive() { &mut alone } else { &mut shared };
+                let list = if case.alone || case.is_exclusive() { &mut alone } else { &mut shared };
                 list.push((case.clone(), transport, encoding, id));
             }
         }
