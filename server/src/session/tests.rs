@@ -61,6 +61,16 @@ fn an_idle_connection_is_small() {
     assert!(state <= 1152 && future <= 1536, "the connection has {state} bytes, its task {future}");
 }
 
+/// What came through a channel in place of a link.
+fn received(packet: Option<Bytes>) -> Received {
+    packet.map_or(Received::Closed, |packet| Received::Records(codec::records(packet, usize::MAX), None))
+}
+
+/// The frames that a node sends as one record.
+fn frames_of(packet: Bytes) -> impl Iterator<Item = v1::Frame> {
+    codec::records(packet, usize::MAX).map(|record| codec::decode(record.unwrap()).unwrap())
+}
+
 /// A pipe to a client that the test plays.
 struct Pipe {
     records: mpsc::UnboundedReceiver<Bytes>,
@@ -69,10 +79,7 @@ struct Pipe {
 
 impl Transport for Pipe {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        self.records.poll_recv(cx).map(|packet| match packet {
-            Some(packet) => Received::Records(codec::records(packet, usize::MAX), None),
-            None => Received::Closed,
-        })
+        self.records.poll_recv(cx).map(received)
     }
 
     fn takes(&self) -> Lanes {
@@ -87,8 +94,8 @@ impl Transport for Pipe {
         let mut bytes = 0;
         while let Some(output) = next(Lanes::ALL) {
             bytes += output.record.len();
-            for record in codec::records(output.record, usize::MAX) {
-                let _ = self.frames.send(codec::decode(record.unwrap()).unwrap());
+            for frame in frames_of(output.record) {
+                let _ = self.frames.send(frame);
             }
         }
         bytes

@@ -43,10 +43,7 @@ struct Wire {
 
 impl Transport for Wire {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        self.records.poll_recv(cx).map(|packet| match packet {
-            Some(packet) => Received::Records(codec::records(packet, usize::MAX), None),
-            None => Received::Closed,
-        })
+        self.records.poll_recv(cx).map(received)
     }
 
     fn takes(&self) -> Lanes {
@@ -69,8 +66,7 @@ impl Transport for Wire {
             bytes += output.record.len();
             state.allowance = state.allowance.saturating_sub(output.record.len());
             state.busy = true;
-            for record in codec::records(output.record, usize::MAX) {
-                let frame = codec::decode(record.unwrap()).unwrap();
+            for frame in frames_of(output.record) {
                 let expires_at_ms = match &frame.body {
                     Some(Body::Event(event)) => event.expires_at_ms,
                     Some(Body::Signal(signal)) => signal.expires_at_ms,

@@ -20,10 +20,7 @@ struct Link {
 
 impl Transport for Link {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        self.records.poll_recv(cx).map(|packet| match packet {
-            Some(packet) => Received::Records(codec::records(packet, usize::MAX), None),
-            None => Received::Closed,
-        })
+        self.records.poll_recv(cx).map(received)
     }
 
     fn takes(&self) -> Lanes {
@@ -42,8 +39,8 @@ impl Transport for Link {
         let bytes = output.record.len();
         self.busy = true;
         self.free.as_mut().reset(Instant::now() + Duration::from_micros(bytes as u64 * 1_000 / BYTES_PER_MS));
-        for record in codec::records(output.record, usize::MAX) {
-            let _ = self.frames.send(codec::decode(record.unwrap()).unwrap());
+        for frame in frames_of(output.record) {
+            let _ = self.frames.send(frame);
         }
         bytes
     }
