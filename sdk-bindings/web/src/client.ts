@@ -304,11 +304,13 @@ export class Client implements RoomHost {
 
   #flush(): void {
     const { session } = this;
-    this.#link?.flush(session, now());
+    // One time for both: what becomes due between them would be neither sent nor waited for.
+    const at = now();
+    this.#link?.flush(session, at);
     clearTimeout(this.#timer);
-    const deadline = session.deadline(now());
+    const deadline = session.deadline(at);
     if (deadline === Infinity) return;
-    const wait = Math.max(TIMER_MS_MIN, deadline - now());
+    const wait = Math.max(TIMER_MS_MIN, deadline - at);
     this.#timer = setTimeout(() => this.run((each) => each.tick(now())), Math.min(wait, 2 ** 31 - 1));
   }
 }

@@ -126,6 +126,24 @@ test('connect rejects when the node refuses for good, and when it is aborted', a
   nowhere.close();
 });
 
+test('what becomes due while it is sent is not forgotten', { timeout: 10_000 }, async (context) => {
+  const server = await Server.start(context);
+  const client = await server.client(context);
+  let asked = 0;
+  server.node.intercept = (peer, id, body) => {
+    if (body.case !== 'publish' || asked++) return undefined;
+    server.node.refuse(peer, id, 4400, { retryAfterMs: 20 });
+    return 'ignore';
+  };
+  // With 15 ms from look to look the wait ends after the client saw that nothing is to be sent yet.
+  const looked = performance.now();
+  let looks = 0;
+  const clock = performance.now.bind(performance);
+  context.mock.method(performance, 'now', () => Math.max(looked, clock()) + 15 * looks++);
+  const receipt = await client.room('demo').publish({ type: 'msg', text: 'again' });
+  assert.deepEqual([receipt.seq, asked], [1, 2]);
+});
+
 test('history', async (context) => {
   const server = await Server.start(context);
   const client = await server.client(context);

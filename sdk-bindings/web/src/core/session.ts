@@ -280,7 +280,7 @@ export class Session implements Link {
 
   // Outputs.
 
-  /** When to call `tick` next; Infinity: not at all. */
+  /** When to call `tick` next; Infinity: not at all. `now`: when outputs were taken last. */
   deadline(now: number): number {
     const all = [...Object.values(this.#due), this.outbox.deadline(now)];
     if (this.connected) all.push(...Object.values(this.#flows).map(({ dueAt }) => dueAt));
