@@ -486,11 +486,11 @@ impl Publisher {
         }
     }
 
-    /// When something becomes due, is overdue, or may have to be given up, monotonic ms.
-    pub fn poll_timeout(&self, now_ms: u64) -> Option<u64> {
+    /// When something becomes due after `drained_ms`, is overdue, or may have to be given up, monotonic ms.
+    pub fn poll_timeout(&self, drained_ms: u64) -> Option<u64> {
         let queues = self.rooms.values().flat_map(|lanes| &lanes.0).filter(|queue| !queue.entries.is_empty());
         let queues = queues.filter_map(|queue| {
-            let due = (queue.not_before_ms > now_ms).then_some(queue.not_before_ms);
+            let due = (queue.not_before_ms > drained_ms).then_some(queue.not_before_ms);
             [queue.give_up_from_ms, due].into_iter().flatten().min()
         });
         queues.chain(self.next_overdue()).min()

@@ -118,6 +118,9 @@ pub(crate) struct Owner {
     /// Of the connection in `link`.
     trial: Option<Trial>,
     link: Option<Box<dyn Transport>>,
+    /// When outputs were taken last. Deadlines are asked for with this time: what becomes due while it is written would
+    /// otherwise be forgotten.
+    written: Now,
     /// The way of the connection, or of the last one; `None`: there was none, or it does not leave the device.
     path: Option<Path>,
     /// When to look at it next, in the foreground.
@@ -147,6 +150,7 @@ impl Owner {
             publishes.take_over(&mut session, clock.now(), contents, writer);
         }
         Self {
+            written: clock.now(),
             session,
             clock,
             rooms: Rooms::new(seams.wake.clone(), positions),
@@ -206,7 +210,7 @@ impl Owner {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let now = self.clock.now();
+        let now = self.written;
         let session = self.session.poll_timeout(now).map(|at_ms| match at_ms > now.monotonic_ms {
             true => self.clock.at(at_ms),
             false => Instant::now() + OVERDUE,
@@ -495,8 +499,9 @@ impl Owner {
     }
 
     fn write(&mut self) {
+        self.written = self.clock.now();
         let Some(link) = &mut self.link else { return };
-        let now = self.clock.now();
+        let now = self.written;
         let session = &mut self.session;
         session.set_window(link.window());
         session.set_round_trip(link.unreliable_round_trip());
@@ -569,3 +574,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

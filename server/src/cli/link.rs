@@ -79,11 +79,11 @@ impl Link {
     pub(super) async fn event(&mut self) -> Result<Event, Failure> {
         loop {
             self.act().await;
-            self.write().await;
+            let drained = self.write().await;
             match self.client.poll_event() {
                 Some(Event::State(ClientState::Closed { code })) => return Err(closed(code)),
                 Some(event) => return Ok(event),
-                None => self.wait().await,
+                None => self.wait(drained).await,
             }
         }
     }
@@ -125,10 +125,12 @@ impl Link {
         Ok(tokio_tungstenite::client_async(request, address.connect().await?).await?.0)
     }
 
-    async fn write(&mut self) {
+    /// Writes what may leave. Returns when the client was asked for it last.
+    async fn write(&mut self) -> Now {
         let mut packet = BytesMut::new();
         loop {
-            let output = self.client.poll_output(self.now(), Lanes::ALL);
+            let now = self.now();
+            let output = self.client.poll_output(now, Lanes::ALL);
             let done = output.is_none();
             if let Some(output) = output {
                 packet.extend_from_slice(&output.record);
@@ -142,14 +144,14 @@ impl Link {
                 }
             }
             if done {
-                return;
+                return now;
             }
         }
     }
 
-    async fn wait(&mut self) {
+    async fn wait(&mut self, drained: Now) {
         let now_ms = self.now().monotonic_ms;
-        let sleep = self.client.poll_timeout(self.now()).map_or(60_000, |at| at.saturating_sub(now_ms));
+        let sleep = self.client.poll_timeout(drained).map_or(60_000, |at| at.saturating_sub(now_ms));
         let sleep = tokio::time::sleep(Duration::from_millis(sleep));
         let received = async {
             match &mut self.socket {

@@ -501,8 +501,9 @@ impl Client {
         self.events.pop_front()
     }
 
-    /// When [`Self::handle_timeout`] wants to be called, monotonic ms.
-    pub fn poll_timeout(&self, now: Now) -> Option<u64> {
+    /// When [`Self::handle_timeout`] wants to be called, monotonic ms. `drained`: the time with which
+    /// [`Self::poll_output`] was called last. With a later one, what became due between them would be neither made nor told.
+    pub fn poll_timeout(&self, drained: Now) -> Option<u64> {
         let link = match &self.link {
             Link::Idle | Link::Closed { .. } => return None,
             Link::Waiting { until_ms, .. } => self.may_connect().then_some(*until_ms),
@@ -513,7 +514,7 @@ impl Client {
                 let held = open.held.expires_at_ms();
                 let again = self.rooms.values().filter_map(|room| room.again_at_ms).min();
                 // What may be sent already is made as the transport takes it, and not by time.
-                let signals = self.signals.poll_timeout().filter(|at| *at > now.monotonic_ms);
+                let signals = self.signals.poll_timeout().filter(|at| *at > drained.monotonic_ms);
                 let refresh = open.refresh.poll_timeout();
                 let silent = self.assembler.poll_timeout();
                 let credit = self.meter.poll_timeout();
@@ -521,7 +522,7 @@ impl Client {
                 all.into_iter().flatten().min()
             }
         };
-        [link, self.publisher.poll_timeout(now.monotonic_ms)].into_iter().flatten().min()
+        [link, self.publisher.poll_timeout(drained.monotonic_ms)].into_iter().flatten().min()
     }
 
     // Getters.
