@@ -156,11 +156,11 @@ impl<T: Transport> Connection<T> {
     pub async fn run(mut self: Box<Self>) {
         loop {
             self.work();
-            self.start_write();
+            let held = self.start_write();
             if self.is_done() {
                 break Box::pin(self.close()).await;
             }
-            match self.wait().await {
+            match self.wait(held).await {
                 Wake::Flushed(Ok(())) => {
                     self.trace_written();
                     let moved = self.transport.moved();
@@ -237,11 +237,11 @@ impl<T: Transport> Connection<T> {
         self.session.closing().is_none() && self.session.queued_bytes(Lane::Control) < CONTROL_BYTES_BUSY
     }
 
-    async fn wait(&mut self) -> Wake {
+    /// Waits for whatever comes first; `held`: when a write may begin that waits, monotonic ms.
+    async fn wait(&mut self, held: Option<u64>) -> Wake {
         let now_ms = self.now().monotonic_ms;
-        let throttled = Some(self.write_at_ms).filter(|at| *at > now_ms && self.session.has_output());
         let again = self.pending.as_ref().and_then(|pending| pending.due_at_ms());
-        let deadlines = [self.session.poll_timeout(), self.close_by_ms, throttled, again];
+        let deadlines = [self.session.poll_timeout(), self.close_by_ms, held, again];
         let deadline = deadlines.into_iter().flatten().min();
         let sleep = Duration::from_millis(deadline.map_or(u64::from(u32::MAX), |at| at.saturating_sub(now_ms)));
         let entry = Arc::clone(&self.entry);
@@ -513,10 +513,12 @@ impl<T: Transport> Connection<T> {
 
     // Output.
 
-    fn start_write(&mut self) {
+    /// Writes what may leave. With a rate limit: when what waits may leave, monotonic ms; by this look at the clock and no
+    /// later one, so that it is not forgotten if that time is over by then.
+    fn start_write(&mut self) -> Option<u64> {
         let now = self.now();
         if self.write_at_ms > now.monotonic_ms && self.session.closing().is_none() {
-            return;
+            return self.held(now);
         }
         let rate = self.entry.rate();
         let limit = rate.map_or(WRITE_BYTES_MAX, |rate| (rate * THROTTLED_WRITE_MS / 1000).max(256) as usize);
@@ -538,6 +540,11 @@ impl<T: Transport> Connection<T> {
         }
         self.session.progress(now, Lanes::NONE, self.transport.is_busy());
         self.count_queues();
+        self.held(now)
+    }
+
+    fn held(&self, now: Now) -> Option<u64> {
+        Some(self.write_at_ms).filter(|at| *at > now.monotonic_ms && self.session.has_output())
     }
 
     /// Hands the transport about so many bytes of what may leave; returns how many it took.
