@@ -1,3 +1,5 @@
+//! The owner with a transport that says what a test wants.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
